@@ -1,0 +1,379 @@
+// Continual Context Distillation (paper section 3): the loop that reads an endless text through a pot.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "infinipot/cap.hpp"
+#include "infinipot/compact.hpp"
+#include "infinipot/concepts.hpp"
+#include "infinipot/detail/error.hpp"
+#include "infinipot/detail/watchers.hpp"
+#include "infinipot/nuc.hpp"
+#include "infinipot/policy.hpp"
+#include "infinipot/selector.hpp"
+
+namespace infinipot {
+
+struct CcdSettings {
+  std::size_t keep = 0;    ///< C: entries that stay at a distillation, below the capacity; 0 means half of it
+  std::size_t sinks = 4;   ///< first entries that always stay
+  std::size_t recent = 0;  ///< last entries that always stay
+  std::size_t chunk = 256;  ///< most tokens in one call of forward() while reading, at least 1
+};
+
+/// Whether a token may ever be dropped.
+enum class Retention : std::uint8_t { evictable, pinned };
+
+/// What one distillation did.
+struct Distillation {
+  std::uint64_t number = 0;        ///< from 1
+  std::size_t entries_before = 0;  ///< per lane
+  std::size_t nan_scores = 0;      ///< scores that were NaN and counted as lowest
+  double seconds = 0;              ///< all of it
+  double probe_seconds = 0;        ///< of that, the catalyst's forward passes and their scoring
+  const Selection& kept;           ///< valid during the call only
+};
+
+/// Running totals of a reader.
+struct CcdStats {
+  std::uint64_t tokens_read = 0;
+  std::uint64_t distillations = 0;
+  std::uint64_t nan_scores = 0;
+  double distill_seconds = 0;
+  double probe_seconds = 0;
+};
+
+/// Reads tokens through an engine into a store and distils whenever the store is full, while reading and
+/// while generating alike. Allocates only in the constructor (and in what the engine does).
+///
+/// The engine must run against the very store that is given here. All three outlive this object.
+template <class Engine, class S, class P>
+class Ccd {
+  static_assert(
+      ForwardPass<Engine>,
+      "infinipot: the engine needs shape(), vocab_size() and forward(tokens, first, LogitsSink&); see "
+      "ForwardPass in infinipot/concepts.hpp");
+  static_assert(
+      Store<S>,
+      "infinipot: the store needs shape(), capacity(), granularity(), entries(), append(), truncate() and "
+      "keep(); see Store in infinipot/concepts.hpp");
+  static_assert(Policy<P>,
+                "infinipot: the policy needs watch, name(), uses_nuc(), rules() and score(); see Policy in "
+                "infinipot/policy.hpp");
+  static constexpr bool watches = P::watch != Watch::nothing;
+  static constexpr bool by_queries = YieldsQueries<Engine> && ReadableKeys<S>;
+  static_assert(
+      !watches || YieldsQueries<Engine> || YieldsAttention<Engine>,
+      "infinipot: this policy scores entries by attention, so the engine needs a second forward() that also "
+      "takes a QuerySink& or an AttentionSink&; see YieldsQueries in infinipot/concepts.hpp");
+  static_assert(!watches || by_queries || YieldsAttention<Engine>,
+                "infinipot: to score by an engine's queries the store needs key_rows(); see ReadableKeys in "
+                "infinipot/concepts.hpp");
+  static_assert(P::watch != Watch::probes || RunsProbes<P>,
+                "infinipot: a policy that watches probes needs longest_probe(), probe() and reduce(); see "
+                "RunsProbes in "
+                "infinipot/policy.hpp");
+  static_assert(P::watch != Watch::last_queries || WatchesWindow<P>,
+                "infinipot: a policy that watches the last queries needs window(); see WatchesWindow in "
+                "infinipot/policy.hpp");
+
+ public:
+  using Observer = std::function<void(const Distillation&)>;
+
+  /// Throws std::invalid_argument if the engine's and the store's shapes differ, the store is not empty, or
+  /// the settings cannot work: keep >= capacity, sinks + recent > keep, no room for catalyst and one more
+  /// token.
+  Ccd(Engine& engine, S& store, P policy, CcdSettings settings = {})
+      : engine_(engine),
+        store_(store),
+        policy_(std::move(policy)),
+        settings_(checked(engine, store, policy_, settings)),
+        limit_(store.capacity() - longest_probe(policy_)),
+        window_start_(limit_ - window(policy_)),
+        tracker_(engine.vocab_size()),
+        selector_(store.shape(), store.granularity(), store.capacity(), settings_.keep, policy_.rules()),
+        entries_(std::min(settings_.chunk, store.capacity())),
+        attention_(watches ? store.shape().heads() * store.capacity() : 0),
+        pending_(P::watch == Watch::every_query || P::watch == Watch::last_queries ? attention_.size() : 0) {
+    if constexpr (watches && by_queries) scorer_.emplace(store.shape(), store.capacity());
+  }
+
+  /// A copy that goes on from here, on a copy of the store (Pot::fork) and an engine that runs against that.
+  /// Not observed. Throws std::invalid_argument if the stores differ in shape, capacity, granularity or size.
+  Ccd fork(Engine& engine, S& store) const { return Ccd(*this, engine, store); }
+
+  /// Reads tokens, distilling as often as needed; pinned tokens are never dropped. If forward() throws, the
+  /// chunk it was working on has left no trace, and what was read before it stays read (see stats()).
+  /// Throws std::invalid_argument, before anything changes, for a token outside the vocabulary and for more
+  /// pinned tokens than fit beside sinks and recent in `keep`.
+  void feed(std::span<const Token> tokens, Retention retention = Retention::evictable) {
+    check(tokens, retention);
+    while (!tokens.empty()) {
+      if (size() == limit_) distil();
+      const std::size_t count = std::min(tokens.size(), longest_chunk());
+      read(tokens.first(count), retention);
+      tokens = tokens.subspan(count);
+    }
+  }
+
+  void feed(Token token, Retention retention = Retention::evictable) { feed({&token, 1}, retention); }
+
+  /// Generates up to `max_tokens` tokens: `sample(logits)` picks one, which is read, unless `accept(token)`
+  /// says false. Returns how many were accepted. Throws std::invalid_argument if nothing was read before.
+  template <class Sample, class Accept>
+  std::size_t generate(std::size_t max_tokens, Sample&& sample, Accept&& accept) {
+    for (std::size_t n = 0; n < max_tokens; ++n) {
+      const Token token = sample(logits());
+      if (!accept(token)) return n;
+      feed(token);
+    }
+    return max_tokens;
+  }
+
+  /// (vocab_size) the model's prediction of what follows the last token read. Throws std::invalid_argument
+  /// before the first one.
+  std::span<const float> logits() const {
+    if (!tracker_.has_logits()) detail::invalid("there are no logits before the first token was read");
+    return tracker_.logits();
+  }
+
+  /// Is called after every distillation. It may allocate; it must not call back into the reader.
+  void on_distillation(Observer observer) { observer_ = std::move(observer); }
+
+  const CcdStats& stats() const noexcept { return stats_; }
+  const CcdSettings& settings() const noexcept { return settings_; }
+  const P& policy() const noexcept { return policy_; }
+
+  /// Entries at which a distillation is due: the capacity less room for the catalyst.
+  std::size_t limit() const noexcept { return limit_; }
+
+ private:
+  Ccd(const Ccd& other, Engine& engine, S& store)
+      : engine_(engine),
+        store_(like(other, store)),
+        policy_(other.policy_),
+        settings_(other.settings_),
+        limit_(other.limit_),
+        window_start_(other.window_start_),
+        tracker_(other.tracker_),
+        selector_(other.selector_),
+        scorer_(other.scorer_),
+        entries_(other.entries_),
+        attention_(other.attention_),
+        pending_(other.pending_),
+        pinned_(other.pinned_),
+        stats_(other.stats_) {}
+
+  using Clock = std::chrono::steady_clock;
+
+  static double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  }
+
+  static std::size_t longest_probe(const P& policy) {
+    if constexpr (RunsProbes<P>)
+      return policy.longest_probe();
+    else
+      return 0;
+  }
+
+  static std::size_t window(const P& policy) {
+    if constexpr (P::watch == Watch::last_queries)
+      return policy.window();
+    else
+      return 0;
+  }
+
+  static CcdSettings checked(const Engine& engine, const S& store, const P& policy, CcdSettings settings) {
+    const Shape shape = store.shape();
+    shape.validate();
+    if (!(Shape(engine.shape()) == shape)) detail::invalid("the engine's shape differs from the store's");
+    if (store.entries().size() != 0)
+      detail::invalid("the store holds ", store.entries().size(), " entries already");
+    const std::size_t capacity = store.capacity(), probe = longest_probe(policy), watched = window(policy);
+    if (settings.keep == 0) settings.keep = capacity / 2;
+    if constexpr (ProtectsRecent<P>)
+      settings.recent = std::max(settings.recent, policy.recent(settings.keep));
+    if (settings.keep >= capacity)
+      detail::invalid("keep ", settings.keep, " must be below the pot's capacity ", capacity);
+    if constexpr (requires { store.max_keep(); })
+      if (settings.keep > store.max_keep())
+        detail::invalid("keep ", settings.keep, " exceeds the pot's max_keep ", store.max_keep());
+    if (settings.keep == 0) detail::invalid("keep must be at least 1; a pot of ", capacity, " is too small");
+    if (settings.sinks + settings.recent + probe + 1 > capacity)
+      detail::invalid("capacity ", capacity, " is too small for ", settings.sinks, " sinks, ",
+                      settings.recent, " recent, ", probe,
+                      " catalyst tokens and one more; it must be at least ",
+                      settings.sinks + settings.recent + probe + 1);
+    if (settings.sinks + settings.recent > settings.keep)
+      detail::invalid("keep ", settings.keep, " is too small for ", settings.sinks, " sinks and ",
+                      settings.recent, " recent entries");
+    if (settings.keep + std::max<std::size_t>(watched, 1) + probe > capacity)
+      detail::invalid("capacity ", capacity, " leaves no room to read beside ", settings.keep,
+                      " kept entries, ", probe, " catalyst tokens and a window of ", watched,
+                      "; it must be at least ", settings.keep + std::max<std::size_t>(watched, 1) + probe);
+    if (settings.chunk == 0) detail::invalid("chunk 0 must be at least 1");
+    return settings;
+  }
+
+  static S& like(const Ccd& other, S& store) {
+    if (!(Shape(store.shape()) == Shape(other.store_.shape())) ||
+        store.capacity() != other.store_.capacity() || store.granularity() != other.store_.granularity() ||
+        store.entries().size() != other.size())
+      detail::invalid(
+          "the store is not a copy of the one to go on from: shape, capacity, granularity or size differ");
+    return store;
+  }
+
+  std::size_t size() const noexcept { return store_.entries().size(); }
+
+  void check(std::span<const Token> tokens, Retention retention) const {
+    for (const Token token : tokens)
+      if (token < 0 || static_cast<std::size_t>(token) >= tracker_.vocab_size())
+        detail::invalid("token ", token, " is out of the vocabulary's range 0 .. ",
+                        tracker_.vocab_size() - 1);
+    if (retention != Retention::pinned) return;
+    const std::size_t pinned = pinned_ + newly_pinned(tokens.size());
+    if (settings_.sinks + settings_.recent + pinned > settings_.keep)
+      detail::invalid("cannot pin ", tokens.size(), " tokens: ", pinned, " pinned, ", settings_.sinks,
+                      " sinks and ", settings_.recent, " recent exceed the ", settings_.keep,
+                      " entries that are kept");
+  }
+
+  /// Sinks stay anyway, so pinning them costs nothing.
+  std::size_t newly_pinned(std::size_t count) const noexcept {
+    const std::uint64_t end = stats_.tokens_read + count;
+    const std::uint64_t from = std::max<std::uint64_t>(stats_.tokens_read, settings_.sinks);
+    return static_cast<std::size_t>(end - std::min(end, from));
+  }
+
+  std::size_t longest_chunk() const noexcept {
+    const std::size_t end = size() < window_start_ ? window_start_ : limit_;
+    return std::min(end - size(), entries_.size());
+  }
+
+  bool watches_now() const noexcept {
+    return P::watch == Watch::every_query || (P::watch == Watch::last_queries && size() >= window_start_);
+  }
+
+  /// Reads one chunk. Commits it only when the forward pass has returned.
+  void read(std::span<const Token> tokens, Retention retention) {
+    const std::size_t first = size();
+    const auto entries = std::span(entries_).first(tokens.size());
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      entries[i] = {stats_.tokens_read + i, tokens[i], 0, retention == Retention::pinned};
+    if (policy_.uses_nuc()) entries[0].nuc = tracker_.score(tokens[0]);
+
+    detail::Rollback rollback([&]() noexcept {
+      store_.truncate(first);
+      std::fill(pending_.begin(), pending_.end(), 0.0F);
+    });
+    detail::ChunkLogits logits(tracker_, entries, policy_.uses_nuc());
+    if (watches_now())
+      watch(tokens, first, logits, pending_, Reduce::sum);
+    else
+      engine_.forward(tokens, first, logits);
+    store_.append(entries);
+    rollback.release();
+
+    if (watches_now()) commit_attention(first + tokens.size());
+    tracker_.commit();
+    if (retention == Retention::pinned) pinned_ += newly_pinned(tokens.size());
+    stats_.tokens_read += tokens.size();
+  }
+
+  /// Runs tokens and adds the attention that they pay to `scores`.
+  void watch(std::span<const Token> tokens, std::size_t first, LogitsSink& logits, std::span<float> scores,
+             Reduce reduce) {
+    const detail::AttentionScores into{scores, store_.capacity()};
+    if constexpr (watches && by_queries) {
+      detail::QueryWatcher<Engine, S> queries(engine_, store_, *scorer_, first, reduce, into);
+      engine_.forward(tokens, first, logits, static_cast<QuerySink&>(queries));
+    } else if constexpr (watches) {
+      detail::AttentionWatcher attention(store_.shape(), reduce, into);
+      engine_.forward(tokens, first, logits, static_cast<AttentionSink&>(attention));
+    }
+  }
+
+  void commit_attention(std::size_t size) noexcept {
+    for (std::size_t head = 0; head < store_.shape().heads(); ++head) {
+      const std::size_t at = head * store_.capacity();
+      for (std::size_t t = at; t < at + size; ++t) {
+        attention_[t] += pending_[t];
+        pending_[t] = 0;
+      }
+    }
+  }
+
+  void distil() {
+    const auto start = Clock::now();
+    const std::size_t before = size();
+    run_probes();
+    const double probe_seconds = seconds_since(start);
+    const Protection protection{settings_.sinks, settings_.recent};
+    const std::size_t nans = selector_.select(policy_, store_.entries(), attention_, protection);
+    store_.keep(selector_.kept());
+    carry_attention(before);
+
+    const double seconds = seconds_since(start);
+    stats_.distillations += 1;
+    stats_.nan_scores += nans;
+    stats_.distill_seconds += seconds;
+    stats_.probe_seconds += probe_seconds;
+    if (observer_) observer_({stats_.distillations, before, nans, seconds, probe_seconds, selector_.kept()});
+  }
+
+  void run_probes() {
+    if constexpr (P::watch == Watch::probes) {
+      std::fill(attention_.begin(), attention_.end(), 0.0F);
+      const std::size_t first = size();
+      const auto fresh = store_.entries().tokens(0).subspan(stats_.distillations == 0 ? 0 : settings_.keep);
+      for (std::size_t i = 0;; ++i) {
+        const std::span<const Token> probe = policy_.probe(i, ProbeContext{fresh});
+        if (probe.empty()) return;
+        detail::Rollback drop([&]() noexcept { store_.truncate(first); });
+        detail::NoLogits logits(probe.size());
+        watch(probe, first, logits, attention_, policy_.reduce());
+      }
+    }
+  }
+
+  /// What entries received so far goes with them; what the last queries paid is spent.
+  void carry_attention(std::size_t before) noexcept {
+    if constexpr (P::watch == Watch::last_queries) std::fill(attention_.begin(), attention_.end(), 0.0F);
+    if constexpr (P::watch == Watch::every_query) {
+      const Shape shape = store_.shape();
+      for (std::size_t head = 0; head < shape.heads(); ++head) {
+        const auto row = std::span(attention_).subspan(head * store_.capacity(), before);
+        compact(row, selector_.kept().lane(head / shape.heads_per_lane(store_.granularity())));
+        std::fill(row.begin() + static_cast<std::ptrdiff_t>(settings_.keep), row.end(), 0.0F);
+      }
+    }
+  }
+
+  Engine& engine_;
+  S& store_;
+  P policy_;
+  CcdSettings settings_;
+  std::size_t limit_;
+  std::size_t window_start_;  // entries from here on are watched, for Watch::last_queries
+  NucTracker tracker_;
+  Selector selector_;
+  std::optional<CapScorer> scorer_;
+  std::vector<Entry> entries_;    // (chunk) being read
+  std::vector<float> attention_;  // (layers, kv_heads, capacity)
+  std::vector<float> pending_;    // the same, of a chunk that may still fail
+  std::size_t pinned_ = 0;        // beyond the sinks
+  CcdStats stats_;
+  Observer observer_;
+};
+
+}  // namespace infinipot

@@ -1,0 +1,29 @@
+// In-place gather of kept rows: row kept[j] moves to row j.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+
+#include "infinipot/shape.hpp"
+
+namespace infinipot {
+
+/// Moves row kept[j] to row j, in order, in place. `kept` ascends strictly, so that a source is never
+/// overwritten before it was read. Rows stand `stride` elements apart and hold `width` elements.
+template <class T>
+void compact_rows(T* rows, std::ptrdiff_t stride, std::size_t width, std::span<const Index> kept) noexcept {
+  for (std::size_t j = 0; j < kept.size(); ++j) {
+    if (kept[j] == j) continue;
+    const T* from = rows + static_cast<std::ptrdiff_t>(kept[j]) * stride;
+    std::copy_n(from, width, rows + static_cast<std::ptrdiff_t>(j) * stride);
+  }
+}
+
+/// The same for an array of one value per entry.
+template <class T>
+void compact(std::span<T> values, std::span<const Index> kept) noexcept {
+  for (std::size_t j = 0; j < kept.size(); ++j) values[j] = values[kept[j]];
+}
+
+}  // namespace infinipot

@@ -1,0 +1,138 @@
+// The seams between infinipot and an engine: forward pass, store. (The third, policy, is in policy.hpp.)
+//
+// A minimal engine needs shape(), vocab_size() and one forward(). What else it can show, it says by the
+// overloads of forward() that it has; a policy that needs more than that does not compile, with a message.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <span>
+
+#include "infinipot/entries.hpp"
+#include "infinipot/selection.hpp"
+#include "infinipot/shape.hpp"
+
+namespace infinipot {
+
+/// Receives logits from a forward pass. Different rows may be given from different threads at once.
+class LogitsSink {
+ public:
+  /// Rows below this one are not wanted and need not be computed; the number of tokens means none is wanted.
+  std::size_t first_row() const noexcept { return first_row_; }
+
+  /// The logits (vocab_size) after token `row` of the call: the model's prediction of what follows it.
+  virtual void row(std::size_t row, std::span<const float> logits) noexcept = 0;
+
+ protected:
+  explicit LogitsSink(std::size_t first_row) noexcept : first_row_(first_row) {}
+  LogitsSink(const LogitsSink&) = default;
+  LogitsSink& operator=(const LogitsSink&) = default;
+  ~LogitsSink() = default;
+
+ private:
+  std::size_t first_row_;
+};
+
+/// Query vectors of one layer, (count, query_heads, head_dim), after RoPE, as strides in elements.
+struct Queries {
+  const float* data = nullptr;
+  std::size_t count = 0;           ///< tokens
+  std::ptrdiff_t row_stride = 0;   ///< from one token to the next
+  std::ptrdiff_t head_stride = 0;  ///< from one query head to the next
+
+  const float* at(std::size_t token, std::size_t head) const noexcept {
+    return data + static_cast<std::ptrdiff_t>(token) * row_stride +
+           static_cast<std::ptrdiff_t>(head) * head_stride;
+  }
+};
+
+/// Receives the queries of a forward pass, layer by layer.
+class QuerySink {
+ public:
+  /// Called once per layer, when the layer's new keys are in the store already. Not from two threads at once.
+  virtual void layer(std::size_t layer, const Queries& queries) noexcept = 0;
+
+ protected:
+  QuerySink() = default;
+  QuerySink(const QuerySink&) = default;
+  QuerySink& operator=(const QuerySink&) = default;
+  ~QuerySink() = default;
+};
+
+/// Receives attention probabilities, for engines that have them and do not show their queries.
+class AttentionSink {
+ public:
+  /// The attention that one query head of token `row` pays to entries 0 .. probabilities.size() - 1.
+  /// Heads of one layer that share a kv head must not be given from two threads at once.
+  virtual void row(std::size_t layer, std::size_t query_head, std::size_t row,
+                   std::span<const float> probabilities) noexcept = 0;
+
+ protected:
+  AttentionSink() = default;
+  AttentionSink(const AttentionSink&) = default;
+  AttentionSink& operator=(const AttentionSink&) = default;
+  ~AttentionSink() = default;
+};
+
+/// Seam 1, the forward pass. `forward(tokens, first, logits)` runs the tokens at positions first,
+/// first + 1, ... against the store's entries 0 .. first - 1 (and, causally, one another), writes their keys
+/// and values into the store's rows from `first` on, and hands over the logits that the sink wants. It may
+/// throw; the loop then truncates the store to `first` entries.
+template <class E>
+concept ForwardPass = requires(E& engine, const E& view, std::span<const Token> tokens, std::size_t first,
+                               LogitsSink& logits) {
+  { view.shape() } -> std::convertible_to<Shape>;
+  { view.vocab_size() } -> std::convertible_to<std::size_t>;
+  engine.forward(tokens, first, logits);
+};
+
+/// A forward pass that can also show its queries.
+template <class E>
+concept YieldsQueries = ForwardPass<E> &&
+    requires(E& engine, std::span<const Token> tokens, std::size_t first, LogitsSink& logits,
+             QuerySink& queries) {
+  engine.forward(tokens, first, logits, queries);
+};
+
+/// A forward pass that can also show its attention probabilities.
+template <class E>
+concept YieldsAttention = ForwardPass<E> &&
+    requires(E& engine, std::span<const Token> tokens, std::size_t first, LogitsSink& logits,
+             AttentionSink& attention) {
+  engine.forward(tokens, first, logits, attention);
+};
+
+/// Seam 2, the store: the memory of keys and values. All lanes hold size() entries, which stand at positions
+/// 0 .. size() - 1. The library's Pot is one, over its own memory or over an engine's.
+template <class S>
+concept Store = requires(S& store, const S& view, std::span<const Entry> added, const Selection& kept,
+                         std::size_t size) {
+  { view.shape() } -> std::convertible_to<Shape>;
+  { view.capacity() } -> std::convertible_to<std::size_t>;
+  { view.granularity() } -> std::convertible_to<Granularity>;
+  { view.entries() } -> std::convertible_to<const EntryTable&>;
+  /// The forward pass has written these entries' keys and values: from now on the store holds them.
+  store.append(added);
+  /// Entries from `size` on are gone, whether appended or only written.
+  store.truncate(size);
+  /// Only the selected entries stay. Their keys become as if rotated for their new positions from the start.
+  store.keep(kept);
+};
+
+/// Key rows of one (layer, kv head), (count, head_dim), `stride` floats apart, rotated for their positions.
+struct KeyRows {
+  const float* data = nullptr;
+  std::ptrdiff_t stride = 0;
+};
+
+/// A store whose keys can be read back, which an engine that yields queries needs: rows first ..
+/// first + count - 1, which may be written but not yet appended, either where they are or converted into
+/// `tile` (count * head_dim floats).
+template <class S>
+concept ReadableKeys = Store<S> && requires(const S& store, std::size_t layer, std::size_t kv_head,
+                                            std::size_t first, std::size_t count, float* tile) {
+  { store.key_rows(layer, kv_head, first, count, tile) }
+  noexcept->std::same_as<KeyRows>;
+};
+
+}  // namespace infinipot

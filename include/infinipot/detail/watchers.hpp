@@ -1,0 +1,124 @@
+// Sinks that turn what a forward pass shows into attention scores and NuC.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+
+#include "infinipot/cap.hpp"
+#include "infinipot/concepts.hpp"
+#include "infinipot/nuc.hpp"
+
+namespace infinipot::detail {
+
+/// Rows of attention scores, (layers, kv_heads, capacity).
+struct AttentionScores {
+  std::span<float> all;
+  std::size_t capacity = 0;
+
+  std::span<float> head(std::size_t head) const noexcept { return all.subspan(head * capacity, capacity); }
+};
+
+/// Scores queries against the store's keys, layer by layer.
+template <class Engine, class S>
+class QueryWatcher final : public QuerySink {
+ public:
+  QueryWatcher(const Engine& engine, const S& store, CapScorer& scorer, std::size_t first, Reduce reduce,
+               AttentionScores scores) noexcept
+      : engine_(engine), store_(store), scorer_(scorer), first_(first), reduce_(reduce), scores_(scores) {}
+
+  void layer(std::size_t layer, const Queries& queries) noexcept override {
+    const Shape shape = store_.shape();
+    for (std::size_t kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
+      const auto keys = [&](std::size_t from, std::size_t count, float* tile) {
+        return store_.key_rows(layer, kv_head, from, count, tile);
+      };
+      scorer_.accumulate(queries, kv_head, first_, keys, form(layer), reduce_,
+                         scores_.head(shape.head_of(layer, kv_head)));
+    }
+  }
+
+ private:
+  AttentionForm form(std::size_t layer) const noexcept {
+    if constexpr (requires { AttentionForm(engine_.attention_form(layer)); })
+      return engine_.attention_form(layer);
+    else
+      return {};
+  }
+
+  const Engine& engine_;
+  const S& store_;
+  CapScorer& scorer_;
+  std::size_t first_;
+  Reduce reduce_;
+  AttentionScores scores_;
+};
+
+/// Adds up attention probabilities that the engine computed itself.
+class AttentionWatcher final : public AttentionSink {
+ public:
+  AttentionWatcher(const Shape& shape, Reduce reduce, AttentionScores scores) noexcept
+      : shape_(shape), reduce_(reduce), scores_(scores) {}
+
+  void row(std::size_t layer, std::size_t query_head, std::size_t /*row*/,
+           std::span<const float> probabilities) noexcept override {
+    const auto scores = scores_.head(shape_.head_of(layer, query_head / shape_.group()));
+    const std::size_t size = std::min(scores.size(), probabilities.size());
+    for (std::size_t t = 0; t < size; ++t) {
+      if (reduce_ == Reduce::sum)
+        scores[t] += probabilities[t];
+      else if (!(probabilities[t] <= scores[t]))
+        scores[t] = probabilities[t];
+    }
+  }
+
+ private:
+  Shape shape_;
+  Reduce reduce_;
+  AttentionScores scores_;
+};
+
+/// Fills in the NuC of a chunk's tokens and keeps its last logits.
+class ChunkLogits final : public LogitsSink {
+ public:
+  /// `entries` are the chunk's, one per token. With `score_all` rows before the last are wanted too, for NuC.
+  ChunkLogits(NucTracker& tracker, std::span<Entry> entries, bool score_all) noexcept
+      : LogitsSink(score_all ? 0 : entries.size() - 1), tracker_(tracker), entries_(entries) {}
+
+  void row(std::size_t row, std::span<const float> logits) noexcept override {
+    if (row + 1 == entries_.size())
+      tracker_.stage(logits);
+    else if (row + 1 < entries_.size())
+      entries_[row + 1].nuc = nuc(logits, entries_[row + 1].token);
+  }
+
+ private:
+  NucTracker& tracker_;
+  std::span<Entry> entries_;
+};
+
+/// Wants no logits at all.
+class NoLogits final : public LogitsSink {
+ public:
+  explicit NoLogits(std::size_t tokens) noexcept : LogitsSink(tokens) {}
+  void row(std::size_t /*row*/, std::span<const float> /*logits*/) noexcept override {}
+};
+
+/// Calls a function on scope exit unless it was released: a rollback that needs no catch.
+template <class F>
+class Rollback {
+ public:
+  explicit Rollback(F undo) noexcept : undo_(undo) {}
+  Rollback(const Rollback&) = delete;
+  Rollback& operator=(const Rollback&) = delete;
+  ~Rollback() {
+    if (armed_) undo_();
+  }
+  void release() noexcept { armed_ = false; }
+
+ private:
+  F undo_;
+  bool armed_ = true;
+};
+
+}  // namespace infinipot::detail

@@ -1,0 +1,143 @@
+// What a pot remembers of each entry beside its key and value.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "infinipot/compact.hpp"
+#include "infinipot/detail/arena.hpp"
+#include "infinipot/element.hpp"
+#include "infinipot/selection.hpp"
+#include "infinipot/shape.hpp"
+
+namespace infinipot {
+
+/// The record of one entry (SPEC: original position, token id, NuC).
+struct Entry {
+  std::uint64_t position = 0;  ///< index of the token in the whole stream, from 0
+  Token token = 0;
+  float nuc = 0;        ///< -log p(token | what the pot held before it), nats; 0 for the first of a stream
+  bool pinned = false;  ///< never dropped
+};
+
+/// Records of all entries, one row per lane, since lanes keep different tokens. Every lane holds the same
+/// number of entries. Allocates once, in the constructor.
+class EntryTable {
+ public:
+  /// Throws std::invalid_argument if the table would be too large.
+  EntryTable(std::size_t lanes, std::size_t capacity) : EntryTable(own(lanes, capacity)) {}
+
+  EntryTable(EntryTable&&) noexcept = default;
+  EntryTable& operator=(EntryTable&&) noexcept = default;
+
+  std::size_t lanes() const noexcept { return lanes_; }
+  std::size_t capacity() const noexcept { return capacity_; }
+  std::size_t size() const noexcept { return size_; }
+
+  /// (size) records of one lane, in the order of the text.
+  std::span<const std::uint64_t> positions(std::size_t lane) const noexcept { return row(positions_, lane); }
+  std::span<const Token> tokens(std::size_t lane) const noexcept { return row(tokens_, lane); }
+  std::span<const float> nuc(std::size_t lane) const noexcept { return row(nuc_, lane); }
+  std::span<const std::uint8_t> pinned(std::size_t lane) const noexcept { return row(pinned_, lane); }
+  /// How many distillations each entry has survived.
+  std::span<const std::uint32_t> survived(std::size_t lane) const noexcept { return row(survived_, lane); }
+
+  /// Adds entries at the end of every lane. Precondition: size() + added.size() <= capacity().
+  void append(std::span<const Entry> added) noexcept {
+    for (std::size_t lane = 0; lane < lanes_; ++lane) {
+      std::size_t at = lane * capacity_ + size_;
+      for (const Entry& entry : added) {
+        positions_[at] = entry.position;
+        tokens_[at] = entry.token;
+        nuc_[at] = entry.nuc;
+        pinned_[at] = entry.pinned;
+        survived_[at] = 0;
+        ++at;
+      }
+    }
+    size_ += added.size();
+  }
+
+  /// Becomes a copy of a table of the same lanes and capacity.
+  void assign(const EntryTable& other) noexcept {
+    std::copy(other.positions_.begin(), other.positions_.end(), positions_.begin());
+    std::copy(other.tokens_.begin(), other.tokens_.end(), tokens_.begin());
+    std::copy(other.nuc_.begin(), other.nuc_.end(), nuc_.begin());
+    std::copy(other.pinned_.begin(), other.pinned_.end(), pinned_.begin());
+    std::copy(other.survived_.begin(), other.survived_.end(), survived_.begin());
+    size_ = other.size_;
+  }
+
+  /// Drops the entries from `size` on. No effect if there are none.
+  void truncate(std::size_t size) noexcept { size_ = std::min(size_, size); }
+
+  /// Keeps only the selected entries. Precondition: kept.lanes() == lanes(), indices below size().
+  void keep(const Selection& kept) noexcept {
+    for (std::size_t lane = 0; lane < lanes_; ++lane) {
+      const auto indices = kept.lane(lane);
+      compact(row(positions_, lane), indices);
+      compact(row(tokens_, lane), indices);
+      compact(row(nuc_, lane), indices);
+      compact(row(pinned_, lane), indices);
+      compact(row(survived_, lane), indices);
+      for (auto& count : row(survived_, lane).first(kept.keep())) ++count;
+    }
+    size_ = kept.keep();
+  }
+
+ private:
+  template <Element>
+  friend class Pot;
+
+  struct Slots {
+    detail::Arena::Slot<std::uint64_t> positions;
+    detail::Arena::Slot<Token> tokens;
+    detail::Arena::Slot<float> nuc;
+    detail::Arena::Slot<std::uint8_t> pinned;
+    detail::Arena::Slot<std::uint32_t> survived;
+  };
+
+  static Slots reserve(detail::Arena& arena, std::size_t lanes, std::size_t capacity) {
+    const std::size_t count = lanes * capacity;
+    return {arena.reserve<std::uint64_t>(count), arena.reserve<Token>(count), arena.reserve<float>(count),
+            arena.reserve<std::uint8_t>(count), arena.reserve<std::uint32_t>(count)};
+  }
+
+  /// Over memory of an arena that outlives the table.
+  EntryTable(const detail::Arena& arena, const Slots& slots, std::size_t lanes, std::size_t capacity) noexcept
+      : lanes_(lanes),
+        capacity_(capacity),
+        positions_(arena.take(slots.positions)),
+        tokens_(arena.take(slots.tokens)),
+        nuc_(arena.take(slots.nuc)),
+        pinned_(arena.take(slots.pinned)),
+        survived_(arena.take(slots.survived)) {}
+
+  static EntryTable own(std::size_t lanes, std::size_t capacity) {
+    detail::Arena arena;
+    const Slots slots = reserve(arena, lanes, capacity);
+    arena.allocate();
+    EntryTable table(arena, slots, lanes, capacity);
+    table.arena_ = std::move(arena);
+    return table;
+  }
+
+  template <class T>
+  std::span<T> row(std::span<T> table, std::size_t lane) const noexcept {
+    return table.subspan(lane * capacity_, size_);
+  }
+
+  detail::Arena arena_;  // empty when the memory is a pot's
+  std::size_t lanes_ = 0;
+  std::size_t capacity_ = 0;
+  std::size_t size_ = 0;
+  std::span<std::uint64_t> positions_;  // (lanes, capacity), and so are the others
+  std::span<Token> tokens_;
+  std::span<float> nuc_;
+  std::span<std::uint8_t> pinned_;
+  std::span<std::uint32_t> survived_;
+};
+
+}  // namespace infinipot

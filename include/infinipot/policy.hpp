@@ -1,0 +1,75 @@
+// The third seam: who decides what stays. A policy says what it wants to see and scores entries.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "infinipot/cap.hpp"
+#include "infinipot/score_view.hpp"
+#include "infinipot/shape.hpp"
+#include "infinipot/smooth.hpp"
+
+namespace infinipot {
+
+/// Whose attention a policy wants to see.
+enum class Watch : std::uint8_t {
+  nothing,       ///< none
+  every_query,   ///< of all tokens while they are read; what an entry received so far travels with it (h2o)
+  last_queries,  ///< of the last window() tokens before a distillation (snapkv, tova)
+  probes,        ///< of tokens that run through the model at a distillation only: catalysts, re-read blocks
+};
+
+/// A part of the free budget (what protected entries leave of it) and how it is shared out.
+struct Rule {
+  /// Its share of the free budget, 0 .. 1, rounded down; the last rule takes whatever is left.
+  double share = 1;
+  /// Heads that must agree. Coarser than the store's lanes it is a part for all: those lanes take the same
+  /// tokens, of those that they all still hold. Finer than the store's lanes it has no effect.
+  Granularity scope = Granularity::head;
+  Smoothing smoothing = {};  ///< of the scores, before the selection
+};
+
+/// What a policy gets to see when a probe run is due.
+struct ProbeContext {
+  std::span<const Token> fresh;  ///< tokens read since the last distillation, oldest first
+};
+
+/// Seam 3, the policy. A higher score means keep.
+template <class P>
+concept Policy = requires(const P& policy, std::size_t rule, const ScoreView& view, std::span<float> scores) {
+  { P::watch } -> std::convertible_to<Watch>;
+  { policy.name() } -> std::convertible_to<std::string_view>;
+  /// Whether NuC must be known, which costs logits of every token.
+  { policy.uses_nuc() } -> std::convertible_to<bool>;
+  /// At least one; entries are chosen by one after the other.
+  { policy.rules() } -> std::convertible_to<std::span<const Rule>>;
+  /// Fills scores[t] for the view's entries by the given rule.
+  policy.score(rule, view, scores);
+};
+
+/// A policy that watches the last window() queries before a distillation; those entries cannot be survivors.
+template <class P>
+concept WatchesWindow = Policy<P> && requires(const P& policy) {
+  { policy.window() } -> std::convertible_to<std::size_t>;
+};
+
+/// A policy that runs probes. Probe i is run at the end of the full pot, its attention is added (or, as
+/// reduce() says, the maximum taken), and it is dropped; an empty probe ends the row. The pot leaves room for
+/// longest_probe() tokens.
+template <class P>
+concept RunsProbes = Policy<P> && requires(const P& policy, std::size_t i, const ProbeContext& context) {
+  { policy.longest_probe() } -> std::convertible_to<std::size_t>;
+  { policy.probe(i, context) } -> std::convertible_to<std::span<const Token>>;
+  { policy.reduce() } -> std::convertible_to<Reduce>;
+};
+
+/// A policy that wants the newest entries protected: recent(keep) of the `keep` that stay.
+template <class P>
+concept ProtectsRecent = Policy<P> && requires(const P& policy, std::size_t keep) {
+  { policy.recent(keep) } -> std::convertible_to<std::size_t>;
+};
+
+}  // namespace infinipot

@@ -1,0 +1,88 @@
+// InfiniPot (arXiv 2410.01518): what the catalyst prompt attends to (CaP) and what was new (NuC).
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "infinipot/detail/error.hpp"
+#include "infinipot/policy.hpp"
+
+namespace infinipot {
+
+/// The defaults are the paper's.
+struct InfinipotSettings {
+  /// Catalyst prompts, run one after the other against the same full pot. One is usual: the question where it
+  /// is known ("\n\n" and the question), else a generic one. Not needed for alpha = 1.
+  std::vector<std::vector<Token>> catalysts;
+  double alpha = 0.5;                     ///< share of the free budget chosen by NuC, 0 .. 1
+  Reduce over_queries = Reduce::sum;      ///< of catalyst queries and the query heads of a group
+  Aggregate over_heads = Aggregate::sum;  ///< of the kv heads of a lane, where it has several
+  std::size_t kernel = 1;                 ///< max pooling over neighbours, of CaP and NuC both; odd
+};
+
+/// The paper's configuration (section 3, alpha 0.5), to be used with Granularity::head and no protected
+/// entries.
+inline InfinipotSettings paper_settings(std::vector<Token> catalyst) {
+  return {.catalysts = {std::move(catalyst)}};
+}
+
+/// T = floor(alpha * free) entries by NuC, the rest by CaP. Needs logits (alpha > 0) and attention (alpha <
+/// 1).
+class Infinipot {
+ public:
+  static constexpr Watch watch = Watch::probes;
+
+  /// Throws std::invalid_argument for alpha outside 0 .. 1, an even kernel, and an empty or missing catalyst.
+  explicit Infinipot(InfinipotSettings settings) : settings_(checked(std::move(settings))) {
+    const Smoothing smoothing{Pooling::max, settings_.kernel};
+    rules_[0] = {.share = settings_.alpha, .smoothing = smoothing};
+    rules_[1] = {.smoothing = smoothing};
+  }
+
+  std::string_view name() const noexcept { return "infinipot"; }
+  bool uses_nuc() const noexcept { return settings_.alpha > 0; }
+  std::span<const Rule> rules() const noexcept { return rules_; }
+  Reduce reduce() const noexcept { return settings_.over_queries; }
+
+  std::size_t longest_probe() const noexcept {
+    std::size_t longest = 0;
+    if (settings_.alpha < 1)
+      for (const auto& catalyst : settings_.catalysts) longest = std::max(longest, catalyst.size());
+    return longest;
+  }
+
+  std::span<const Token> probe(std::size_t i, const ProbeContext& /*context*/) const noexcept {
+    if (settings_.alpha == 1 || i >= settings_.catalysts.size()) return {};
+    return settings_.catalysts[i];
+  }
+
+  void score(std::size_t rule, const ScoreView& view, std::span<float> scores) const noexcept {
+    if (rule == 0 || settings_.alpha == 1)
+      for (std::size_t t = 0; t < view.size(); ++t) scores[t] = view.nuc(t);
+    else
+      view.aggregate_attention(settings_.over_heads, scores);
+  }
+
+ private:
+  static InfinipotSettings checked(InfinipotSettings settings) {
+    if (!(settings.alpha >= 0 && settings.alpha <= 1))
+      detail::invalid("alpha ", settings.alpha, " is out of range 0 .. 1");
+    if (settings.alpha < 1 && settings.catalysts.empty())
+      detail::invalid("no catalyst prompt: alpha ", settings.alpha,
+                      " chooses by its attention; give one or set alpha 1");
+    for (const auto& catalyst : settings.catalysts)
+      if (catalyst.empty()) detail::invalid("a catalyst prompt is empty; it must have at least 1 token");
+    Smoothing{Pooling::max, settings.kernel}.validate();
+    return settings;
+  }
+
+  InfinipotSettings settings_;
+  std::array<Rule, 2> rules_;
+};
+
+}  // namespace infinipot

@@ -1,0 +1,119 @@
+// Rotary position embedding: which channels turn together, how fast, and the rotation itself.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "infinipot/detail/error.hpp"
+
+namespace infinipot {
+
+/// Which channels form the pairs that RoPE turns, for a rotary dimension r.
+enum class Pairing : std::uint8_t {
+  half_split,   ///< (i, i + r/2): GPT-NeoX, Hugging Face, gemma.cpp
+  interleaved,  ///< (2i, 2i + 1): GPT-J, llama.cpp's "norm", calm
+};
+
+/// The rotation of a model's keys. Channels from rotary_dim() on are left alone (partial rotary).
+struct Rope {
+  Pairing pairing = Pairing::half_split;
+  std::vector<double> frequencies;  ///< (rotary_dim / 2) radians per position, one a pair
+  /// Length by which rotated queries and keys are multiplied (YaRN, LongRoPE); 1 without one.
+  double attention_factor = 1;
+
+  std::size_t rotary_dim() const noexcept { return 2 * frequencies.size(); }
+
+  /// Throws std::invalid_argument if more channels would turn than there are, or a number is not finite.
+  void validate(std::size_t head_dim) const {
+    if (rotary_dim() > head_dim)
+      detail::invalid("RoPE turns ", rotary_dim(), " channels, but head_dim is ", head_dim);
+    for (const double frequency : frequencies)
+      if (!std::isfinite(frequency)) detail::invalid("RoPE frequency ", frequency, " is not finite");
+    if (!std::isfinite(attention_factor) || attention_factor <= 0)
+      detail::invalid("RoPE attention factor ", attention_factor, " is not a positive number");
+  }
+};
+
+/// The plain table: frequency of pair i = theta^(-2i / rotary_dim). Throws std::invalid_argument if
+/// rotary_dim is odd or theta is not positive. A rotary_dim of 0 is a model without RoPE.
+inline Rope plain_rope(std::size_t rotary_dim, double theta = 10000, Pairing pairing = Pairing::half_split) {
+  if (rotary_dim % 2 != 0) detail::invalid("rotary_dim ", rotary_dim, " is odd; RoPE turns pairs");
+  if (!(theta > 0) || !std::isfinite(theta))
+    detail::invalid("RoPE theta ", theta, " is not a positive number");
+  Rope rope{pairing, std::vector<double>(rotary_dim / 2), 1};
+  for (std::size_t i = 0; i < rope.frequencies.size(); ++i)
+    rope.frequencies[i] = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim));
+  return rope;
+}
+
+/// Cosines and sines of one shift for all pairs.
+struct Angles {
+  const float* cos = nullptr;  ///< (pairs)
+  const float* sin = nullptr;  ///< (pairs)
+  std::size_t pairs = 0;
+};
+
+/// Cosines and sines of the shifts 0 .. shifts - 1, computed in double precision and rounded once.
+class AngleTable {
+ public:
+  AngleTable() = default;
+
+  /// Floats that a table needs.
+  static std::size_t floats(const Rope& rope, std::size_t shifts) noexcept {
+    return shifts * rope.rotary_dim();
+  }
+
+  /// Fills `memory` (floats(rope, shifts)), which must outlive the table.
+  AngleTable(const Rope& rope, std::size_t shifts, std::span<float> memory) noexcept
+      : data_(memory.data()), pairs_(rope.frequencies.size()) {
+    for (std::size_t shift = 0; shift < shifts; ++shift) {
+      float* const cos = memory.data() + shift * 2 * pairs_;
+      for (std::size_t i = 0; i < pairs_; ++i) {
+        const double angle = static_cast<double>(shift) * rope.frequencies[i];
+        cos[i] = static_cast<float>(std::cos(angle));
+        cos[pairs_ + i] = static_cast<float>(std::sin(angle));
+      }
+    }
+  }
+
+  Angles operator[](std::size_t shift) const noexcept {
+    const float* const cos = data_ + shift * 2 * pairs_;
+    return {cos, cos + pairs_, pairs_};
+  }
+
+ private:
+  const float* data_ = nullptr;  // (shifts, 2, pairs)
+  std::size_t pairs_ = 0;
+};
+
+enum class Turn : std::int8_t { forward = 1, backward = -1 };
+
+/// Rotates one key or query (head_dim floats) by a shift, into `out`, which may be `in`. Channels beyond the
+/// pairs are copied.
+inline void rotate(const float* in, const Angles& angles, Pairing pairing, Turn turn, std::size_t head_dim,
+                   float* out) noexcept {
+  const float sign = static_cast<float>(turn);
+  const std::size_t pairs = angles.pairs;
+  if (pairing == Pairing::half_split) {
+    for (std::size_t i = 0; i < pairs; ++i) {
+      const float x = in[i], y = in[i + pairs];
+      const float c = angles.cos[i], s = sign * angles.sin[i];
+      out[i] = x * c - y * s;
+      out[i + pairs] = x * s + y * c;
+    }
+  } else {
+    for (std::size_t i = 0; i < pairs; ++i) {
+      const float x = in[2 * i], y = in[2 * i + 1];
+      const float c = angles.cos[i], s = sign * angles.sin[i];
+      out[2 * i] = x * c - y * s;
+      out[2 * i + 1] = x * s + y * c;
+    }
+  }
+  if (in != out) std::copy(in + 2 * pairs, in + head_dim, out + 2 * pairs);
+}
+
+}  // namespace infinipot

@@ -1,0 +1,232 @@
+// Turns a policy's scores into the entries that every lane keeps (SPEC 2.4, 2.5).
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "infinipot/detail/error.hpp"
+#include "infinipot/entries.hpp"
+#include "infinipot/policy.hpp"
+#include "infinipot/score_view.hpp"
+#include "infinipot/selection.hpp"
+#include "infinipot/shape.hpp"
+#include "infinipot/smooth.hpp"
+#include "infinipot/top_k.hpp"
+
+namespace infinipot {
+
+/// Entries that stay whatever their score, beside those that were pinned when they were read.
+struct Protection {
+  std::size_t sinks = 0;   ///< the first entries (attention sinks, arXiv 2309.17453)
+  std::size_t recent = 0;  ///< the last entries
+};
+
+/// Applies a policy's rules lane by lane. Allocates once, in the constructor.
+class Selector {
+ public:
+  /// For stores of up to `capacity` entries, of which `keep` stay.
+  Selector(const Shape& shape, Granularity granularity, std::size_t capacity, std::size_t keep,
+           std::span<const Rule> rules)
+      : shape_(shape),
+        granularity_(granularity),
+        capacity_(capacity),
+        rules_(checked(rules)),
+        protected_(shape.lanes(granularity) * capacity),
+        marks_(shape.lanes(granularity) * capacity),
+        free_(shape.lanes(granularity)),
+        left_(shape.lanes(granularity)),
+        scores_(capacity),
+        smoothed_(capacity),
+        scope_protected_(capacity),
+        scope_marks_(capacity),
+        aligned_(widest_scope() > 1 ? widest_scope() * capacity : 0),
+        top_k_(capacity),
+        kept_(shape.lanes(granularity), keep) {}
+
+  /// The result of the last select().
+  const Selection& kept() const noexcept { return kept_; }
+
+  /// Chooses the entries that stay. `attention` is (layers, kv_heads, capacity), as the policy watched it.
+  /// Returns the number of NaN scores of unprotected entries, which count as lowest.
+  /// Precondition: keep <= table.size(), and no lane has more than `keep` protected entries.
+  template <Policy P>
+  std::size_t select(const P& policy, const EntryTable& table, std::span<const float> attention,
+                     const Protection& protection) noexcept {
+    for (std::size_t lane = 0; lane < table.lanes(); ++lane) protect(table, lane, protection);
+    std::size_t nans = 0;
+    for (std::size_t rule = 0; rule < rules_.size(); ++rule) {
+      const std::size_t width = lanes_per_scope(rules_[rule].scope);
+      for (std::size_t lane = 0; lane < table.lanes(); lane += width)
+        nans += apply(policy, rule, view(table, attention, lane, width));
+    }
+    for (std::size_t lane = 0; lane < table.lanes(); ++lane) collect(lane, table.size());
+    return nans;
+  }
+
+ private:
+  static std::vector<Rule> checked(std::span<const Rule> rules) {
+    if (rules.empty()) detail::invalid("a policy must have at least one rule");
+    for (const Rule& rule : rules) {
+      if (!(rule.share >= 0 && rule.share <= 1))
+        detail::invalid("a rule's share ", rule.share, " is out of range 0 .. 1");
+      rule.smoothing.validate();
+    }
+    return {rules.begin(), rules.end()};
+  }
+
+  std::size_t lanes_per_scope(Granularity scope) const noexcept {
+    return shape_.lanes(granularity_) / shape_.lanes(std::max(scope, granularity_));
+  }
+
+  std::size_t widest_scope() const noexcept {
+    std::size_t widest = 1;
+    for (const Rule& rule : rules_) widest = std::max(widest, lanes_per_scope(rule.scope));
+    return widest;
+  }
+
+  std::span<std::uint8_t> protected_of(std::size_t lane, std::size_t size) noexcept {
+    return std::span(protected_).subspan(lane * capacity_, size);
+  }
+  std::span<std::uint8_t> marks_of(std::size_t lane, std::size_t size) noexcept {
+    return std::span(marks_).subspan(lane * capacity_, size);
+  }
+
+  void protect(const EntryTable& table, std::size_t lane, const Protection& protection) noexcept {
+    const std::size_t size = table.size();
+    const auto flags = protected_of(lane, size);
+    std::copy_n(table.pinned(lane).begin(), size, flags.begin());
+    std::fill_n(flags.begin(), std::min(protection.sinks, size), std::uint8_t{1});
+    std::fill_n(flags.rbegin(), std::min(protection.recent, size), std::uint8_t{1});
+    std::copy(flags.begin(), flags.end(), marks_of(lane, size).begin());
+    const auto taken = static_cast<std::size_t>(std::count(flags.begin(), flags.end(), 1));
+    free_[lane] = left_[lane] = kept_.keep() - std::min(kept_.keep(), taken);
+  }
+
+  ScoreView view(const EntryTable& table, std::span<const float> attention, std::size_t lane,
+                 std::size_t width) noexcept {
+    ScoreView view;
+    view.table_ = &table;
+    view.first_lane_ = lane;
+    view.heads_per_lane_ = shape_.heads_per_lane(granularity_);
+    view.first_head_ = lane * view.heads_per_lane_;
+    view.heads_ = width * view.heads_per_lane_;
+    view.stride_ = capacity_;
+    view.attention_ = attention;
+    view.size_ = table.size();
+    view.protected_ = protected_of(lane, table.size());
+    if (width > 1) align(view, width);
+    return view;
+  }
+
+  /// Finds the entries that all lanes of a scope still hold. Positions ascend in each, so one walk will do.
+  void align(ScoreView& view, std::size_t width) noexcept {
+    const EntryTable& table = *view.table_;
+    std::size_t found = 0;
+    // Row `lane` of aligned_ is written up to `found`; its next cell serves as that lane's cursor.
+    for (std::size_t lane = 0; lane < width; ++lane) aligned_[lane * capacity_] = 0;
+    for (std::size_t t = 0; t < table.size(); ++t) {
+      const std::uint64_t position = table.positions(view.first_lane_)[t];
+      bool everywhere = true, pinned = false;
+      for (std::size_t lane = 0; lane < width; ++lane) {
+        const auto positions = table.positions(view.first_lane_ + lane);
+        Index& cursor = aligned_[lane * capacity_ + found];
+        while (cursor < table.size() && positions[cursor] < position) ++cursor;
+        const bool here = cursor < table.size() && positions[cursor] == position;
+        everywhere = everywhere && here;
+        pinned = pinned || (here && protected_of(view.first_lane_ + lane, table.size())[cursor] != 0);
+      }
+      if (!everywhere) continue;
+      scope_protected_[found++] = pinned ? 1 : 0;
+      if (found < capacity_)
+        for (std::size_t lane = 0; lane < width; ++lane)
+          aligned_[lane * capacity_ + found] = aligned_[lane * capacity_ + found - 1];
+    }
+    view.size_ = found;
+    view.aligned_ = std::span<const Index>(aligned_).first(width * capacity_);
+    view.protected_ = std::span<const std::uint8_t>(scope_protected_).first(found);
+  }
+
+  template <Policy P>
+  std::size_t apply(const P& policy, std::size_t rule, const ScoreView& view) noexcept {
+    const std::size_t width = view.heads_ / view.heads_per_lane_;
+    const auto lanes = std::span(left_).subspan(view.first_lane_, width);
+    const std::size_t left = *std::min_element(lanes.begin(), lanes.end());
+    const std::size_t wanted = std::min(left, budget(rule, view.first_lane_, width));
+    if (wanted == 0) return 0;
+
+    const auto scores = std::span(scores_).first(view.size_);
+    policy.score(rule, view, scores);
+    std::size_t nans = 0;
+    for (std::size_t t = 0; t < scores.size(); ++t)
+      if (!view.is_protected(t) && is_nan(scores[t])) ++nans;
+    auto ranked = scores;
+    if (rules_[rule].smoothing.kernel > 1) {
+      ranked = std::span(smoothed_).first(view.size_);
+      smooth(scores, view.protected_, rules_[rule].smoothing, ranked);
+    }
+    width == 1 ? mark_lane(ranked, wanted, view) : mark_scope(ranked, wanted, view, width);
+    return nans;
+  }
+
+  std::size_t budget(std::size_t rule, std::size_t lane, std::size_t width) const noexcept {
+    const auto free = std::span(free_).subspan(lane, width);
+    const std::size_t least = *std::min_element(free.begin(), free.end());
+    if (rule + 1 == rules_.size()) return least;
+    return static_cast<std::size_t>(rules_[rule].share * static_cast<double>(least));
+  }
+
+  void mark_lane(std::span<const float> scores, std::size_t wanted, const ScoreView& view) noexcept {
+    left_[view.first_lane_] -= top_k_.mark(scores, wanted, marks_of(view.first_lane_, view.size_));
+  }
+
+  void mark_scope(std::span<const float> scores, std::size_t wanted, const ScoreView& view,
+                  std::size_t width) noexcept {
+    const std::size_t size = view.table_->size();
+    const auto marks = std::span(scope_marks_).first(view.size_);
+    const auto mark_at = [&](std::size_t lane, std::size_t t) -> std::uint8_t& {
+      return marks_of(view.first_lane_ + lane, size)[aligned_[lane * capacity_ + t]];
+    };
+    std::fill(marks.begin(), marks.end(), std::uint8_t{0});
+    for (std::size_t lane = 0; lane < width; ++lane)
+      for (std::size_t t = 0; t < view.size_; ++t) marks[t] |= mark_at(lane, t);
+    top_k_.mark(scores, wanted, marks);
+    for (std::size_t lane = 0; lane < width; ++lane)
+      for (std::size_t t = 0; t < view.size_; ++t)
+        if (marks[t] != 0 && mark_at(lane, t) == 0 && left_[view.first_lane_ + lane] > 0) {
+          mark_at(lane, t) = 1;
+          --left_[view.first_lane_ + lane];
+        }
+  }
+
+  void collect(std::size_t lane, std::size_t size) noexcept {
+    const auto marks = marks_of(lane, size);
+    // Only a scope whose lanes agree on too few entries leaves a gap: the newest entries fill it.
+    for (std::size_t t = size; t-- > 0 && left_[lane] > 0;) {
+      if (marks[t] != 0) continue;
+      marks[t] = 1;
+      --left_[lane];
+    }
+    marked_indices(marks, kept_.lane(lane));
+  }
+
+  Shape shape_;
+  Granularity granularity_;
+  std::size_t capacity_;
+  std::vector<Rule> rules_;
+  std::vector<std::uint8_t> protected_;        // (lanes, capacity)
+  std::vector<std::uint8_t> marks_;            // (lanes, capacity): protected or chosen
+  std::vector<std::size_t> free_;              // (lanes): what protected entries leave of the budget
+  std::vector<std::size_t> left_;              // (lanes): what is still to be chosen
+  std::vector<float> scores_;                  // (capacity)
+  std::vector<float> smoothed_;                // (capacity)
+  std::vector<std::uint8_t> scope_protected_;  // (capacity)
+  std::vector<std::uint8_t> scope_marks_;      // (capacity)
+  std::vector<Index> aligned_;                 // (lanes of the widest scope, capacity)
+  TopK top_k_;
+  Selection kept_;
+};
+
+}  // namespace infinipot

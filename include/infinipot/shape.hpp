@@ -1,0 +1,76 @@
+// The dimensions of a model's attention, and how entries are grouped for selection.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "infinipot/detail/error.hpp"
+
+namespace infinipot {
+
+/// A token id of the model's vocabulary.
+using Token = std::int32_t;
+
+/// The place of an entry inside a pot, which is also its RoPE position: 0 .. capacity - 1.
+using Index = std::uint32_t;
+
+/// Who keeps the same tokens. A *lane* is a set of (layer, kv head) pairs that do: lanes choose
+/// independently of one another, the heads inside one never differ.
+enum class Granularity : std::uint8_t {
+  head,    ///< every kv head of every layer is a lane (the paper)
+  layer,   ///< every layer is a lane
+  shared,  ///< one lane: a token is kept or dropped everywhere at once
+};
+
+/// Dimensions of a model's attention. `query_heads / kv_heads` query heads share one kv head (GQA; MHA and
+/// MQA are its ends): query head h reads kv head h / group().
+struct Shape {
+  std::size_t layers = 0;
+  std::size_t query_heads = 0;
+  std::size_t kv_heads = 0;
+  std::size_t head_dim = 0;
+
+  friend bool operator==(const Shape&, const Shape&) = default;
+
+  /// Query heads per kv head.
+  std::size_t group() const noexcept { return query_heads / kv_heads; }
+
+  /// Number of (layer, kv head) pairs.
+  std::size_t heads() const noexcept { return layers * kv_heads; }
+
+  /// The place of a pair in arrays of shape (layers, kv_heads).
+  std::size_t head_of(std::size_t layer, std::size_t kv_head) const noexcept {
+    return layer * kv_heads + kv_head;
+  }
+
+  std::size_t lanes(Granularity granularity) const noexcept {
+    switch (granularity) {
+      case Granularity::head:
+        return heads();
+      case Granularity::layer:
+        return layers;
+      case Granularity::shared:
+        break;
+    }
+    return 1;
+  }
+
+  /// (layer, kv head) pairs in one lane; those of lane i are the pairs [i * n, (i + 1) * n).
+  std::size_t heads_per_lane(Granularity granularity) const noexcept { return heads() / lanes(granularity); }
+
+  std::size_t lane_of(std::size_t layer, std::size_t kv_head, Granularity granularity) const noexcept {
+    return head_of(layer, kv_head) / heads_per_lane(granularity);
+  }
+
+  /// Throws std::invalid_argument if a dimension is 0 or the head counts do not divide.
+  void validate() const {
+    if (layers == 0 || query_heads == 0 || kv_heads == 0 || head_dim == 0)
+      detail::invalid("shape has a dimension of 0 (layers ", layers, ", query_heads ", query_heads,
+                      ", kv_heads ", kv_heads, ", head_dim ", head_dim, "); each must be at least 1");
+    if (query_heads % kv_heads != 0)
+      detail::invalid("query_heads ", query_heads, " is not a multiple of kv_heads ", kv_heads);
+  }
+};
+
+}  // namespace infinipot

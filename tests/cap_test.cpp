@@ -1,0 +1,395 @@
+#include "infinipot/cap.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <span>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "allocation_counter.hpp"
+#include "infinipot/element.hpp"
+#include "reference/random.hpp"
+#include "reference/reference_scores.hpp"
+
+namespace {
+
+using infinipot::Alibi;
+using infinipot::AttentionForm;
+using infinipot::CapScorer;
+using infinipot::KeyRows;
+using infinipot::Queries;
+using infinipot::Reduce;
+using infinipot::Shape;
+using infinipot::SlidingWindow;
+using reference::CapCase;
+
+constexpr float inf = std::numeric_limits<float>::infinity();
+constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+
+std::vector<float> random_floats(std::size_t n, std::uint64_t seed, float spread) {
+  reference::Random random(seed);
+  std::vector<float> values(n);
+  for (float& x : values) x = spread * static_cast<float>(random.uniform());
+  return values;
+}
+
+/// `first` entries in front of `count` queries. `spread` of queries and keys sets the size of the logits.
+CapCase random_case(const Shape& shape, std::size_t first, std::size_t count, std::uint64_t seed, float spread = 1.5F) {
+  CapCase c{.shape = shape, .first = first, .count = count, .queries = {}, .keys = {}, .bias = {}};
+  c.kv_head = seed % shape.kv_heads;
+  c.queries = random_floats(count * shape.query_heads * shape.head_dim, seed, spread);
+  c.keys = random_floats((first + count) * shape.head_dim, seed + 1000, spread);
+  return c;
+}
+
+Queries queries_of(const CapCase& c) {
+  const auto d = static_cast<std::ptrdiff_t>(c.shape.head_dim);
+  return {c.queries.data(), c.count, static_cast<std::ptrdiff_t>(c.shape.query_heads) * d, d};
+}
+
+auto keys_of(const CapCase& c) {
+  return [&c](std::size_t from, std::size_t, float*) {
+    return KeyRows{c.keys.data() + from * c.shape.head_dim, static_cast<std::ptrdiff_t>(c.shape.head_dim)};
+  };
+}
+
+std::vector<float> scores_of(const CapCase& c, const AttentionForm& form, Reduce reduce,
+                             std::vector<float> scores = {}) {
+  scores.resize(c.entries(), 0);
+  CapScorer(c.shape, c.entries()).accumulate(queries_of(c), c.kv_head, c.first, keys_of(c), form, reduce, scores);
+  return scores;
+}
+
+void expect_near(const std::vector<float>& actual, const reference::Scored& expected) {
+  ASSERT_EQ(actual.size(), expected.value.size());
+  for (std::size_t t = 0; t < actual.size(); ++t) {
+    if (std::isnan(expected.value[t]))
+      ASSERT_TRUE(std::isnan(actual[t])) << "entry " << t << " is " << actual[t];
+    else
+      ASSERT_NEAR(actual[t], expected.value[t], expected.tolerance[t]) << "entry " << t;
+  }
+}
+
+void expect_reference(const CapCase& c, const AttentionForm& form = {}) {
+  for (const Reduce reduce : {Reduce::sum, Reduce::max}) {
+    SCOPED_TRACE(testing::Message() << "first " << c.first << " queries " << c.count << " head_dim " << c.shape.head_dim
+                                    << " heads " << c.shape.query_heads << "/" << c.shape.kv_heads
+                                    << (reduce == Reduce::sum ? " sum" : " max"));
+    ASSERT_NO_FATAL_FAILURE(expect_near(scores_of(c, form, reduce),
+                                        reference::cap(c, reduce, std::vector<float>(c.entries(), 0))));
+  }
+}
+
+/// Every (layers, query_heads, kv_heads, head_dim) with one layer.
+Shape heads(std::size_t query_heads, std::size_t kv_heads, std::size_t head_dim) {
+  return {1, query_heads, kv_heads, head_dim};
+}
+
+TEST(Cap, MatchesTheReferenceForEveryNumberOfQueriesAndEntries) {
+  std::uint64_t seed = 1;
+  for (const std::size_t count : {1U, 2U, 3U, 7U, 8U, 15U, 16U, 17U, 31U, 32U, 33U, 63U, 64U, 65U})
+    for (const std::size_t first : {0U, 1U, 2U, 7U, 13U, 63U, 64U, 65U, 127U, 128U, 129U, 131U})
+      ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(2, 1, 12), first, count, seed++)));
+}
+
+TEST(Cap, MatchesTheReferenceForLongTexts) {
+  ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(3, 1, 64), 1000, 32, 1)));
+  ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(1, 1, 8), 8191, 2, 2)));
+}
+
+TEST(Cap, MatchesTheReferenceForEveryHeadDim) {
+  for (const std::size_t d : {1U, 2U, 3U, 5U, 15U, 17U, 31U, 64U, 80U, 96U, 128U, 256U})
+    ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(2, 1, d), 70, 5, d)));
+}
+
+TEST(Cap, MatchesTheReferenceForEveryGrouping) {
+  for (const auto& [query_heads, kv_heads] : {std::pair{1U, 1U}, {4U, 4U}, {4U, 2U}, {9U, 3U}, {8U, 1U}, {71U, 1U}})
+    for (std::uint64_t seed = 0; seed < kv_heads; ++seed)  // every kv head
+      for (const std::size_t count : {1U, 5U, 33U})
+        ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(query_heads, kv_heads, 16), 40, count, seed)));
+}
+
+TEST(Cap, ScaleSoftCapAndTheirCombination) {
+  for (const double scale : {0.0, 0.03, 1.0, -0.5})
+    for (const double cap : {0.0, 0.5, 5.0, 50.0}) {
+      auto c = random_case(heads(4, 2, 32), 100, 6, 3);
+      c.scale = scale;
+      c.soft_cap = cap;
+      c.scale = static_cast<double>(static_cast<float>(scale));  // as given to the library
+      const AttentionForm form{.scale = static_cast<float>(scale), .soft_cap = static_cast<float>(cap)};
+      SCOPED_TRACE(testing::Message() << "scale " << scale << " cap " << cap);
+      ASSERT_NO_FATAL_FAILURE(expect_reference(c, form));
+    }
+}
+
+TEST(Cap, SoftCapHoldsForLogitsFarBeyondIt) {
+  auto c = random_case(heads(2, 1, 16), 50, 3, 4, 100);
+  c.soft_cap = 2;
+  ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.soft_cap = 2}));
+}
+
+TEST(Cap, AlibiIsPerQueryHead) {
+  const std::vector<float> slopes{0.5F, 0.25F, 0.125F, 0.0625F, 1, 0.03125F};
+  const Alibi alibi(slopes);
+  for (const std::uint64_t seed : {0U, 1U})  // both kv heads
+    for (const std::size_t count : {1U, 11U, 40U}) {
+      auto c = random_case(heads(6, 2, 16), 60, count, seed);
+      c.bias = [&](std::size_t head, std::size_t query, std::size_t t) {
+        return -static_cast<double>(slopes[head]) * static_cast<double>(query - t);
+      };
+      ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.bias = &alibi}));
+    }
+}
+
+std::function<double(std::size_t, std::size_t, std::size_t)> window_bias(std::size_t window) {
+  return [window](std::size_t, std::size_t query, std::size_t t) {
+    return query - t < window ? 0 : -reference::infinity;
+  };
+}
+
+TEST(Cap, SlidingWindowHidesWhatIsOlder) {
+  for (const std::size_t window : {1U, 2U, 10U, 64U, 1000U}) {
+    const SlidingWindow bias(window);
+    auto c = random_case(heads(2, 1, 16), 100, 35, window);
+    c.bias = window_bias(window);
+    ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.bias = &bias}));
+    const auto scores = scores_of(c, {.bias = &bias}, Reduce::sum);
+    for (std::size_t t = 0; t + window <= c.first; ++t) ASSERT_EQ(scores[t], 0.0F) << t;
+  }
+}
+
+/// Hides everything from the queries of one head.
+class Blindfold final : public infinipot::AttentionBias {
+ public:
+  explicit Blindfold(std::size_t head) : head_(head) {}
+  void add(std::size_t head, std::size_t, std::span<float> logits) const noexcept override {
+    if (head == head_) std::fill(logits.begin(), logits.end(), -inf);
+  }
+
+ private:
+  std::size_t head_;
+};
+
+TEST(Cap, AQueryThatSeesNothingPaysNothing) {
+  const Blindfold alone(0);
+  const auto lone = random_case(heads(1, 1, 8), 20, 4, 1);
+  for (const Reduce reduce : {Reduce::sum, Reduce::max})
+    EXPECT_EQ(scores_of(lone, {.bias = &alone}, reduce), std::vector<float>(24, 0));
+
+  const Blindfold second(1);
+  auto c = random_case(heads(3, 1, 8), 20, 4, 1);
+  c.bias = [](std::size_t head, std::size_t, std::size_t) { return head == 1 ? -reference::infinity : 0; };
+  ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.bias = &second}));
+}
+
+TEST(Cap, LargeLogitsDoNotOverflow) {
+  for (const std::size_t count : {1U, 20U}) {
+    const auto c = random_case(heads(2, 1, 64), 300, count, count, 100);  // logits of some 1e4
+    ASSERT_NO_FATAL_FAILURE(expect_reference(c));
+  }
+  // One entry far above the others, at each place: it gets all, and 0 * overflow is nowhere.
+  for (std::size_t top = 0; top <= 70; ++top) {
+    CapCase c = random_case(heads(1, 1, 2), 70, 1, 1);
+    std::fill(c.queries.begin(), c.queries.end(), 100.0F);
+    std::fill(c.keys.begin(), c.keys.end(), -100.0F);
+    c.keys[2 * top] = c.keys[2 * top + 1] = 100;
+    std::vector<float> expected(71, 0);
+    expected[top] = 1;
+    ASSERT_EQ(scores_of(c, {}, Reduce::sum), expected);
+    ASSERT_EQ(scores_of(c, {}, Reduce::max), expected);
+  }
+}
+
+TEST(Cap, AHiddenEntryMayHaveTheLargestLogit) {
+  // The catalyst's own last key attracts every query, but only the last may see it.
+  auto c = random_case(heads(2, 1, 4), 30, 5, 9, 0.1F);
+  std::fill(c.queries.begin(), c.queries.end(), 30.0F);
+  std::fill(c.keys.end() - 4, c.keys.end(), 30.0F);
+  ASSERT_NO_FATAL_FAILURE(expect_reference(c));
+}
+
+TEST(Cap, ScoresAddUpToTheNumberOfRows) {
+  for (const std::size_t count : {1U, 9U, 32U, 50U}) {
+    const auto c = random_case(heads(6, 2, 24), 333, count, count);
+    double total = 0;
+    for (const float score : scores_of(c, {}, Reduce::sum)) total += static_cast<double>(score);
+    const auto rows = static_cast<double>(3 * count);
+    // Each of the rows sums to 1 within the roundings of its sum; each score within those of its additions.
+    EXPECT_NEAR(total, rows, rows * reference::unit * 200);
+  }
+}
+
+TEST(Cap, ScoresAccumulateOnTopOfWhatIsThere) {
+  const auto c = random_case(heads(2, 1, 16), 90, 37, 5);
+  const auto before = random_floats(c.entries(), 77, 0.5F);
+  for (const Reduce reduce : {Reduce::sum, Reduce::max})
+    ASSERT_NO_FATAL_FAILURE(expect_near(scores_of(c, {}, reduce, before), reference::cap(c, reduce, before)));
+}
+
+TEST(Cap, NaNThatIsThereAlreadyStays) {
+  const auto c = random_case(heads(2, 1, 16), 9, 3, 5);
+  for (const Reduce reduce : {Reduce::sum, Reduce::max}) {
+    std::vector<float> before(c.entries(), 0);
+    before[4] = nan;
+    ASSERT_NO_FATAL_FAILURE(expect_near(scores_of(c, {}, reduce, before), reference::cap(c, reduce, before)));
+  }
+}
+
+TEST(Cap, ScoresBeyondTheLastQueryAreLeftAlone) {
+  const auto c = random_case(heads(2, 1, 16), 40, 3, 5);
+  std::vector<float> scores(100, -9);
+  CapScorer(c.shape, 200).accumulate(queries_of(c), 0, c.first, keys_of(c), {}, Reduce::sum, scores);
+  for (std::size_t t = c.entries(); t < scores.size(); ++t) EXPECT_EQ(scores[t], -9.0F) << t;
+}
+
+TEST(Cap, NoQueriesChangeNothing) {
+  auto c = random_case(heads(2, 1, 16), 40, 0, 5);
+  EXPECT_EQ(scores_of(c, {}, Reduce::sum), std::vector<float>(40, 0));
+}
+
+TEST(Cap, ReadsStridedKeysAndQueries) {
+  const auto c = random_case(heads(4, 2, 10), 75, 20, 6);
+  const auto plain = scores_of(c, {}, Reduce::sum);
+
+  // (head, token) order, rows 13 apart; keys 17 apart. Everything between is NaN.
+  std::vector<float> queries(4 * 20 * 13, nan), keys(95 * 17, nan);
+  for (std::size_t i = 0; i < 20; ++i)
+    for (std::size_t h = 0; h < 4; ++h)
+      std::copy_n(c.queries.data() + (i * 4 + h) * 10, 10, queries.data() + (h * 20 + i) * 13);
+  for (std::size_t t = 0; t < 95; ++t) std::copy_n(c.keys.data() + t * 10, 10, keys.data() + t * 17);
+  const auto rows = [&](std::size_t from, std::size_t, float*) { return KeyRows{keys.data() + from * 17, 17}; };
+  std::vector<float> scores(95, 0);
+  CapScorer(c.shape, 95).accumulate({queries.data(), 20, 13, 20 * 13}, c.kv_head, 75, rows, {}, Reduce::sum, scores);
+  EXPECT_EQ(scores, plain);
+}
+
+template <class T>
+class CapOf : public testing::Test {};
+using Elements = testing::Types<infinipot::f32, infinipot::f16, infinipot::bf16>;
+TYPED_TEST_SUITE(CapOf, Elements);
+
+TYPED_TEST(CapOf, KeysThatAreConvertedTileByTile) {
+  for (const std::size_t first : {3U, 64U, 150U}) {
+    auto c = random_case(heads(3, 1, 20), first, 9, first);
+    std::vector<TypeParam> stored(c.keys.size());
+    infinipot::detail::from_float(c.keys.data(), c.keys.size(), stored.data());
+    infinipot::detail::to_float(stored.data(), stored.size(), c.keys.data());  // what the reference sees
+    std::size_t most = 0;
+    const auto rows = [&](std::size_t from, std::size_t count, float* tile) {
+      EXPECT_LE(from + count, c.entries());
+      most = std::max(most, count);
+      infinipot::detail::to_float(stored.data() + from * 20, count * 20, tile);
+      return KeyRows{tile, 20};
+    };
+    std::vector<float> scores(c.entries(), 0);
+    CapScorer(c.shape, c.entries()).accumulate(queries_of(c), 0, c.first, rows, {}, Reduce::sum, scores);
+    ASSERT_NO_FATAL_FAILURE(expect_near(scores, reference::cap(c, Reduce::sum, std::vector<float>(scores.size(), 0))));
+    EXPECT_EQ(scores, scores_of(c, {}, Reduce::sum)) << "where a key lies makes no difference";
+    EXPECT_LE(most, 64U);
+  }
+}
+
+// --- NaN ---------------------------------------------------------------------------------------------------
+
+TEST(Cap, NaNInOneQuerySpoilsOnlyWhatThatQuerySees) {
+  for (const std::size_t bad : {0U, 1U, 4U})
+    for (const float value : {nan, inf}) {
+      auto c = random_case(heads(2, 1, 8), 30, 5, 2);
+      c.queries[bad * 16 + 3] = value;  // inf * q of both signs: -inf or NaN or inf in the row
+      c.queries[bad * 16 + 4] = -value;
+      for (const Reduce reduce : {Reduce::sum, Reduce::max}) {
+        const auto scores = scores_of(c, {}, reduce);
+        for (std::size_t t = 30 + bad + 1; t < 35; ++t) ASSERT_FALSE(std::isnan(scores[t])) << bad << " " << t;
+      }
+      if (std::isnan(value)) {
+        ASSERT_NO_FATAL_FAILURE(expect_reference(c));
+      }
+    }
+}
+
+TEST(Cap, NaNInOneKeySpoilsOnlyTheQueriesThatSeeIt) {
+  // The last of five queries sees the NaN key of entry 34, and with it everything; the others do not.
+  auto last = random_case(heads(1, 1, 8), 30, 5, 2);
+  last.keys[34 * 8] = nan;
+  ASSERT_NO_FATAL_FAILURE(expect_reference(last));
+
+  const SlidingWindow window(4);
+  for (const std::size_t bad : {0U, 10U, 27U, 29U, 31U, 34U}) {
+    auto c = random_case(heads(2, 1, 8), 30, 5, 2);
+    c.bias = window_bias(4);
+    c.keys[bad * 8 + 2] = nan;
+    SCOPED_TRACE(testing::Message() << "entry " << bad);
+    ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.bias = &window}));
+  }
+}
+
+TEST(Cap, AKeyThatNobodySeesMayBeAnything) {
+  const SlidingWindow window(4);
+  for (const float value : {nan, inf, -inf}) {
+    const auto sound = random_case(heads(2, 1, 8), 80, 5, 2);
+    auto c = sound;
+    std::fill(c.keys.begin(), c.keys.begin() + 70 * 8, value);
+    for (const Reduce reduce : {Reduce::sum, Reduce::max})
+      EXPECT_EQ(scores_of(c, {.bias = &window}, reduce), scores_of(sound, {.bias = &window}, reduce)) << value;
+  }
+}
+
+TEST(Cap, AKeyOfMinusInfinityIsNotPaid) {
+  // 5 rows do not fill a block: what pads it must not turn 0 * inf into NaN.
+  auto c = random_case(heads(1, 1, 4), 20, 5, 2);
+  std::fill(c.queries.begin(), c.queries.end(), 1.0F);
+  c.keys[4 * 7] = -inf;
+  for (const Reduce reduce : {Reduce::sum, Reduce::max}) {
+    const auto scores = scores_of(c, {}, reduce);
+    for (std::size_t t = 0; t < scores.size(); ++t) EXPECT_FALSE(std::isnan(scores[t])) << t;
+    EXPECT_EQ(scores[7], 0.0F);
+  }
+}
+
+TEST(Cap, NaNDoesNotOutliveTheCall) {
+  auto c = random_case(heads(2, 1, 8), 80, 40, 2);
+  const auto expected = scores_of(c, {}, Reduce::sum);
+  CapScorer scorer(c.shape, c.entries());
+  auto bad = c;
+  std::fill(bad.keys.begin(), bad.keys.end(), nan);
+  std::vector<float> spoilt(c.entries(), 0), scores(c.entries(), 0);
+  scorer.accumulate(queries_of(bad), c.kv_head, c.first, keys_of(bad), {}, Reduce::sum, spoilt);
+  scorer.accumulate(queries_of(c), c.kv_head, c.first, keys_of(c), {}, Reduce::sum, scores);
+  EXPECT_TRUE(std::isnan(spoilt[0]));
+  EXPECT_EQ(scores, expected);
+}
+
+// --- The object --------------------------------------------------------------------------------------------
+
+TEST(Cap, AScorerWithMoreRoomGivesTheSameBits) {
+  const auto c = random_case(heads(4, 2, 16), 70, 21, 3);
+  std::vector<float> scores(c.entries(), 0);
+  CapScorer(c.shape, 5000).accumulate(queries_of(c), c.kv_head, c.first, keys_of(c), {}, Reduce::sum, scores);
+  EXPECT_EQ(scores, scores_of(c, {}, Reduce::sum));
+}
+
+TEST(Cap, AllocatesNothingAfterConstruction) {
+  const auto c = random_case(heads(4, 2, 16), 70, 21, 3);
+  const SlidingWindow window(9);
+  std::vector<float> scores(c.entries(), 0);
+  CapScorer scorer(c.shape, c.entries());
+  const allocation_counter::Scope use;
+  for (const Reduce reduce : {Reduce::sum, Reduce::max})
+    scorer.accumulate(queries_of(c), 1, c.first, keys_of(c), {.soft_cap = 5, .bias = &window}, reduce, scores);
+  const std::size_t calls = use.calls();
+  EXPECT_EQ(calls, 0U);
+}
+
+TEST(Cap, RejectsABadShape) {
+  EXPECT_THROW(CapScorer(heads(3, 2, 8), 10), std::invalid_argument);
+  EXPECT_THROW(CapScorer(heads(2, 2, 0), 10), std::invalid_argument);
+}
+
+}  // namespace

@@ -1,0 +1,611 @@
+#include "infinipot/pot.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "allocation_counter.hpp"
+#include "infinipot/concepts.hpp"
+#include "reference/random.hpp"
+#include "reference/reference_pot.hpp"
+#include "reference/reference_rope.hpp"
+
+namespace {
+
+using infinipot::bf16;
+using infinipot::Entry;
+using infinipot::f16;
+using infinipot::Granularity;
+using infinipot::Index;
+using infinipot::KeyStorage;
+using infinipot::KvLayout;
+using infinipot::Pairing;
+using infinipot::plain_rope;
+using infinipot::Pot;
+using infinipot::PotSettings;
+using infinipot::Rope;
+using infinipot::Selection;
+using infinipot::Shape;
+
+static_assert(infinipot::Store<Pot<float>> && infinipot::Store<Pot<f16>> && infinipot::Store<Pot<bf16>>);
+static_assert(infinipot::ReadableKeys<Pot<float>> && infinipot::ReadableKeys<Pot<f16>>);
+static_assert(std::is_nothrow_move_constructible_v<Pot<float>> && !std::is_copy_constructible_v<Pot<float>>);
+
+constexpr Granularity granularities[] = {Granularity::head, Granularity::layer, Granularity::shared};
+constexpr KeyStorage storages[] = {KeyStorage::rotated, KeyStorage::unrotated};
+constexpr Pairing pairings[] = {Pairing::half_split, Pairing::interleaved};
+
+struct Case {
+  Shape shape;
+  std::size_t rotary_dim, capacity;
+};
+const Case cases[] = {{{1, 1, 1, 2}, 2, 2},      {{2, 4, 2, 2}, 0, 3},     {{1, 3, 3, 64}, 64, 3},
+                      {{3, 4, 1, 64}, 32, 13},   {{2, 2, 2, 80}, 80, 7},   {{1, 8, 4, 80}, 20, 31},
+                      {{2, 6, 3, 96}, 96, 17},   {{1, 2, 2, 128}, 128, 63}, {{2, 2, 1, 128}, 126, 64},
+                      {{1, 4, 2, 256}, 256, 65}, {{5, 5, 5, 6}, 4, 23}};
+
+PotSettings settings_of(const Case& c, KeyStorage storage, Granularity granularity, Pairing pairing) {
+  return {.shape = c.shape,
+          .capacity = c.capacity,
+          .max_keep = c.capacity - 1,
+          .granularity = granularity,
+          .key_storage = storage,
+          .rope = plain_rope(c.rotary_dim, 10000, pairing)};
+}
+
+/// The key row that an engine would write for a raw key.
+std::vector<double> exact_key(const std::vector<double>& raw, const Rope& rope, KeyStorage storage,
+                              std::size_t position) {
+  return storage == KeyStorage::unrotated ? raw : reference::rotated(raw, rope, static_cast<double>(position));
+}
+
+/// An engine that fills pots with random tokens, and remembers in full precision what it wrote.
+template <class T>
+class Engine {
+ public:
+  Engine(const PotSettings& settings, std::uint64_t seed)
+      : settings_(settings), model_(settings.shape, settings.granularity), random_(seed) {}
+
+  /// Writes `count` tokens into all the pots, the same ones.
+  void feed(std::size_t count, const std::vector<Pot<T>*>& pots) {
+    std::vector<Entry> entries(count);
+    for (Entry& entry : entries) {
+      entry = {next_position_++, static_cast<infinipot::Token>(random_.below(1000)),
+               static_cast<float>(random_.uniform()), random_.below(4) == 0};
+      write(entry, pots);
+    }
+    for (Pot<T>* pot : pots) pot->append(entries);
+  }
+
+  /// A random selection, different in every lane.
+  Selection select(std::size_t keep) {
+    const std::size_t lanes = settings_.shape.lanes(settings_.granularity);
+    Selection selection(lanes, keep);
+    for (std::size_t lane = 0; lane < lanes; ++lane)
+      std::ranges::copy(random_.subset<Index>(keep, model_.size()), selection.lane(lane).begin());
+    return selection;
+  }
+
+  void expect_holds(const Pot<T>& pot) {
+    ASSERT_EQ(pot.size(), model_.size());
+    for (std::size_t layer = 0; layer < settings_.shape.layers; ++layer)
+      for (std::size_t head = 0; head < settings_.shape.kv_heads; ++head)
+        for (std::size_t i = 0; i < pot.size(); ++i) {
+          SCOPED_TRACE(testing::Message() << "layer " << layer << " head " << head << " entry " << i);
+          const reference::Item& item = model_.head(layer, head)[i];
+          ASSERT_NO_FATAL_FAILURE(expect_record(pot, model_.lane(layer, head), i, item));
+          ASSERT_NO_FATAL_FAILURE(expect_rows(pot.keys().row(layer, head, i), pot.values().row(layer, head, i), i,
+                                              item));
+        }
+  }
+
+  reference::Pot& model() { return model_; }
+  reference::Random& random() { return random_; }
+
+ private:
+  void write(const Entry& entry, const std::vector<Pot<T>*>& pots) {
+    const std::size_t d = settings_.shape.head_dim, at = model_.size();
+    for (std::size_t layer = 0; layer < settings_.shape.layers; ++layer)
+      for (std::size_t head = 0; head < settings_.shape.kv_heads; ++head) {
+        const std::vector<double> raw = random_.uniforms(d), value = random_.uniforms(d);
+        const auto key = exact_key(raw, settings_.rope, settings_.key_storage, at);
+        for (Pot<T>* pot : pots) {
+          std::ranges::transform(key, pot->keys().row(layer, head, at), reference::stored<T>);
+          std::ranges::transform(value, pot->values().row(layer, head, at), reference::stored<T>);
+        }
+        model_.head(layer, head).push_back({raw, {value.begin(), value.end()}, entry, 0});
+      }
+  }
+
+  void expect_record(const Pot<T>& pot, std::size_t lane, std::size_t i, const reference::Item& item) const {
+    ASSERT_EQ(pot.entries().positions(lane)[i], item.entry.position);
+    ASSERT_EQ(pot.entries().tokens(lane)[i], item.entry.token);
+    ASSERT_EQ(pot.entries().nuc(lane)[i], item.entry.nuc);
+    ASSERT_EQ(pot.entries().pinned(lane)[i] != 0, item.entry.pinned);
+    ASSERT_EQ(pot.entries().survived(lane)[i], item.survived);
+  }
+
+  void expect_rows(const T* key, const T* value, std::size_t i, const reference::Item& item) const {
+    const std::size_t d = settings_.shape.head_dim;
+    for (std::size_t c = 0; c < d; ++c) ASSERT_EQ(value[c], reference::stored<T>(item.value[c]));
+    if (settings_.key_storage == KeyStorage::unrotated) {
+      for (std::size_t c = 0; c < d; ++c) ASSERT_EQ(key[c], reference::stored<T>(item.raw_key[c]));
+    } else {
+      const auto exact = reference::rotated(item.raw_key, settings_.rope, static_cast<double>(i));
+      ASSERT_LE(reference::stored_error(key, exact, item.raw_key, settings_.rope), 1);
+    }
+  }
+
+  PotSettings settings_;
+  reference::Pot model_;
+  reference::Random random_;
+  std::uint64_t next_position_ = 0;
+};
+
+template <class T>
+class Pots : public testing::Test {};
+using Elements = testing::Types<float, f16, bf16>;
+TYPED_TEST_SUITE(Pots, Elements);
+
+template <class T, class Check>
+void for_all_settings(Check check) {
+  for (const Case& c : cases)
+    for (const KeyStorage storage : storages)
+      for (const Granularity granularity : granularities)
+        for (const Pairing pairing : pairings) {
+          SCOPED_TRACE(testing::Message() << "capacity " << c.capacity << " d " << c.shape.head_dim << " r "
+                                          << c.rotary_dim << " granularity " << static_cast<int>(granularity)
+                                          << " storage " << static_cast<int>(storage) << " pairing "
+                                          << static_cast<int>(pairing));
+          ASSERT_NO_FATAL_FAILURE(check(settings_of(c, storage, granularity, pairing)));
+        }
+}
+
+// --- What a pot holds -----------------------------------------------------------------------------------------
+
+TYPED_TEST(Pots, FollowAModelThroughRandomOperations) {
+  for_all_settings<TypeParam>([](const PotSettings& settings) {
+    Pot<TypeParam> pot(settings);
+    Engine<TypeParam> engine(settings, settings.capacity);
+    for (int round = 0; round < 6; ++round) {
+      const std::size_t room = settings.capacity - pot.size();
+      engine.feed(round % 2 == 0 ? room : engine.random().below(room + 1), {&pot});
+      if (engine.random().below(3) == 0) {
+        const std::size_t size = engine.random().below(pot.size() + 2);
+        pot.truncate(size);
+        engine.model().truncate(size);
+      }
+      ASSERT_NO_FATAL_FAILURE(engine.expect_holds(pot));
+      if (pot.size() == 0) continue;
+      const Selection kept = engine.select(1 + engine.random().below(std::min(pot.size(), settings.max_keep)));
+      pot.keep(kept);
+      engine.model().keep(kept);
+      ASSERT_NO_FATAL_FAILURE(engine.expect_holds(pot));
+    }
+  });
+}
+
+TYPED_TEST(Pots, TruncationBelowTheSurvivorsForgetsTheirOrigins) {
+  // New keys are written where survivors stood; their origins must not be taken for those of the new ones.
+  const PotSettings settings = settings_of(cases[6], KeyStorage::rotated, Granularity::head, Pairing::half_split);
+  Pot<TypeParam> pot(settings);
+  Engine<TypeParam> engine(settings, 1);
+  for (int round = 0; round < 10; ++round) {
+    engine.feed(settings.capacity - pot.size(), {&pot});
+    Selection kept = engine.select(10);
+    pot.keep(kept);
+    engine.model().keep(kept);
+    pot.truncate(4);
+    engine.model().truncate(4);
+    engine.feed(6, {&pot});
+    kept = engine.select(8);
+    pot.keep(kept);
+    engine.model().keep(kept);
+    ASSERT_NO_FATAL_FAILURE(engine.expect_holds(pot));
+  }
+}
+
+TYPED_TEST(Pots, KeepingNothingEmptiesThem) {
+  const PotSettings settings = settings_of(cases[3], KeyStorage::rotated, Granularity::head, Pairing::interleaved);
+  Pot<TypeParam> pot(settings);
+  Engine<TypeParam> engine(settings, 2);
+  engine.feed(9, {&pot});
+  pot.keep(Selection(3, 0));
+  engine.model().truncate(0);
+  EXPECT_EQ(pot.size(), 0u);
+  engine.feed(settings.capacity, {&pot});
+  engine.expect_holds(pot);
+}
+
+TYPED_TEST(Pots, SurviveAMove) {
+  const PotSettings settings = settings_of(cases[5], KeyStorage::rotated, Granularity::head, Pairing::half_split);
+  Pot<TypeParam> first(settings);
+  Engine<TypeParam> engine(settings, 3);
+  engine.feed(20, {&first});
+  Selection kept = engine.select(11);
+  first.keep(kept);
+  engine.model().keep(kept);
+  Pot<TypeParam> second(std::move(first));
+  ASSERT_NO_FATAL_FAILURE(engine.expect_holds(second));
+  Pot<TypeParam> third({.shape = {1, 1, 1, 2}, .capacity = 2, .rope = {}});
+  third = std::move(second);
+  engine.feed(15, {&third});
+  kept = engine.select(7);
+  third.keep(kept);
+  engine.model().keep(kept);
+  ASSERT_NO_FATAL_FAILURE(engine.expect_holds(third));
+}
+
+TEST(Pot, TwoLanesKeepDifferentTokensAndDoNotTouchEachOther) {
+  // Head 0 keeps the first entries, which do not move: not a bit of it may change, whatever head 1 does.
+  const PotSettings settings{
+      .shape = {1, 2, 2, 8}, .capacity = 8, .max_keep = 4, .granularity = Granularity::head, .rope = plain_rope(8)};
+  Pot<float> pot(settings);
+  Engine<float> engine(settings, 4);
+  engine.feed(8, {&pot});
+  const std::vector<float> before(pot.keys().head(0, 0), pot.keys().head(0, 0) + 4 * 8);
+  Selection kept(2, 4);
+  std::ranges::copy(std::vector<Index>{0, 1, 2, 3}, kept.lane(0).begin());
+  std::ranges::copy(std::vector<Index>{1, 4, 6, 7}, kept.lane(1).begin());
+  pot.keep(kept);
+  engine.model().keep(kept);
+  engine.expect_holds(pot);
+  EXPECT_TRUE(std::equal(before.begin(), before.end(), pot.keys().head(0, 0)));
+  EXPECT_TRUE(std::ranges::equal(pot.entries().positions(0), std::vector<std::uint64_t>{0, 1, 2, 3}));
+  EXPECT_TRUE(std::ranges::equal(pot.entries().positions(1), std::vector<std::uint64_t>{1, 4, 6, 7}));
+}
+
+TEST(Pot, ShowsItsSettings) {
+  const Rope rope = plain_rope(32, 500000, Pairing::interleaved);
+  const Pot<f16> pot({.shape = {3, 6, 2, 64},
+                      .capacity = 21,
+                      .granularity = Granularity::layer,
+                      .key_storage = KeyStorage::unrotated,
+                      .rope = rope});
+  EXPECT_EQ(pot.shape(), (Shape{3, 6, 2, 64}));
+  EXPECT_EQ(pot.capacity(), 21u);
+  EXPECT_EQ(pot.max_keep(), 10u);  // half, rounded down
+  EXPECT_EQ(pot.granularity(), Granularity::layer);
+  EXPECT_EQ(pot.key_storage(), KeyStorage::unrotated);
+  EXPECT_EQ(pot.rope().frequencies, rope.frequencies);
+  EXPECT_EQ(pot.rope().pairing, Pairing::interleaved);
+  EXPECT_EQ(pot.size(), 0u);
+  EXPECT_EQ(pot.entries().lanes(), 3u);
+  EXPECT_EQ(pot.entries().capacity(), 21u);
+}
+
+TEST(Pot, RowsStandOnCacheLines) {
+  const Pot<f16> pot({.shape = {2, 2, 2, 80}, .capacity = 5, .rope = plain_rope(80)});
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pot.keys().data) % 64, 0u);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pot.values().data) % 64, 0u);
+}
+
+// --- Layouts --------------------------------------------------------------------------------------------------
+
+/// An engine's own memory: canaries everywhere, so that whatever is no row of the pot can be checked.
+template <class T>
+struct Memory {
+  static constexpr std::size_t guard = 7;
+
+  Memory(const Shape& s, std::size_t rows, std::size_t elements) : shape(s), capacity(rows), data(elements, canary()) {}
+
+  static T canary() { return T(-77.0f); }
+
+  /// calm, yalm: separate K and V, (layer, entry, kv_heads * head_dim), with `gap` elements after each entry.
+  static Memory calm(const Shape& shape, std::size_t capacity, std::size_t gap) {
+    const std::size_t entry = shape.kv_heads * shape.head_dim + gap, half = shape.layers * capacity * entry;
+    Memory memory(shape, capacity, guard + half + guard + half + guard);
+    const auto layer = static_cast<std::ptrdiff_t>(capacity * entry), row = static_cast<std::ptrdiff_t>(entry);
+    const auto head = static_cast<std::ptrdiff_t>(shape.head_dim);
+    T* const keys = memory.data.data() + guard;
+    memory.layout = {{keys, layer, head, row}, {keys + half + guard, layer, head, row}};
+    return memory;
+  }
+
+  /// gemma.cpp: one row per entry, [layer][kv_head][K, V], with `gap` elements after each row.
+  static Memory gemma(const Shape& shape, std::size_t capacity, std::size_t gap) {
+    const std::size_t d = shape.head_dim, entry = shape.heads() * 2 * d + gap;
+    Memory memory(shape, capacity, guard + capacity * entry + guard);
+    const auto layer = static_cast<std::ptrdiff_t>(shape.kv_heads * 2 * d);
+    const auto head = static_cast<std::ptrdiff_t>(2 * d), row = static_cast<std::ptrdiff_t>(entry);
+    T* const keys = memory.data.data() + guard;
+    memory.layout = {{keys, layer, head, row}, {keys + d, layer, head, row}};
+    return memory;
+  }
+
+  /// A copy with all rows of the pot blanked: what is left must never change.
+  std::vector<T> outside() {
+    std::vector<T> copy = data;
+    for (const auto& rows : {layout.keys, layout.values})
+      for (std::size_t layer = 0; layer < shape.layers; ++layer)
+        for (std::size_t head = 0; head < shape.kv_heads; ++head)
+          for (std::size_t i = 0; i < capacity; ++i)
+            std::fill_n(copy.begin() + (rows.row(layer, head, i) - data.data()), shape.head_dim, T(0.0f));
+    return copy;
+  }
+
+  std::size_t non_canaries() {
+    const auto left = outside();
+    return static_cast<std::size_t>(std::ranges::count_if(left, [](T v) { return v != canary() && v != T(0.0f); }));
+  }
+
+  Shape shape;
+  std::size_t capacity;
+  std::vector<T> data;
+  KvLayout<T> layout;
+};
+
+template <class T>
+void expect_same_bits(const Pot<T>& a, const Pot<T>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  const std::size_t d = a.shape().head_dim;
+  for (std::size_t layer = 0; layer < a.shape().layers; ++layer)
+    for (std::size_t head = 0; head < a.shape().kv_heads; ++head)
+      for (std::size_t i = 0; i < a.size(); ++i) {
+        const auto same = [&](const infinipot::Rows<T>& x, const infinipot::Rows<T>& y) {
+          return std::memcmp(static_cast<const void*>(x.row(layer, head, i)),
+                             static_cast<const void*>(y.row(layer, head, i)), d * sizeof(T)) == 0;
+        };
+        ASSERT_TRUE(same(a.keys(), b.keys())) << "key " << layer << ", " << head << ", " << i;
+        ASSERT_TRUE(same(a.values(), b.values())) << "value " << layer << ", " << head << ", " << i;
+      }
+}
+
+TYPED_TEST(Pots, OverAnEnginesMemoryAgreeBitForBitWithTheirOwn) {
+  for_all_settings<TypeParam>([](const PotSettings& settings) {
+    for (const std::size_t gap : {0u, 5u}) {
+      auto calm = Memory<TypeParam>::calm(settings.shape, settings.capacity, gap);
+      auto gemma = Memory<TypeParam>::gemma(settings.shape, settings.capacity, gap);
+      const auto calm_outside = calm.outside(), gemma_outside = gemma.outside();
+      Pot<TypeParam> own(settings), over_calm(settings, calm.layout), over_gemma(settings, gemma.layout);
+      Engine<TypeParam> engine(settings, 5);
+      for (int round = 0; round < 4; ++round) {
+        engine.feed(settings.capacity - own.size(), {&own, &over_calm, &over_gemma});
+        const Selection kept = engine.select(1 + engine.random().below(settings.max_keep));
+        for (Pot<TypeParam>* pot : {&own, &over_calm, &over_gemma}) pot->keep(kept);
+        engine.model().keep(kept);
+        ASSERT_NO_FATAL_FAILURE(expect_same_bits(own, over_calm));
+        ASSERT_NO_FATAL_FAILURE(expect_same_bits(own, over_gemma));
+      }
+      ASSERT_NO_FATAL_FAILURE(engine.expect_holds(over_gemma));
+      ASSERT_EQ(calm.outside(), calm_outside);
+      ASSERT_EQ(gemma.outside(), gemma_outside);
+      ASSERT_EQ(calm.non_canaries() + gemma.non_canaries(), 0u);
+    }
+  });
+}
+
+TEST(Pot, OverAnEnginesMemoryAllocatesNoRows) {
+  const PotSettings settings{.shape = {4, 4, 4, 64}, .capacity = 128, .rope = plain_rope(64)};
+  auto memory = Memory<float>::calm(settings.shape, settings.capacity, 0);
+  const std::size_t rows = 2 * settings.shape.heads() * settings.capacity * settings.shape.head_dim * sizeof(float);
+  const Pot<float> own(settings), view(settings, memory.layout);
+  EXPECT_EQ(own.bytes() - view.bytes(), rows);
+  EXPECT_EQ(view.keys().data, memory.layout.keys.data);
+  EXPECT_EQ(view.values().data, memory.layout.values.data);
+}
+
+// --- Reading keys ---------------------------------------------------------------------------------------------
+
+/// A key as read must be the stored one, rotated in double precision for its place if that is left to the reader.
+template <class T>
+void expect_key_read(const Pot<T>& pot, const T* stored, std::size_t position, const float* key) {
+  const std::size_t d = pot.shape().head_dim;
+  std::vector<double> raw(d);
+  for (std::size_t c = 0; c < d; ++c) raw[c] = static_cast<double>(static_cast<float>(stored[c]));
+  const auto exact = pot.key_storage() == KeyStorage::rotated
+                         ? raw
+                         : reference::rotated(raw, pot.rope(), static_cast<double>(position));
+  const auto norms = reference::pair_norms(raw, pot.rope());
+  // One more rounding than a rotation has: of the product with the attention factor.
+  const double bound = pot.key_storage() == KeyStorage::rotated ? 0 : reference::rotation_error + 0x1.01p-24;
+  for (std::size_t c = 0; c < d; ++c) ASSERT_NEAR(key[c], exact[c], bound * norms[c]) << "channel " << c;
+}
+
+template <class T>
+void expect_key_rows(const Pot<T>& pot, std::size_t layer, std::size_t head, std::size_t first) {
+  const std::size_t d = pot.shape().head_dim, count = pot.size() - first;
+  std::vector<float> tile(count * d + 1, 42.0f);
+  const infinipot::KeyRows rows = pot.key_rows(layer, head, first, count, tile.data());
+  const void* where = tile.data();
+  if (std::same_as<T, float> && pot.key_storage() == KeyStorage::rotated) where = pot.keys().row(layer, head, first);
+  ASSERT_EQ(static_cast<const void*>(rows.data), where);
+  ASSERT_EQ(tile.back(), 42.0f);
+  for (std::size_t i = 0; i < count; ++i)
+    ASSERT_NO_FATAL_FAILURE(expect_key_read(pot, pot.keys().row(layer, head, first + i), first + i,
+                                            rows.data + static_cast<std::ptrdiff_t>(i) * rows.stride));
+}
+
+TYPED_TEST(Pots, KeyRowsAreTheKeysInFloat) {
+  for_all_settings<TypeParam>([](PotSettings settings) {
+    settings.rope.attention_factor = 1.25;
+    auto memory = Memory<TypeParam>::gemma(settings.shape, settings.capacity, 3);
+    Pot<TypeParam> own(settings), view(settings, memory.layout);
+    Engine<TypeParam> engine(settings, 6);
+    engine.feed(settings.capacity, {&own, &view});
+    const Selection kept = engine.select((settings.capacity + 1) / 2);
+    for (Pot<TypeParam>* pot : {&own, &view}) {
+      pot->keep(kept);
+      for (std::size_t layer = 0; layer < settings.shape.layers; ++layer)
+        for (std::size_t head = 0; head < settings.shape.kv_heads; ++head)
+          for (const std::size_t first : {std::size_t{0}, pot->size() / 2})
+            ASSERT_NO_FATAL_FAILURE(expect_key_rows(*pot, layer, head, first));
+    }
+  });
+}
+
+TEST(Pot, KeyRowsReachWrittenEntriesBeforeTheyAreAppended) {
+  Pot<float> pot({.shape = {1, 1, 1, 2}, .capacity = 4, .rope = plain_rope(2)});
+  pot.keys().row(0, 0, 2)[1] = 5;
+  const auto rows = pot.key_rows(0, 0, 2, 1, nullptr);
+  EXPECT_EQ(rows.data[1], 5);
+}
+
+TEST(Pot, AnglesReachTheLastPosition) {
+  const Pot<float> pot({.shape = {1, 1, 1, 8}, .capacity = 100, .rope = plain_rope(8)});
+  for (std::size_t i = 0; i < 4; ++i)
+    EXPECT_NEAR(pot.angles()[99].sin[i], std::sin(99 * std::pow(10, -static_cast<double>(i))), 1e-7);
+}
+
+// --- Allocation -----------------------------------------------------------------------------------------------
+
+TYPED_TEST(Pots, AllocateNothingAfterConstruction) {
+  for (const KeyStorage storage : storages)
+    for (const Granularity granularity : granularities) {
+      const PotSettings settings = settings_of(cases[6], storage, granularity, Pairing::half_split);
+      Pot<TypeParam> pot(settings);
+      Engine<TypeParam> engine(settings, 7);
+      engine.feed(settings.capacity, {&pot});
+      const Selection kept = engine.select(settings.max_keep);
+      const std::vector<Entry> added(1);
+      std::vector<float> tile(settings.capacity * settings.shape.head_dim);
+      const allocation_counter::Scope use;
+      pot.keep(kept);
+      pot.append(added);
+      pot.key_rows(1, 2, 0, pot.size(), tile.data());
+      pot.truncate(3);
+      Pot<TypeParam> moved(std::move(pot));
+      moved.append(added);
+      EXPECT_EQ(use.calls(), 0u);
+    }
+}
+
+TYPED_TEST(Pots, AllocateOnceInTheConstructor) {
+  for (const KeyStorage storage : storages)
+    for (const bool foreign : {false, true}) {
+      PotSettings settings = settings_of(cases[6], storage, Granularity::head, Pairing::half_split);
+      auto memory = Memory<TypeParam>::calm(settings.shape, settings.capacity, 0);
+      const allocation_counter::Scope construction;
+      // Moved in, the rope's vector is not copied.
+      const Pot<TypeParam> pot =
+          foreign ? Pot<TypeParam>(std::move(settings), memory.layout) : Pot<TypeParam>(std::move(settings));
+      const std::size_t calls = construction.calls(), bytes = construction.bytes();
+      EXPECT_EQ(calls, 1u);
+      EXPECT_EQ(bytes, pot.bytes());
+    }
+}
+
+TYPED_TEST(Pots, CopyTheRopeOnceIfItIsNotMovedIn) {
+  const PotSettings settings = settings_of(cases[6], KeyStorage::rotated, Granularity::head, Pairing::half_split);
+  const allocation_counter::Scope construction;
+  const Pot<TypeParam> pot(settings);
+  const std::size_t bytes = construction.bytes();
+  EXPECT_EQ(bytes, pot.bytes() + settings.rope.frequencies.size() * sizeof(double));
+}
+
+TYPED_TEST(Pots, BytesAreWhatTheArraysNeed) {
+  const std::size_t L = 2, G = 3, d = 96, M = 64, C = 32;
+  for (const Granularity granularity : granularities) {
+    const std::size_t lanes = granularity == Granularity::head ? L * G : granularity == Granularity::layer ? L : 1;
+    const Pot<TypeParam> pot({.shape = {L, G, G, d}, .capacity = M, .granularity = granularity, .rope = plain_rope(d)});
+    const std::size_t rows = L * G * (M + M + C) * d * sizeof(TypeParam), first_positions = lanes * C * 4;
+    const std::size_t angles = M * d * 4, records = lanes * M * (8 + 4 + 4 + 1 + 4);
+    const std::size_t needed = rows + first_positions + angles + records, arrays = 10;
+    EXPECT_GE(pot.bytes(), needed);
+    EXPECT_LE(pot.bytes(), needed + arrays * 63);  // aligned to cache lines
+  }
+}
+
+TEST(Pot, UnrotatedKeysNeedNoOriginals) {
+  // Keys as projected move as they are: nothing of the size of a key is remembered of them.
+  PotSettings settings{.shape = {2, 2, 2, 64}, .capacity = 64, .rope = plain_rope(64)};
+  const std::size_t rotated = Pot<float>(settings).bytes();
+  settings.key_storage = KeyStorage::unrotated;
+  EXPECT_LE(Pot<float>(settings).bytes() + 4 * 32 * 64 * sizeof(float), rotated);
+}
+
+// --- Errors ---------------------------------------------------------------------------------------------------
+
+std::string error_of(const PotSettings& settings) {
+  try {
+    const Pot<f16> pot(settings);
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  } catch (const std::exception& error) {
+    return std::string("not std::invalid_argument, but ") + error.what();
+  }
+  return "nothing thrown";
+}
+
+void expect_error(const PotSettings& settings, const std::vector<std::string>& parts) {
+  const std::string message = error_of(settings);
+  for (const std::string& part : parts)
+    EXPECT_NE(message.find(part), std::string::npos) << "'" << part << "' is not in: " << message;
+}
+
+const PotSettings good{.shape = {2, 4, 2, 8}, .capacity = 8, .max_keep = 4, .rope = plain_rope(8)};
+
+TEST(PotErrors, GoodSettingsPass) { EXPECT_EQ(error_of(good), "nothing thrown"); }
+
+TEST(PotErrors, CapacityOutOfRange) {
+  for (const std::size_t capacity : {std::size_t{0}, std::size_t{1}, std::size_t{1} << 32}) {
+    PotSettings settings = good;
+    settings.capacity = capacity;
+    settings.max_keep = 0;
+    expect_error(settings, {"capacity " + std::to_string(capacity), "2 .. 4294967295"});
+  }
+}
+
+TEST(PotErrors, MaxKeepNotBelowCapacity) {
+  for (const std::size_t max_keep : {std::size_t{8}, std::size_t{9}, ~std::size_t{0}}) {
+    PotSettings settings = good;
+    settings.max_keep = max_keep;
+    expect_error(settings, {"max_keep " + std::to_string(max_keep), "capacity 8"});
+  }
+  PotSettings settings = good;
+  settings.max_keep = 7;
+  EXPECT_EQ(error_of(settings), "nothing thrown");
+}
+
+TEST(PotErrors, HeadCountsThatDoNotDivide) {
+  PotSettings settings = good;
+  settings.shape.kv_heads = 3;
+  expect_error(settings, {"query_heads 4", "kv_heads 3"});
+  settings.shape.kv_heads = 0;
+  expect_error(settings, {"kv_heads 0"});
+}
+
+TEST(PotErrors, RopeWiderThanAHead) {
+  PotSettings settings = good;
+  settings.rope = plain_rope(10);
+  expect_error(settings, {"turns 10 channels", "head_dim is 8"});
+}
+
+TEST(PotErrors, RopeThatIsNotFinite) {
+  for (const double bad : {std::nan(""), HUGE_VAL}) {
+    PotSettings settings = good;
+    settings.rope.frequencies[2] = bad;
+    expect_error(settings, {"frequency " + std::string(std::isnan(bad) ? "nan" : "inf")});
+  }
+  PotSettings settings = good;
+  settings.rope.attention_factor = -1;
+  expect_error(settings, {"attention factor -1"});
+}
+
+TEST(PotErrors, SizesThatOverflow) {
+  constexpr std::size_t one = 1;
+  // From the second on, products of the dimensions wrap around to something small.
+  const std::tuple<Shape, std::size_t, std::string> too_large[] = {
+      {{one << 20, 1, 1, one << 20}, one << 22, std::to_string(one << 62)},
+      {{one << 20, 1, 1, one << 20}, one << 24, "too large"},
+      {{one << 32, one << 32, one << 32, 2}, 4, "too large"},
+      {{(one << 32) + 1, (one << 32) - 1, (one << 32) - 1, 2}, 4, "too large"}};
+  for (const auto& [shape, capacity, part] : too_large) {
+    PotSettings settings{.shape = shape, .capacity = capacity, .rope = {}};
+    for (const Granularity granularity : granularities) {
+      settings.granularity = granularity;
+      expect_error(settings, {part});
+    }
+  }
+}
+
+}  // namespace

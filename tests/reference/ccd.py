@@ -1,0 +1,228 @@
+"""Continual Context Distillation (InfiniPot, arXiv 2410.01518, section 3) and the policies it is compared with.
+
+One `Pot` reads an endless stream of tokens in at most `capacity` entries per (layer, kv head). Everything is written
+for reading, not for speed; scores are per lane, a lane being a set of (layer, kv head) that keep the same entries.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from smollm2 import Cache
+
+
+@dataclass(frozen=True)
+class Settings:
+    policy: str  # infinipot, streaming_llm, snapkv, tova, h2o, sirllm
+    granularity: str = "head"  # one lane per kv head ("head"), per layer ("layer"), or for the model ("shared")
+    capacity: int = 256
+    keep: int = 128
+    sinks: int = 4
+    recent: int = 0
+    alpha: float = 0.5  # infinipot: share of the free places given by NuC
+    aggregate: str = "sum"  # infinipot: how the heads of a lane are combined, "sum" or "max" (of shares)
+    kernel: int = 1  # infinipot: max over neighbours; snapkv: mean over neighbours
+    window: int = 32  # snapkv: how many of the last queries are observed
+    decay: float = 1.0  # sirllm: factor per distillation survived
+
+    def protected_recent(self):
+        """Policies that need the newest entries protect them whatever `recent` says."""
+        least = {"snapkv": self.window, "tova": 1, "h2o": self.keep // 2}
+        return max(self.recent, least.get(self.policy, 0))
+
+
+@dataclass
+class Distillation:
+    stream_position: int  # of the token whose arrival made it necessary
+    kept: np.ndarray  # [lane, keep], ascending indices
+    candidates: np.ndarray  # [lane, entry], which entries were not protected
+    scores: dict = field(default_factory=dict)  # name -> [lane, entry], smoothed, as the selection saw them
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How far a selection was from going the other way, relative to the score of the last entry chosen."""
+
+    relative: float = float("inf")
+    distillation: int = -1
+    lane: int = -1
+    score: str = ""
+
+
+class Pot:
+    def __init__(self, model, settings, catalyst=()):
+        self.model = model
+        self.settings = settings
+        self.catalyst = list(catalyst) if settings.policy == "infinipot" else []
+        self.limit = settings.capacity - len(self.catalyst)
+        assert settings.keep < self.limit
+        self.lanes = lanes_of(model, settings.granularity)
+        self.cache = Cache(model)
+        # The records that travel with every entry, [lane, entry].
+        self.position = np.empty((len(self.lanes), 0), dtype=np.int64)
+        self.nuc = np.empty((len(self.lanes), 0))
+        self.pinned = np.empty((len(self.lanes), 0), dtype=bool)
+        self.survived = np.empty((len(self.lanes), 0), dtype=np.int64)
+        # h2o: attention received from every query so far, [layer, kv head, entry].
+        self.received = torch.empty(model.layers, model.kv_heads, 0, dtype=model.dtype)
+        self.last_logits = None
+        self.stream_nuc = []  # one per token of the stream, whether still in the pot or not
+        self.distillations = []
+        self.margins = []
+
+    def __len__(self):
+        return self.position.shape[1]
+
+    def feed(self, tokens, pinned=False, chunk=None):
+        """Read tokens. `chunk` limits how many go through the model at once; it cannot change the outcome."""
+        tokens = list(tokens)
+        while tokens:
+            if len(self) == self.limit:
+                self.distil()  # only now that another token is known to follow
+            count = min(len(tokens), self.limit - len(self), chunk or self.limit)
+            self._append(tokens[:count], pinned)
+            tokens = tokens[count:]
+
+    def _append(self, tokens, pinned):
+        logits = self.model.forward(tokens, self.cache)
+        nuc = []
+        for i, token in enumerate(tokens):
+            prediction = logits[i - 1] if i > 0 else self.last_logits
+            nuc.append(0.0 if prediction is None else (torch.logsumexp(prediction, 0) - prediction[token]).item())
+        self.last_logits = logits[-1]
+        first = len(self.stream_nuc)
+        self.stream_nuc += nuc
+
+        def extend(record, values):
+            return np.concatenate([record, np.tile(np.asarray(values, dtype=record.dtype), (len(self.lanes), 1))], 1)
+
+        self.position = extend(self.position, range(first, first + len(tokens)))
+        self.nuc = extend(self.nuc, nuc)
+        self.pinned = extend(self.pinned, [pinned] * len(tokens))
+        self.survived = extend(self.survived, [0] * len(tokens))
+        if self.settings.policy == "h2o":
+            new = torch.zeros(*self.received.shape[:2], len(tokens), dtype=self.model.dtype)
+            self.received = torch.cat([self.received, new], dim=2) + self.model.attention_mass(self.cache, len(tokens))
+
+    def distil(self):
+        scores, stages = self._scores()
+        kept = []
+        for lane, protected in enumerate(self.protected()):
+            chosen = protected.copy()
+            assert protected.sum() <= self.settings.keep
+            places = self.settings.keep - protected.sum()
+            for name, share in stages:
+                # A share of None takes every place still empty.
+                count = int(share * places) if share is not None else self.settings.keep - chosen.sum()
+                best, margin = select(scores[name][lane], ~chosen, count)
+                chosen[best] = True
+                self.margins.append(Margin(margin, len(self.distillations), lane, name))
+            kept.append(np.flatnonzero(chosen))
+        kept = np.array(kept)
+        self.distillations.append(Distillation(len(self.stream_nuc), kept, ~self.protected(), scores))
+        self._compact(kept)
+
+    def protected(self):
+        index = np.arange(len(self))
+        ends = (index < self.settings.sinks) | (index >= len(self) - self.settings.protected_recent())
+        return ends[None, :] | self.pinned
+
+    def _scores(self):
+        """Scores by name, [lane, entry], and the order in which they fill the free places."""
+        s = self.settings
+        candidates = ~self.protected()
+        if s.policy == "infinipot":
+            self.model.forward(self.catalyst, self.cache)
+            u = self.model.attention_mass(self.cache, len(self.catalyst))[:, :, : len(self)]
+            self.cache.drop_last(len(self.catalyst))
+            cap = self._lane_scores(u, s.aggregate)
+            scores = {"nuc": pool(self.nuc, candidates, s.kernel, "max"), "cap": pool(cap, candidates, s.kernel, "max")}
+            return scores, [("nuc", s.alpha), ("cap", None)]
+        if s.policy == "streaming_llm":
+            return {"position": self.position.astype(float)}, [("position", None)]
+        if s.policy == "snapkv":
+            u = self._lane_scores(self.model.attention_mass(self.cache, s.window), "sum")
+            return {"snapkv": pool(u, candidates, s.kernel, "mean")}, [("snapkv", None)]
+        if s.policy == "tova":
+            u = self.model.attention_mass(self.cache, 1)
+            u = u.sum(dim=1, keepdim=True).expand_as(u)  # all heads of a layer decide together, at any granularity
+            return {"tova": self._lane_scores(u, "sum")}, [("tova", None)]
+        if s.policy == "h2o":
+            return {"h2o": self._lane_scores(self.received, "sum")}, [("h2o", None)]
+        if s.policy == "sirllm":
+            return {"sirllm": self.nuc * s.decay**self.survived}, [("sirllm", None)]
+        raise ValueError(f"unknown policy {s.policy}")
+
+    def _lane_scores(self, u, aggregate):
+        """[layer, kv head, entry] -> [lane, entry]."""
+        u = u.numpy()
+        result = []
+        for heads, protected in zip(self.lanes, self.protected()):
+            rows = np.stack([u[layer, head] for layer, head in heads])
+            if aggregate == "sum":
+                result.append(rows.sum(axis=0))
+            else:
+                total = rows[:, ~protected].sum(axis=1, keepdims=True)
+                shares = np.divide(rows, total, out=np.zeros_like(rows), where=total != 0)
+                result.append(shares.max(axis=0))
+        return np.stack(result)
+
+    def _compact(self, kept):
+        def take(record):
+            return np.take_along_axis(record, kept, axis=1)
+
+        self.position, self.nuc, self.pinned = take(self.position), take(self.nuc), take(self.pinned)
+        self.survived = take(self.survived) + 1
+        index = torch.empty(self.model.layers, self.model.kv_heads, self.settings.keep, dtype=torch.int64)
+        for heads, row in zip(self.lanes, kept):
+            for layer, head in heads:
+                index[layer, head] = torch.from_numpy(row)
+        if self.settings.policy == "h2o":
+            self.received = self.received.gather(2, index)
+        self.cache.gather(index)
+
+    def smallest_margin(self):
+        return min(self.margins, key=lambda margin: margin.relative, default=Margin())
+
+
+def lanes_of(model, granularity):
+    """The (layer, kv head) pairs of every lane, lanes in order of layer, then head."""
+    pairs = [[(layer, head) for head in range(model.kv_heads)] for layer in range(model.layers)]
+    if granularity == "layer":
+        return pairs
+    flat = [pair for layer in pairs for pair in layer]
+    return [flat] if granularity == "shared" else [[pair] for pair in flat]
+
+
+def pool(scores, candidates, kernel, how):
+    """Smooth [lane, entry] over `kernel` neighbours. Only candidates lend their score to a neighbour."""
+    result = np.full_like(scores, -np.inf if how == "max" else 0)
+    lent = np.where(candidates, scores, -np.inf if how == "max" else 0)
+    for shift in range(-(kernel // 2), kernel // 2 + 1):
+        target = slice(max(0, -shift), scores.shape[1] - max(0, shift))
+        source = slice(max(0, shift), scores.shape[1] - max(0, -shift))
+        if how == "max":
+            result[:, target] = np.maximum(result[:, target], lent[:, source])
+        else:
+            result[:, target] += lent[:, source]
+    return result if how == "max" else result / kernel
+
+
+def select(scores, eligible, count):
+    """The `count` best eligible indices (equal scores: lower index first) and the relative margin of the choice.
+
+    Max pooling gives neighbours the very same number. Such a tie is broken by index whatever the rounding, so the
+    margin looks at the nearest scores that differ from it instead.
+    """
+    order = sorted(np.flatnonzero(eligible), key=lambda i: (-scores[i], i))
+    assert 0 <= count <= len(order)
+    if count == 0 or count == len(order):
+        return order[:count], float("inf")
+    last, refused = scores[order[count - 1]], scores[order[count]]
+    if last != refused:
+        gap = last - refused
+    else:
+        others = scores[order][scores[order] != last]
+        gap = np.abs(others - last).min() if len(others) else float("inf")
+    return order[:count], float(gap / abs(last)) if last != 0 else float(gap)

@@ -1,0 +1,305 @@
+// Continual Context Distillation in double precision, written to be obviously right: one token at a time, raw
+// keys in plain vectors that are rotated when they are used, every policy spelled out.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "infinipot/shape.hpp"
+#include "reference/reference_rope.hpp"
+#include "toy_engine.hpp"
+
+namespace reference {
+
+using infinipot::Token;
+
+enum class Kind { infinipot, snapkv, tova, h2o, streaming_llm, sirllm };
+
+/// What is kept, when and by whom.
+struct CcdSpec {
+  Kind kind = Kind::infinipot;
+  infinipot::Granularity granularity = infinipot::Granularity::head;
+  std::size_t capacity = 0, keep = 0, sinks = 0, recent = 0;
+  // infinipot
+  std::vector<std::vector<Token>> catalysts = {};
+  double alpha = 0.5;
+  bool max_over_queries = false;
+  bool largest_share = false;  // over heads, else the sum
+  std::size_t kernel = 1;      // snapkv, too
+  std::size_t window = 1;      // snapkv
+  double decay = 0.9;          // sirllm
+};
+
+/// One entry of one (layer, kv head).
+struct Held {
+  std::vector<double> raw_key;
+  std::vector<double> value;
+  std::uint64_t position = 0;
+  Token token = 0;
+  double nuc = 0;
+  bool pinned = false;
+  std::uint32_t survived = 0;
+  double attention = 0;
+};
+
+class Ccd {
+ public:
+  Ccd(const toy::Model& model, const CcdSpec& spec)
+      : model_(model), spec_(spec), heads_(model.shape.layers * model.shape.kv_heads) {
+    if (spec.kind == Kind::snapkv) spec_.recent = std::max(spec.recent, spec.window);
+    if (spec.kind == Kind::tova) spec_.recent = std::max(spec.recent, std::size_t{1});
+    if (spec.kind == Kind::h2o) spec_.recent = std::max(spec.recent, spec.keep / 2);
+    std::size_t catalyst = 0;
+    if (spec.kind == Kind::infinipot && spec.alpha < 1)
+      for (const auto& c : spec.catalysts) catalyst = std::max(catalyst, c.size());
+    limit_ = spec.capacity - catalyst;
+  }
+
+  void feed(Token token, bool pinned = false) {
+    if (size() == limit_) distil();
+    const double nuc = read_ == 0 ? 0 : surprise(token);
+    const auto attention = run(token);
+    for (auto& head : heads_) {
+      head.back().position = read_;
+      head.back().nuc = nuc;
+      head.back().pinned = pinned;
+    }
+    if (counts_reading()) receive(attention, false);
+    ++read_;
+  }
+
+  std::size_t size() const { return heads_[0].size(); }
+  const std::vector<Held>& head(std::size_t layer, std::size_t kv_head) const {
+    return heads_[layer * model_.shape.kv_heads + kv_head];
+  }
+  const std::vector<double>& logits() const { return logits_; }
+  std::uint64_t distillations() const { return distillations_; }
+
+ private:
+  using Vector = std::vector<double>;
+
+  static double dot(const Vector& a, const Vector& b) {
+    return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
+  }
+
+  static Vector multiply(const toy::Matrix& matrix, const Vector& x) {
+    Vector out(matrix.rows());
+    for (std::size_t i = 0; i < out.size(); ++i)
+      out[i] = std::inner_product(x.begin(), x.end(), matrix.row(i).begin(), 0.0);
+    return out;
+  }
+
+  static Vector normed(Vector x) {
+    const double scale = 1 / std::sqrt(dot(x, x) / static_cast<double>(x.size()) + static_cast<double>(1e-5F));
+    for (double& value : x) value *= scale;
+    return x;
+  }
+
+  static Vector part(const Vector& all, std::size_t i, std::size_t n) {
+    const auto from = all.begin() + static_cast<std::ptrdiff_t>(i * n);
+    return {from, from + static_cast<std::ptrdiff_t>(n)};
+  }
+
+  double surprise(Token token) const {
+    double sum = 0;
+    for (const double logit : logits_) sum += std::exp(logit);
+    return std::log(sum) - logits_[static_cast<std::size_t>(token)];
+  }
+
+  /// Attention, (layers * query_heads) rows over the entries. Adds the token to every head.
+  std::vector<Vector> run(Token token) {
+    const std::size_t d = model_.shape.head_dim, position = size();
+    const auto embedding = model_.embedding.row(static_cast<std::size_t>(token));
+    Vector x(embedding.begin(), embedding.end());
+    std::vector<Vector> attention;
+    for (std::size_t layer = 0; layer < model_.shape.layers; ++layer) {
+      const toy::Layer& weights = model_.layers[layer];
+      const Vector h = normed(x);
+      const Vector queries = multiply(weights.query, h), keys = multiply(weights.key, h),
+                   values = multiply(weights.value, h);
+      for (std::size_t g = 0; g < model_.shape.kv_heads; ++g) {
+        Held held;
+        held.raw_key = part(keys, g, d);
+        held.value = part(values, g, d);
+        held.token = token;
+        heads_[layer * model_.shape.kv_heads + g].push_back(held);
+      }
+      Vector mixed;
+      for (std::size_t q = 0; q < model_.shape.query_heads; ++q) {
+        const auto& head =
+            heads_[layer * model_.shape.kv_heads + q / (model_.shape.query_heads / model_.shape.kv_heads)];
+        attention.push_back(attend(head, rotated_at(part(queries, q, d), position), weights.form));
+        for (std::size_t k = 0; k < d; ++k) {
+          mixed.push_back(0);
+          for (std::size_t t = 0; t < head.size(); ++t) mixed.back() += attention.back()[t] * head[t].value[k];
+        }
+      }
+      const Vector output = multiply(weights.output, mixed);
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += output[i];
+    }
+    predicted_ = multiply(model_.prediction, normed(x));
+    if (!probing_) logits_ = predicted_;
+    return attention;
+  }
+
+  Vector rotated_at(const Vector& raw, std::size_t position) const {
+    return rotated(raw, model_.rope, static_cast<double>(position));
+  }
+
+  Vector attend(const std::vector<Held>& head, const Vector& query, const toy::LayerForm& form) const {
+    Vector paid(head.size());
+    double sum = 0;
+    for (std::size_t t = 0; t < head.size(); ++t) {
+      const double scale = form.scale != 0 ? static_cast<double>(form.scale)
+                                           : 1 / std::sqrt(static_cast<double>(query.size()));
+      double logit = scale * dot(query, rotated_at(head[t].raw_key, t));
+      const auto cap = static_cast<double>(form.soft_cap);
+      if (cap != 0) logit = cap * std::tanh(logit / cap);
+      if (form.window == 0 || head.size() - t <= form.window) paid[t] = std::exp(logit);
+      sum += paid[t];
+    }
+    for (double& p : paid) p /= sum;
+    return paid;
+  }
+
+  /// Whether attention paid by the token just read counts.
+  bool counts_reading() const {
+    if (spec_.kind == Kind::h2o) return true;
+    if (spec_.kind == Kind::snapkv) return size() > limit_ - spec_.window;
+    return spec_.kind == Kind::tova && size() == limit_;
+  }
+
+  void receive(const std::vector<Vector>& attention, bool maximum) {
+    for (std::size_t row = 0; row < attention.size(); ++row) {
+      auto& head = heads_[row / (model_.shape.query_heads / model_.shape.kv_heads)];
+      for (std::size_t t = 0; t < head.size(); ++t)
+        head[t].attention =
+            maximum ? std::max(head[t].attention, attention[row][t]) : head[t].attention + attention[row][t];
+    }
+  }
+
+  void forget_attention() {
+    for (auto& head : heads_)
+      for (Held& held : head) held.attention = 0;
+  }
+
+  void run_catalysts() {
+    forget_attention();
+    if (spec_.alpha == 1) return;
+    const std::size_t full = size();
+    probing_ = true;
+    for (const auto& catalyst : spec_.catalysts) {
+      for (const Token token : catalyst) receive(run(token), spec_.max_over_queries);
+      for (auto& head : heads_) head.resize(full);
+    }
+    probing_ = false;
+  }
+
+  void distil() {
+    if (spec_.kind == Kind::infinipot) run_catalysts();
+    std::size_t together = 1;  // heads that keep the same tokens
+    if (spec_.granularity == infinipot::Granularity::layer || spec_.kind == Kind::tova)
+      together = model_.shape.kv_heads;
+    if (spec_.granularity == infinipot::Granularity::shared) together = heads_.size();
+    for (std::size_t first = 0; first < heads_.size(); first += together)
+      keep_best(std::span(heads_).subspan(first, together));
+    if (spec_.kind == Kind::snapkv || spec_.kind == Kind::tova) forget_attention();
+    ++distillations_;
+  }
+
+  void keep_best(std::span<std::vector<Held>> heads) const {
+    const std::vector<bool> marked = choose(heads);
+    for (auto& head : heads) {
+      std::vector<Held> kept;
+      for (std::size_t t = 0; t < head.size(); ++t)
+        if (marked[t]) kept.push_back(head[t]);
+      for (Held& held : kept) ++held.survived;
+      head = kept;
+    }
+  }
+
+  std::vector<bool> choose(std::span<const std::vector<Held>> heads) const {
+    const auto& records = heads[0];
+    std::vector<bool> stays(records.size());
+    for (std::size_t t = 0; t < stays.size(); ++t)
+      stays[t] = t < spec_.sinks || t + spec_.recent >= records.size() || records[t].pinned;
+    const std::vector<bool> is_protected = stays;
+    const auto taken = static_cast<std::size_t>(std::count(stays.begin(), stays.end(), true));
+    const std::size_t free = spec_.keep - taken;
+
+    std::size_t by_nuc = 0;
+    if (spec_.kind == Kind::infinipot) {
+      by_nuc = static_cast<std::size_t>(std::floor(spec_.alpha * static_cast<double>(free)));
+      Vector nuc;
+      for (const Held& held : records) nuc.push_back(held.nuc);
+      take_best(pooled(nuc, is_protected), by_nuc, stays);
+    }
+    take_best(scores(heads, is_protected), free - by_nuc, stays);
+    return stays;
+  }
+
+  Vector scores(std::span<const std::vector<Held>> heads, const std::vector<bool>& is_protected) const {
+    const auto& records = heads[0];
+    Vector result(records.size());
+    for (std::size_t t = 0; t < result.size(); ++t) {
+      if (spec_.kind == Kind::streaming_llm) result[t] = static_cast<double>(records[t].position);
+      if (spec_.kind == Kind::sirllm) result[t] = records[t].nuc * std::pow(spec_.decay, records[t].survived);
+    }
+    if (spec_.kind == Kind::streaming_llm || spec_.kind == Kind::sirllm) return result;
+    for (const auto& head : heads) {
+      double total = 0;
+      for (std::size_t t = 0; t < head.size(); ++t)
+        if (!is_protected[t]) total += head[t].attention;
+      for (std::size_t t = 0; t < head.size(); ++t)
+        result[t] = spec_.largest_share ? std::max(result[t], head[t].attention / total)
+                                        : result[t] + head[t].attention;
+    }
+    return pooled(result, is_protected);
+  }
+
+  /// snapkv: the mean over the neighbourhood, else the maximum.
+  Vector pooled(const Vector& values, const std::vector<bool>& is_protected) const {
+    const std::size_t kernel =
+        spec_.kind == Kind::infinipot || spec_.kind == Kind::snapkv ? spec_.kernel : 1;
+    Vector result = values;
+    for (std::size_t t = 0; t < values.size(); ++t) {
+      double sum = 0, best = values[t];
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        const std::size_t distance = i > t ? i - t : t - i;
+        if (is_protected[i] || distance > kernel / 2) continue;
+        sum += values[i];
+        best = std::max(best, values[i]);
+      }
+      if (!is_protected[t]) result[t] = spec_.kind == Kind::snapkv ? sum / static_cast<double>(kernel) : best;
+    }
+    return result;
+  }
+
+  static void take_best(const Vector& values, std::size_t count, std::vector<bool>& stays) {
+    std::vector<std::size_t> order(values.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::size_t a, std::size_t b) { return values[a] > values[b]; });
+    for (const std::size_t t : order) {
+      if (count == 0) return;
+      if (stays[t]) continue;
+      stays[t] = true;
+      --count;
+    }
+  }
+
+  const toy::Model& model_;
+  CcdSpec spec_;
+  std::vector<std::vector<Held>> heads_;  // (layers * kv_heads)
+  std::size_t limit_ = 0;
+  std::uint64_t read_ = 0, distillations_ = 0;
+  bool probing_ = false;
+  Vector predicted_, logits_;
+};
+
+}  // namespace reference

@@ -1,0 +1,354 @@
+// A tiny but real transformer for tests: embedding, attention with GQA and RoPE, residual, output matrix. Its
+// weights are hashed from their place, so that they are the same everywhere.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "infinipot/infinipot.hpp"
+
+namespace toy {
+
+using infinipot::KeyStorage;
+using infinipot::Pairing;
+using infinipot::Rope;
+using infinipot::Shape;
+using infinipot::Token;
+
+/// SplitMix64's mixing function.
+inline std::uint64_t hash(std::uint64_t x) {
+  x += 0x9e3779b97f4a7c15U;
+  x = (x ^ (x >> 30U)) * 0xbf58476d1ce4e5b9U;
+  x = (x ^ (x >> 27U)) * 0x94d049bb133111ebU;
+  return x ^ (x >> 31U);
+}
+
+/// Tokens 0 .. vocabulary - 1 in an order that the seed decides.
+inline std::vector<Token> text(std::size_t length, std::uint64_t seed, std::size_t vocabulary = 50) {
+  std::vector<Token> tokens(length);
+  for (std::size_t i = 0; i < length; ++i) tokens[i] = static_cast<Token>(hash(seed << 32U | i) % vocabulary);
+  return tokens;
+}
+
+struct Matrix {
+  /// Values between -scale and scale; `tensor` tells one matrix from another.
+  Matrix(std::uint64_t tensor, std::size_t rows, std::size_t columns, float scale)
+      : columns(columns), values(rows * columns) {
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] =
+          scale * (static_cast<float>(hash(tensor << 32U | i) >> 40U) * 0x1p-23F - 1);  // 24 bits: exact
+  }
+
+  std::span<const float> row(std::size_t i) const { return std::span(values).subspan(i * columns, columns); }
+  std::size_t rows() const { return values.size() / columns; }
+
+  std::size_t columns;
+  std::vector<float> values;
+};
+
+/// What stands between q.k and the softmax in one layer; 0 is the default, or none.
+struct LayerForm {
+  float scale = 0;
+  float soft_cap = 0;
+  std::size_t window = 0;  // sliding
+};
+
+struct Layer {
+  Layer(std::uint64_t tensor, const Shape& shape, std::size_t width)
+      : query(tensor, shape.query_heads * shape.head_dim, width, 0.4F),
+        key(tensor + 1, shape.kv_heads * shape.head_dim, width, 0.4F),
+        value(tensor + 2, shape.kv_heads * shape.head_dim, width, 0.4F),
+        output(tensor + 3, width, shape.query_heads * shape.head_dim, 0.3F) {}
+
+  Matrix query, key, value, output;
+  LayerForm form;
+};
+
+struct Model {
+  explicit Model(Rope positions = infinipot::plain_rope(8, 100),
+                 Shape dimensions = {.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 8})
+      : shape(dimensions), rope(std::move(positions)) {
+    for (std::size_t i = 0; i < shape.layers; ++i) layers.emplace_back(10 + 10 * i, shape, width);
+  }
+
+  static constexpr std::size_t vocabulary = 50;
+  static constexpr std::size_t width = 16;
+  Shape shape;
+  Rope rope;
+  std::vector<Layer> layers;
+  Matrix embedding{1, vocabulary, width, 1};
+  Matrix prediction{2, vocabulary, width, 1};
+};
+
+template <class T = float>
+infinipot::Pot<T> make_pot(const Model& model, std::size_t capacity, std::size_t max_keep,
+                           infinipot::Granularity granularity = infinipot::Granularity::head,
+                           KeyStorage storage = KeyStorage::rotated) {
+  return infinipot::Pot<T>({.shape = model.shape,
+                            .capacity = capacity,
+                            .max_keep = max_keep,
+                            .granularity = granularity,
+                            .key_storage = storage,
+                            .rope = model.rope});
+}
+
+/// Where forward() throws: in call `call` (from 0), after the keys of `token` in `layer` were written; layer
+/// == number of layers means after the logits of that token were handed over.
+struct Fault {
+  std::size_t call = 0, layer = 0, token = 0;
+};
+
+/// Misbehaviour that a test asks for.
+struct Quirks {
+  std::optional<Fault> fault;
+  Token nan_attention = -1;     // query head 0 of this token is shown as NaN
+  Token nan_logits_after = -1;  // the prediction made after this token is NaN
+  Token impossible = -1;        // no prediction ever allows this token
+  bool all_logits = false;      // also rows that nobody asked for
+};
+
+enum class Shows { nothing, queries, attention };
+
+/// Runs a model against a store that gives keys().row(), values().row(), capacity() and key_storage().
+/// Allocates in the constructor only.
+template <class Kv, Shows shows = Shows::queries>
+class Engine {
+ public:
+  Engine(const Model& model, Kv& kv)
+      : model_(model),
+        kv_(kv),
+        hidden_(kv.capacity() * Model::width),
+        normed_(Model::width),
+        queries_(kv.capacity() * model.shape.query_heads * model.shape.head_dim),
+        mixed_(queries_.size()),
+        keys_(kv.capacity() * model.shape.head_dim),
+        values_(keys_.size()),
+        row_(model.shape.head_dim),
+        attention_(kv.capacity()),
+        logits_(Model::vocabulary) {
+    for (const Layer& layer : model.layers)
+      windows_.emplace_back(layer.form.window == 0 ? 1 : layer.form.window);
+  }
+
+  Shape shape() const { return model_.shape; }
+  std::size_t vocab_size() const { return Model::vocabulary; }
+
+  infinipot::AttentionForm attention_form(std::size_t layer) const {
+    const LayerForm& form = model_.layers[layer].form;
+    return {form.scale, form.soft_cap, form.window == 0 ? nullptr : &windows_[layer]};
+  }
+
+  void forward(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits) {
+    run(tokens, first, logits, nullptr, nullptr);
+  }
+  void forward(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits,
+               infinipot::QuerySink& sink) requires(shows == Shows::queries) {
+    run(tokens, first, logits, &sink, nullptr);
+  }
+  void forward(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits,
+               infinipot::AttentionSink& sink) requires(shows == Shows::attention) {
+    run(tokens, first, logits, nullptr, &sink);
+  }
+
+  std::size_t calls() const { return calls_; }
+
+  Quirks quirks;
+  std::function<void()> before_call;  // for tests that look at the store between calls
+
+ private:
+  static float dot(std::span<const float> a, const float* b) {
+    float sum = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+    return sum;
+  }
+
+  static void multiply(const Matrix& matrix, const float* in, float* out) {
+    for (std::size_t i = 0; i < matrix.rows(); ++i) out[i] = dot(matrix.row(i), in);
+  }
+
+  const float* normed(const float* x) {
+    const float scale = 1 / std::sqrt(dot({x, Model::width}, x) / Model::width + 1e-5F);
+    for (std::size_t i = 0; i < Model::width; ++i) normed_[i] = scale * x[i];
+    return normed_.data();
+  }
+
+  void rotate(float* x, std::size_t position) const {
+    const Rope& rope = model_.rope;
+    const std::size_t pairs = rope.frequencies.size();
+    const auto factor = static_cast<float>(rope.attention_factor);
+    for (std::size_t i = 0; i < pairs; ++i) {
+      float& a = x[rope.pairing == Pairing::half_split ? i : 2 * i];
+      float& b = x[rope.pairing == Pairing::half_split ? i + pairs : 2 * i + 1];
+      const double angle = static_cast<double>(position) * rope.frequencies[i];
+      const auto c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
+      const float turned = factor * (a * c - b * s);
+      b = factor * (a * s + b * c);
+      a = turned;
+    }
+  }
+
+  void fail_at(std::size_t layer, std::size_t token) const {
+    const auto& fault = quirks.fault;
+    if (fault && fault->call == calls_ - 1 && fault->layer == layer && fault->token == token)
+      throw std::runtime_error("toy engine failed");
+  }
+
+  void run(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits,
+           infinipot::QuerySink* queries, infinipot::AttentionSink* attention) {
+    if (before_call) before_call();
+    ++calls_;
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      std::ranges::copy(model_.embedding.row(static_cast<std::size_t>(tokens[i])),
+                        hidden_.begin() + static_cast<std::ptrdiff_t>(i * Model::width));
+    for (std::size_t layer = 0; layer < model_.shape.layers; ++layer) {
+      for (std::size_t i = 0; i < tokens.size(); ++i) {
+        project(layer, i, first + i);
+        fail_at(layer, i);
+      }
+      if (queries != nullptr) show(*queries, layer, tokens);
+      for (std::size_t head = 0; head < model_.shape.kv_heads; ++head)
+        attend(layer, head, tokens, first, attention);
+      add_output(layer, tokens.size());
+    }
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      if (quirks.all_logits || i >= logits.first_row()) predict(i, tokens[i], logits);
+      fail_at(model_.shape.layers, i);
+    }
+  }
+
+  float* query(std::size_t token, std::size_t head) {
+    return queries_.data() + (token * model_.shape.query_heads + head) * model_.shape.head_dim;
+  }
+
+  void project(std::size_t layer, std::size_t token, std::size_t position) {
+    const Layer& weights = model_.layers[layer];
+    const float* const x = normed(hidden_.data() + token * Model::width);
+    multiply(weights.query, x, query(token, 0));
+    for (std::size_t head = 0; head < model_.shape.query_heads; ++head) rotate(query(token, head), position);
+    const std::size_t d = model_.shape.head_dim;
+    for (std::size_t head = 0; head < model_.shape.kv_heads; ++head) {
+      for (std::size_t k = 0; k < d; ++k) row_[k] = dot(weights.key.row(head * d + k), x);
+      if (kv_.key_storage() == KeyStorage::rotated) rotate(row_.data(), position);
+      write(kv_.keys().row(layer, head, position));
+      for (std::size_t k = 0; k < d; ++k) row_[k] = dot(weights.value.row(head * d + k), x);
+      write(kv_.values().row(layer, head, position));
+    }
+  }
+
+  template <class T>
+  void write(T* to) const {
+    for (const float value : row_) *to++ = static_cast<T>(value);
+  }
+
+  // The sink sees NaN where a test wants it; the model itself stays well.
+  void show(infinipot::QuerySink& sink, std::size_t layer, std::span<const Token> tokens) {
+    const std::size_t d = model_.shape.head_dim;
+    mixed_ = queries_;
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      if (tokens[i] == quirks.nan_attention)
+        mixed_[i * model_.shape.query_heads * d] = std::numeric_limits<float>::quiet_NaN();
+    sink.layer(layer, {mixed_.data(), tokens.size(), static_cast<std::ptrdiff_t>(model_.shape.query_heads * d),
+                       static_cast<std::ptrdiff_t>(d)});
+  }
+
+  void attend(std::size_t layer, std::size_t kv_head, std::span<const Token> tokens, std::size_t first,
+              infinipot::AttentionSink* sink) {
+    fetch(layer, kv_head, first + tokens.size());
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      for (std::size_t g = 0; g < model_.shape.group(); ++g) {
+        const std::size_t head = kv_head * model_.shape.group() + g;
+        const auto paid = probabilities(layer, query(i, head), first + i);
+        mix(paid, mixed_.data() + (i * model_.shape.query_heads + head) * model_.shape.head_dim);
+        if (sink == nullptr) continue;
+        if (tokens[i] == quirks.nan_attention && head == 0)
+          std::ranges::fill(paid, std::numeric_limits<float>::quiet_NaN());
+        sink->row(layer, head, i, paid);
+      }
+  }
+
+  // Keys, rotated, and values of one head, in float.
+  void fetch(std::size_t layer, std::size_t head, std::size_t size) {
+    const std::size_t d = model_.shape.head_dim;
+    for (std::size_t t = 0; t < size; ++t) {
+      const auto* const key = kv_.keys().row(layer, head, t);
+      const auto* const value = kv_.values().row(layer, head, t);
+      for (std::size_t k = 0; k < d; ++k) {
+        keys_[t * d + k] = static_cast<float>(key[k]);
+        values_[t * d + k] = static_cast<float>(value[k]);
+      }
+      if (kv_.key_storage() == KeyStorage::unrotated) rotate(keys_.data() + t * d, t);
+    }
+  }
+
+  std::span<float> probabilities(std::size_t layer, const float* query, std::size_t position) {
+    const std::size_t d = model_.shape.head_dim;
+    const LayerForm& form = model_.layers[layer].form;
+    const float scale = form.scale != 0 ? form.scale : 1 / std::sqrt(static_cast<float>(d));
+    const auto paid = std::span(attention_).first(position + 1);
+    float sum = 0;
+    for (std::size_t t = 0; t <= position; ++t) {
+      float logit = scale * dot({query, d}, keys_.data() + t * d);
+      if (form.soft_cap != 0) logit = form.soft_cap * std::tanh(logit / form.soft_cap);
+      const bool hidden = form.window != 0 && t + form.window <= position;
+      paid[t] = hidden ? 0 : std::exp(logit);
+      sum += paid[t];
+    }
+    for (float& p : paid) p /= sum;
+    return paid;
+  }
+
+  void mix(std::span<const float> paid, float* out) const {
+    const std::size_t d = model_.shape.head_dim;
+    std::fill_n(out, d, 0.0F);
+    for (std::size_t t = 0; t < paid.size(); ++t)
+      for (std::size_t k = 0; k < d; ++k) out[k] += paid[t] * values_[t * d + k];
+  }
+
+  void add_output(std::size_t layer, std::size_t count) {
+    const Matrix& output = model_.layers[layer].output;
+    for (std::size_t i = 0; i < count; ++i)
+      for (std::size_t k = 0; k < Model::width; ++k)
+        hidden_[i * Model::width + k] += dot(output.row(k), mixed_.data() + i * output.columns);
+  }
+
+  void predict(std::size_t i, Token token, infinipot::LogitsSink& sink) {
+    multiply(model_.prediction, normed(hidden_.data() + i * Model::width), logits_.data());
+    if (quirks.impossible >= 0)
+      logits_[static_cast<std::size_t>(quirks.impossible)] = -std::numeric_limits<float>::infinity();
+    if (token == quirks.nan_logits_after) logits_[0] = std::numeric_limits<float>::quiet_NaN();
+    sink.row(i, logits_);
+  }
+
+  const Model& model_;
+  Kv& kv_;
+  std::size_t calls_ = 0;
+  std::vector<infinipot::SlidingWindow> windows_;  // (layers)
+  std::vector<float> hidden_;                      // (tokens, width)
+  std::vector<float> normed_;                      // (width)
+  std::vector<float> queries_;                     // (tokens, query_heads, head_dim)
+  std::vector<float> mixed_;                       // (tokens, query_heads, head_dim)
+  std::vector<float> keys_;                        // (entries, head_dim)
+  std::vector<float> values_;                      // (entries, head_dim)
+  std::vector<float> row_;                         // (head_dim)
+  std::vector<float> attention_;                   // (entries)
+  std::vector<float> logits_;                      // (vocabulary)
+};
+
+template <class Kv>
+using QueryEngine = Engine<Kv, Shows::queries>;
+template <class Kv>
+using AttentionEngine = Engine<Kv, Shows::attention>;
+template <class Kv>
+using PlainEngine = Engine<Kv, Shows::nothing>;
+
+}  // namespace toy
