@@ -1,5 +1,5 @@
-// Counts calls of operator new in the whole program, for tests that nothing is allocated. A test that includes
-// this links allocation_counter.cpp, which replaces the global operators.
+// Counts calls of operator new in the whole program, for tests that nothing is allocated. A test that
+// includes this links allocation_counter.cpp, which replaces the global operators.
 #pragma once
 
 #include <cstddef>

@@ -34,7 +34,8 @@ TEST(SlidingWindow, ShowsAQueryItselfAndTheEntriesJustBefore) {
       std::vector<float> logits(query + 1, 7);
       SlidingWindow(window).add(0, query, logits);
       for (std::size_t t = 0; t <= query; ++t)
-        EXPECT_EQ(logits[t], query - t < window ? 7 : -inf) << "window " << window << " query " << query << " t " << t;
+        EXPECT_EQ(logits[t], query - t < window ? 7 : -inf)
+            << "window " << window << " query " << query << " t " << t;
     }
 }
 

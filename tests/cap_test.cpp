@@ -41,7 +41,8 @@ std::vector<float> random_floats(std::size_t n, std::uint64_t seed, float spread
 }
 
 /// `first` entries in front of `count` queries. `spread` of queries and keys sets the size of the logits.
-CapCase random_case(const Shape& shape, std::size_t first, std::size_t count, std::uint64_t seed, float spread = 1.5F) {
+CapCase random_case(const Shape& shape, std::size_t first, std::size_t count, std::uint64_t seed,
+                    float spread = 1.5F) {
   CapCase c{.shape = shape, .first = first, .count = count, .queries = {}, .keys = {}, .bias = {}};
   c.kv_head = seed % shape.kv_heads;
   c.queries = random_floats(count * shape.query_heads * shape.head_dim, seed, spread);
@@ -63,7 +64,8 @@ auto keys_of(const CapCase& c) {
 std::vector<float> scores_of(const CapCase& c, const AttentionForm& form, Reduce reduce,
                              std::vector<float> scores = {}) {
   scores.resize(c.entries(), 0);
-  CapScorer(c.shape, c.entries()).accumulate(queries_of(c), c.kv_head, c.first, keys_of(c), form, reduce, scores);
+  CapScorer(c.shape, c.entries())
+      .accumulate(queries_of(c), c.kv_head, c.first, keys_of(c), form, reduce, scores);
   return scores;
 }
 
@@ -79,9 +81,9 @@ void expect_near(const std::vector<float>& actual, const reference::Scored& expe
 
 void expect_reference(const CapCase& c, const AttentionForm& form = {}) {
   for (const Reduce reduce : {Reduce::sum, Reduce::max}) {
-    SCOPED_TRACE(testing::Message() << "first " << c.first << " queries " << c.count << " head_dim " << c.shape.head_dim
-                                    << " heads " << c.shape.query_heads << "/" << c.shape.kv_heads
-                                    << (reduce == Reduce::sum ? " sum" : " max"));
+    SCOPED_TRACE(testing::Message() << "first " << c.first << " queries " << c.count << " head_dim "
+                                    << c.shape.head_dim << " heads " << c.shape.query_heads << "/"
+                                    << c.shape.kv_heads << (reduce == Reduce::sum ? " sum" : " max"));
     ASSERT_NO_FATAL_FAILURE(expect_near(scores_of(c, form, reduce),
                                         reference::cap(c, reduce, std::vector<float>(c.entries(), 0))));
   }
@@ -110,10 +112,12 @@ TEST(Cap, MatchesTheReferenceForEveryHeadDim) {
 }
 
 TEST(Cap, MatchesTheReferenceForEveryGrouping) {
-  for (const auto& [query_heads, kv_heads] : {std::pair{1U, 1U}, {4U, 4U}, {4U, 2U}, {9U, 3U}, {8U, 1U}, {71U, 1U}})
+  for (const auto& [query_heads, kv_heads] :
+       {std::pair{1U, 1U}, {4U, 4U}, {4U, 2U}, {9U, 3U}, {8U, 1U}, {71U, 1U}})
     for (std::uint64_t seed = 0; seed < kv_heads; ++seed)  // every kv head
       for (const std::size_t count : {1U, 5U, 33U})
-        ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(query_heads, kv_heads, 16), 40, count, seed)));
+        ASSERT_NO_FATAL_FAILURE(
+            expect_reference(random_case(heads(query_heads, kv_heads, 16), 40, count, seed)));
 }
 
 TEST(Cap, ScaleSoftCapAndTheirCombination) {
@@ -264,9 +268,12 @@ TEST(Cap, ReadsStridedKeysAndQueries) {
     for (std::size_t h = 0; h < 4; ++h)
       std::copy_n(c.queries.data() + (i * 4 + h) * 10, 10, queries.data() + (h * 20 + i) * 13);
   for (std::size_t t = 0; t < 95; ++t) std::copy_n(c.keys.data() + t * 10, 10, keys.data() + t * 17);
-  const auto rows = [&](std::size_t from, std::size_t, float*) { return KeyRows{keys.data() + from * 17, 17}; };
+  const auto rows = [&](std::size_t from, std::size_t, float*) {
+    return KeyRows{keys.data() + from * 17, 17};
+  };
   std::vector<float> scores(95, 0);
-  CapScorer(c.shape, 95).accumulate({queries.data(), 20, 13, 20 * 13}, c.kv_head, 75, rows, {}, Reduce::sum, scores);
+  CapScorer(c.shape, 95)
+      .accumulate({queries.data(), 20, 13, 20 * 13}, c.kv_head, 75, rows, {}, Reduce::sum, scores);
   EXPECT_EQ(scores, plain);
 }
 
@@ -290,7 +297,8 @@ TYPED_TEST(CapOf, KeysThatAreConvertedTileByTile) {
     };
     std::vector<float> scores(c.entries(), 0);
     CapScorer(c.shape, c.entries()).accumulate(queries_of(c), 0, c.first, rows, {}, Reduce::sum, scores);
-    ASSERT_NO_FATAL_FAILURE(expect_near(scores, reference::cap(c, Reduce::sum, std::vector<float>(scores.size(), 0))));
+    ASSERT_NO_FATAL_FAILURE(
+        expect_near(scores, reference::cap(c, Reduce::sum, std::vector<float>(scores.size(), 0))));
     EXPECT_EQ(scores, scores_of(c, {}, Reduce::sum)) << "where a key lies makes no difference";
     EXPECT_LE(most, 64U);
   }
@@ -306,7 +314,8 @@ TEST(Cap, NaNInOneQuerySpoilsOnlyWhatThatQuerySees) {
       c.queries[bad * 16 + 4] = -value;
       for (const Reduce reduce : {Reduce::sum, Reduce::max}) {
         const auto scores = scores_of(c, {}, reduce);
-        for (std::size_t t = 30 + bad + 1; t < 35; ++t) ASSERT_FALSE(std::isnan(scores[t])) << bad << " " << t;
+        for (std::size_t t = 30 + bad + 1; t < 35; ++t)
+          ASSERT_FALSE(std::isnan(scores[t])) << bad << " " << t;
       }
       if (std::isnan(value)) {
         ASSERT_NO_FATAL_FAILURE(expect_reference(c));
@@ -337,7 +346,8 @@ TEST(Cap, AKeyThatNobodySeesMayBeAnything) {
     auto c = sound;
     std::fill(c.keys.begin(), c.keys.begin() + 70 * 8, value);
     for (const Reduce reduce : {Reduce::sum, Reduce::max})
-      EXPECT_EQ(scores_of(c, {.bias = &window}, reduce), scores_of(sound, {.bias = &window}, reduce)) << value;
+      EXPECT_EQ(scores_of(c, {.bias = &window}, reduce), scores_of(sound, {.bias = &window}, reduce))
+          << value;
   }
 }
 
@@ -382,7 +392,8 @@ TEST(Cap, AllocatesNothingAfterConstruction) {
   CapScorer scorer(c.shape, c.entries());
   const allocation_counter::Scope use;
   for (const Reduce reduce : {Reduce::sum, Reduce::max})
-    scorer.accumulate(queries_of(c), 1, c.first, keys_of(c), {.soft_cap = 5, .bias = &window}, reduce, scores);
+    scorer.accumulate(queries_of(c), 1, c.first, keys_of(c), {.soft_cap = 5, .bias = &window}, reduce,
+                      scores);
   const std::size_t calls = use.calls();
   EXPECT_EQ(calls, 0U);
 }

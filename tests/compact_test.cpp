@@ -22,7 +22,8 @@ std::vector<T> numbered(std::size_t count) {
 
 /// Compacts in place and by copying to a fresh array: kept rows and gaps must agree with the copy.
 template <class T>
-void expect_compacted(std::size_t rows, std::size_t width, std::size_t stride, const std::vector<Index>& kept) {
+void expect_compacted(std::size_t rows, std::size_t width, std::size_t stride,
+                      const std::vector<Index>& kept) {
   const std::size_t guard = 3;
   const std::vector<T> before = numbered<T>(guard + rows * stride + guard);
   std::vector<T> expected = before;

@@ -100,7 +100,8 @@ TYPED_TEST(SixteenBits, EveryPatternReturnsFromFloat) {
 
 TYPED_TEST(SixteenBits, NanFloatsOfAnyPayloadStayNan) {
   std::vector<float> nans;
-  for (const std::uint32_t payload : {1u, 0x1fffu, 0x2000u, 0xffffu, 0x10000u, 0x3fffffu, 0x400000u, 0x7fffffu})
+  for (const std::uint32_t payload :
+       {1u, 0x1fffu, 0x2000u, 0xffffu, 0x10000u, 0x3fffffu, 0x400000u, 0x7fffffu})
     for (const std::uint32_t sign : {0u, 0x80000000u})
       nans.push_back(std::bit_cast<float>(sign | 0x7f800000u | payload));
   for (const TypeParam value : from_floats<TypeParam>(nans)) EXPECT_TRUE(is_nan<TypeParam>(bits_of(value)));

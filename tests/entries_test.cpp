@@ -30,8 +30,8 @@ using Lanes = std::vector<std::vector<Record>>;
 std::vector<Entry> random_entries(reference::Random& random, std::size_t count, std::uint64_t position) {
   std::vector<Entry> entries(count);
   for (Entry& entry : entries)
-    entry = {position++, static_cast<infinipot::Token>(random.below(1u << 31)), static_cast<float>(random.uniform()),
-             random.below(3) == 0};
+    entry = {position++, static_cast<infinipot::Token>(random.below(1u << 31)),
+             static_cast<float>(random.uniform()), random.below(3) == 0};
   return entries;
 }
 
@@ -184,8 +184,10 @@ TEST(Entries, AllocateOnceAndThenNothing) {
 TEST(Entries, RejectATableThatIsTooLarge) {
   // The second product wraps around to a small number.
   constexpr std::size_t half = std::size_t{1} << 33;
-  for (const auto& [lanes, capacity] : {std::pair{std::size_t{1}, std::numeric_limits<std::size_t>::max() / 16},
-                                        {half, half}, {std::size_t{3}, ~std::size_t{0} / 3 + 2}}) {
+  for (const auto& [lanes, capacity] :
+       {std::pair{std::size_t{1}, std::numeric_limits<std::size_t>::max() / 16},
+        {half, half},
+        {std::size_t{3}, ~std::size_t{0} / 3 + 2}}) {
     try {
       const EntryTable table(lanes, capacity);
       ADD_FAILURE() << lanes << " x " << capacity << " was accepted";

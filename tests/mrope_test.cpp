@@ -5,12 +5,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "infinipot/pot.hpp"
-#include "reference/golden_json.hpp"
+#include "reference/golden.hpp"
 #include "reference/random.hpp"
 #include "reference/reference_rope.hpp"
 
@@ -28,7 +29,7 @@ using infinipot::Rope;
 Mrope qwen3(Rope rope, std::size_t height, std::size_t width) {
   Mrope mrope{std::move(rope), {}};
   for (std::size_t i = 0; i < mrope.rope.frequencies.size(); ++i)
-    mrope.axes.push_back(i % 3 == 1 && i < 3 * height ? Axis::height
+    mrope.axes.push_back(i % 3 == 1 && i < 3 * height  ? Axis::height
                          : i % 3 == 2 && i < 3 * width ? Axis::width
                                                        : Axis::text);
   return mrope;
@@ -42,41 +43,40 @@ Mrope random_map(reference::Random& random, Rope rope) {
 }
 
 /// A raw key rotated in double precision.
-std::vector<double> reference_rotated(const std::vector<double>& raw, const Mrope& mrope, double text, double height,
-                                      double width) {
+std::vector<double> reference_rotated(const std::vector<double>& raw, const Mrope& mrope, double text,
+                                      double height, double width) {
   std::vector<double> angles = mrope.rope.frequencies;
   for (std::size_t i = 0; i < angles.size(); ++i)
     angles[i] *= mrope.axes[i] == Axis::text ? text : mrope.axes[i] == Axis::height ? height : width;
   return reference::rotated_by(raw, mrope.rope, angles);
 }
 
-std::vector<float> rotated(const std::vector<double>& raw, const Mrope& mrope, const MropePosition& position) {
+std::vector<float> rotated(const std::vector<double>& raw, const Mrope& mrope,
+                           const MropePosition& position) {
   std::vector<float> key(raw.begin(), raw.end()), memory(mrope.rope.rotary_dim());
   infinipot::rotate(key.data(), mrope, position, key.size(), memory, key.data());
   return key;
 }
 
 TEST(Mrope, EqualsHuggingFace) {
-  const reference::Json golden = reference::golden("rope.json");
-  ASSERT_GE(golden["mrope"].array.size(), 9u);
-  for (const reference::Json& line : golden["mrope"].array) {
-    const auto sections = line["sections"].numbers(), position = line["position"].numbers();
-    const auto section = [&](std::size_t i) { return static_cast<std::size_t>(sections[i]); };
-    const Rope rope = plain_rope(line["head_dim"].size(), line["theta"].number);
-    const Mrope mrope = line["model"].string == "qwen2_vl"
-                            ? infinipot::mrope_sections(rope, section(0), section(1), section(2))
-                            : qwen3(rope, section(1), section(2));
-    EXPECT_NO_THROW(mrope.validate(line["head_dim"].size()));
-    const std::vector<double> raw = line["key"].numbers(), expected = line["rotated"].numbers();
-    const auto key = rotated(raw, mrope,
-                             {static_cast<std::int64_t>(position[0]), static_cast<std::int64_t>(position[1]),
-                              static_cast<std::int64_t>(position[2])});
+  const nlohmann::json golden = reference::golden("rope.json");
+  ASSERT_GE(golden.at("mrope").size(), 9u);
+  for (const nlohmann::json& line : golden.at("mrope")) {
+    const std::array<std::size_t, 3> sections = line.at("sections");
+    const std::array<std::int64_t, 3> position = line.at("position");
+    const Rope rope = plain_rope(line.at("head_dim"), line.at("theta"));
+    const Mrope mrope = line.at("model") == "qwen2_vl"
+                            ? infinipot::mrope_sections(rope, sections[0], sections[1], sections[2])
+                            : qwen3(rope, sections[1], sections[2]);
+    EXPECT_NO_THROW(mrope.validate(line.at("head_dim")));
+    const std::vector<double> raw = line.at("key"), expected = line.at("rotated");
+    const auto key = rotated(raw, mrope, {position[0], position[1], position[2]});
     const auto norms = reference::pair_norms(raw, rope);
-    const double farthest = *std::ranges::max_element(position);
     // There angles are products in float of frequencies in float: an error of up to 3u of the angle.
+    const auto farthest = static_cast<double>(*std::ranges::max_element(position));
     const double bound = 2 * reference::rotation_error + 3 * 0x1p-24 * farthest;
     for (std::size_t c = 0; c < raw.size(); ++c)
-      ASSERT_NEAR(key[c], expected[c], bound * norms[c]) << line["model"].string << " channel " << c;
+      ASSERT_NEAR(key[c], expected[c], bound * norms[c]) << line.at("model") << " channel " << c;
   }
 }
 
@@ -85,12 +85,13 @@ TEST(Mrope, AnyMapEqualsDoublePrecision) {
   for (const Pairing pairing : {Pairing::half_split, Pairing::interleaved})
     for (const std::size_t rotary_dim : {0u, 2u, 64u, 80u, 128u}) {
       const Mrope mrope = random_map(random, plain_rope(rotary_dim, 1e6, pairing));
-      for (const MropePosition& position : {MropePosition{0, 0, 0}, {5, 6, 9}, {4000, 12, 3999}, {-7, 3, -100}}) {
+      for (const MropePosition& position :
+           {MropePosition{0, 0, 0}, {5, 6, 9}, {4000, 12, 3999}, {-7, 3, -100}}) {
         const std::vector<double> raw = random.uniforms(rotary_dim + 6);
         const auto key = rotated(raw, mrope, position);
         const auto expected =
-            reference_rotated(raw, mrope, static_cast<double>(position.text), static_cast<double>(position.height),
-                              static_cast<double>(position.width));
+            reference_rotated(raw, mrope, static_cast<double>(position.text),
+                              static_cast<double>(position.height), static_cast<double>(position.width));
         const auto norms = reference::pair_norms(raw, mrope.rope);
         for (std::size_t c = 0; c < raw.size(); ++c)
           ASSERT_NEAR(key[c], expected[c], reference::rotation_error * norms[c]);
@@ -122,8 +123,8 @@ TEST(Mrope, ThreeEqualPositionsArePlainRope) {
   }
 }
 
-/// Keys of a text with an image in it (a grid), written into a pot and distilled: each kept key must be that of
-/// its position with the same shift taken off all three axes, within the bound for plain RoPE.
+/// Keys of a text with an image in it (a grid), written into a pot and distilled: each kept key must be that
+/// of its position with the same shift taken off all three axes, within the bound for plain RoPE.
 template <class T>
 void expect_pot_shifts_all_axes(Pairing pairing) {
   const std::size_t d = 40, capacity = 60, rotary = 32;
@@ -136,8 +137,9 @@ void expect_pot_shifts_all_axes(Pairing pairing) {
     const auto at = static_cast<double>(i);
     // Entries 10 .. 33 are a picture of 4 rows of 6.
     const bool image = i >= 10 && i < 34;
-    positions.push_back(image ? std::vector<double>{10, 10 + std::floor((at - 10) / 6), 10 + std::fmod(at - 10, 6)}
-                              : std::vector<double>{at, at, at});
+    positions.push_back(
+        image ? std::vector<double>{10, 10 + std::floor((at - 10) / 6), 10 + std::fmod(at - 10, 6)}
+              : std::vector<double>{at, at, at});
     raw.push_back(random.uniforms(d));
     const auto exact = reference_rotated(raw[i], mrope, positions[i][0], positions[i][1], positions[i][2]);
     std::ranges::transform(exact, pot.keys().row(0, 0, i), reference::stored<T>);
@@ -187,7 +189,12 @@ TEST(Mrope, RejectsMapsThatDoNotFit) {
   };
   constexpr std::size_t huge = ~std::size_t{0};
   using Sections = std::array<std::size_t, 3>;
-  for (const Sections& n : {Sections{16, 24, 25}, {16, 24, 23}, {65, 0, 0}, {0, 65, 0}, {huge, 2, 63}, {60, huge, 5},
+  for (const Sections& n : {Sections{16, 24, 25},
+                            {16, 24, 23},
+                            {65, 0, 0},
+                            {0, 65, 0},
+                            {huge, 2, 63},
+                            {60, huge, 5},
                             {1, 2, huge}}) {
     const std::string error = message([&] { infinipot::mrope_sections(plain_rope(128), n[0], n[1], n[2]); });
     for (const std::size_t value : {n[0], n[1], n[2], std::size_t{64}})

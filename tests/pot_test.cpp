@@ -48,8 +48,8 @@ struct Case {
   Shape shape;
   std::size_t rotary_dim, capacity;
 };
-const Case cases[] = {{{1, 1, 1, 2}, 2, 2},      {{2, 4, 2, 2}, 0, 3},     {{1, 3, 3, 64}, 64, 3},
-                      {{3, 4, 1, 64}, 32, 13},   {{2, 2, 2, 80}, 80, 7},   {{1, 8, 4, 80}, 20, 31},
+const Case cases[] = {{{1, 1, 1, 2}, 2, 2},      {{2, 4, 2, 2}, 0, 3},      {{1, 3, 3, 64}, 64, 3},
+                      {{3, 4, 1, 64}, 32, 13},   {{2, 2, 2, 80}, 80, 7},    {{1, 8, 4, 80}, 20, 31},
                       {{2, 6, 3, 96}, 96, 17},   {{1, 2, 2, 128}, 128, 63}, {{2, 2, 1, 128}, 126, 64},
                       {{1, 4, 2, 256}, 256, 65}, {{5, 5, 5, 6}, 4, 23}};
 
@@ -65,7 +65,8 @@ PotSettings settings_of(const Case& c, KeyStorage storage, Granularity granulari
 /// The key row that an engine would write for a raw key.
 std::vector<double> exact_key(const std::vector<double>& raw, const Rope& rope, KeyStorage storage,
                               std::size_t position) {
-  return storage == KeyStorage::unrotated ? raw : reference::rotated(raw, rope, static_cast<double>(position));
+  return storage == KeyStorage::unrotated ? raw
+                                          : reference::rotated(raw, rope, static_cast<double>(position));
 }
 
 /// An engine that fills pots with random tokens, and remembers in full precision what it wrote.
@@ -103,8 +104,8 @@ class Engine {
           SCOPED_TRACE(testing::Message() << "layer " << layer << " head " << head << " entry " << i);
           const reference::Item& item = model_.head(layer, head)[i];
           ASSERT_NO_FATAL_FAILURE(expect_record(pot, model_.lane(layer, head), i, item));
-          ASSERT_NO_FATAL_FAILURE(expect_rows(pot.keys().row(layer, head, i), pot.values().row(layer, head, i), i,
-                                              item));
+          ASSERT_NO_FATAL_FAILURE(
+              expect_rows(pot.keys().row(layer, head, i), pot.values().row(layer, head, i), i, item));
         }
   }
 
@@ -162,15 +163,15 @@ void for_all_settings(Check check) {
     for (const KeyStorage storage : storages)
       for (const Granularity granularity : granularities)
         for (const Pairing pairing : pairings) {
-          SCOPED_TRACE(testing::Message() << "capacity " << c.capacity << " d " << c.shape.head_dim << " r "
-                                          << c.rotary_dim << " granularity " << static_cast<int>(granularity)
-                                          << " storage " << static_cast<int>(storage) << " pairing "
-                                          << static_cast<int>(pairing));
+          SCOPED_TRACE(testing::Message()
+                       << "capacity " << c.capacity << " d " << c.shape.head_dim << " r " << c.rotary_dim
+                       << " granularity " << static_cast<int>(granularity) << " storage "
+                       << static_cast<int>(storage) << " pairing " << static_cast<int>(pairing));
           ASSERT_NO_FATAL_FAILURE(check(settings_of(c, storage, granularity, pairing)));
         }
 }
 
-// --- What a pot holds -----------------------------------------------------------------------------------------
+// --- What a pot holds ---
 
 TYPED_TEST(Pots, FollowAModelThroughRandomOperations) {
   for_all_settings<TypeParam>([](const PotSettings& settings) {
@@ -186,7 +187,8 @@ TYPED_TEST(Pots, FollowAModelThroughRandomOperations) {
       }
       ASSERT_NO_FATAL_FAILURE(engine.expect_holds(pot));
       if (pot.size() == 0) continue;
-      const Selection kept = engine.select(1 + engine.random().below(std::min(pot.size(), settings.max_keep)));
+      const Selection kept =
+          engine.select(1 + engine.random().below(std::min(pot.size(), settings.max_keep)));
       pot.keep(kept);
       engine.model().keep(kept);
       ASSERT_NO_FATAL_FAILURE(engine.expect_holds(pot));
@@ -196,7 +198,8 @@ TYPED_TEST(Pots, FollowAModelThroughRandomOperations) {
 
 TYPED_TEST(Pots, TruncationBelowTheSurvivorsForgetsTheirOrigins) {
   // New keys are written where survivors stood; their origins must not be taken for those of the new ones.
-  const PotSettings settings = settings_of(cases[6], KeyStorage::rotated, Granularity::head, Pairing::half_split);
+  const PotSettings settings =
+      settings_of(cases[6], KeyStorage::rotated, Granularity::head, Pairing::half_split);
   Pot<TypeParam> pot(settings);
   Engine<TypeParam> engine(settings, 1);
   for (int round = 0; round < 10; ++round) {
@@ -215,7 +218,8 @@ TYPED_TEST(Pots, TruncationBelowTheSurvivorsForgetsTheirOrigins) {
 }
 
 TYPED_TEST(Pots, KeepingNothingEmptiesThem) {
-  const PotSettings settings = settings_of(cases[3], KeyStorage::rotated, Granularity::head, Pairing::interleaved);
+  const PotSettings settings =
+      settings_of(cases[3], KeyStorage::rotated, Granularity::head, Pairing::interleaved);
   Pot<TypeParam> pot(settings);
   Engine<TypeParam> engine(settings, 2);
   engine.feed(9, {&pot});
@@ -227,7 +231,8 @@ TYPED_TEST(Pots, KeepingNothingEmptiesThem) {
 }
 
 TYPED_TEST(Pots, SurviveAMove) {
-  const PotSettings settings = settings_of(cases[5], KeyStorage::rotated, Granularity::head, Pairing::half_split);
+  const PotSettings settings =
+      settings_of(cases[5], KeyStorage::rotated, Granularity::head, Pairing::half_split);
   Pot<TypeParam> first(settings);
   Engine<TypeParam> engine(settings, 3);
   engine.feed(20, {&first});
@@ -247,8 +252,11 @@ TYPED_TEST(Pots, SurviveAMove) {
 
 TEST(Pot, TwoLanesKeepDifferentTokensAndDoNotTouchEachOther) {
   // Head 0 keeps the first entries, which do not move: not a bit of it may change, whatever head 1 does.
-  const PotSettings settings{
-      .shape = {1, 2, 2, 8}, .capacity = 8, .max_keep = 4, .granularity = Granularity::head, .rope = plain_rope(8)};
+  const PotSettings settings{.shape = {1, 2, 2, 8},
+                             .capacity = 8,
+                             .max_keep = 4,
+                             .granularity = Granularity::head,
+                             .rope = plain_rope(8)};
   Pot<float> pot(settings);
   Engine<float> engine(settings, 4);
   engine.feed(8, {&pot});
@@ -289,14 +297,28 @@ TEST(Pot, RowsStandOnCacheLines) {
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pot.values().data) % 64, 0u);
 }
 
-// --- Layouts --------------------------------------------------------------------------------------------------
+TYPED_TEST(Pots, BeginWithZeros) {
+  const PotSettings settings =
+      settings_of(cases[5], KeyStorage::rotated, Granularity::head, Pairing::half_split);
+  const std::size_t all = settings.shape.heads() * settings.capacity * settings.shape.head_dim;
+  for (int round = 0; round < 2; ++round) {  // the second may get the memory that the first has left behind
+    const Pot<TypeParam> pot(settings);
+    for (TypeParam* const rows : {pot.keys().data, pot.values().data}) {
+      EXPECT_EQ(std::count(rows, rows + all, TypeParam(0.0f)), static_cast<std::ptrdiff_t>(all));
+      std::fill_n(rows, all, TypeParam(1.0f));
+    }
+  }
+}
+
+// --- Layouts ---
 
 /// An engine's own memory: canaries everywhere, so that whatever is no row of the pot can be checked.
 template <class T>
 struct Memory {
   static constexpr std::size_t guard = 7;
 
-  Memory(const Shape& s, std::size_t rows, std::size_t elements) : shape(s), capacity(rows), data(elements, canary()) {}
+  Memory(const Shape& s, std::size_t rows, std::size_t elements)
+      : shape(s), capacity(rows), data(elements, canary()) {}
 
   static T canary() { return T(-77.0f); }
 
@@ -304,7 +326,8 @@ struct Memory {
   static Memory calm(const Shape& shape, std::size_t capacity, std::size_t gap) {
     const std::size_t entry = shape.kv_heads * shape.head_dim + gap, half = shape.layers * capacity * entry;
     Memory memory(shape, capacity, guard + half + guard + half + guard);
-    const auto layer = static_cast<std::ptrdiff_t>(capacity * entry), row = static_cast<std::ptrdiff_t>(entry);
+    const auto layer = static_cast<std::ptrdiff_t>(capacity * entry),
+               row = static_cast<std::ptrdiff_t>(entry);
     const auto head = static_cast<std::ptrdiff_t>(shape.head_dim);
     T* const keys = memory.data.data() + guard;
     memory.layout = {{keys, layer, head, row}, {keys + half + guard, layer, head, row}};
@@ -335,7 +358,8 @@ struct Memory {
 
   std::size_t non_canaries() {
     const auto left = outside();
-    return static_cast<std::size_t>(std::ranges::count_if(left, [](T v) { return v != canary() && v != T(0.0f); }));
+    return static_cast<std::size_t>(
+        std::ranges::count_if(left, [](T v) { return v != canary() && v != T(0.0f); }));
   }
 
   Shape shape;
@@ -387,16 +411,18 @@ TYPED_TEST(Pots, OverAnEnginesMemoryAgreeBitForBitWithTheirOwn) {
 TEST(Pot, OverAnEnginesMemoryAllocatesNoRows) {
   const PotSettings settings{.shape = {4, 4, 4, 64}, .capacity = 128, .rope = plain_rope(64)};
   auto memory = Memory<float>::calm(settings.shape, settings.capacity, 0);
-  const std::size_t rows = 2 * settings.shape.heads() * settings.capacity * settings.shape.head_dim * sizeof(float);
+  const std::size_t rows =
+      2 * settings.shape.heads() * settings.capacity * settings.shape.head_dim * sizeof(float);
   const Pot<float> own(settings), view(settings, memory.layout);
   EXPECT_EQ(own.bytes() - view.bytes(), rows);
   EXPECT_EQ(view.keys().data, memory.layout.keys.data);
   EXPECT_EQ(view.values().data, memory.layout.values.data);
 }
 
-// --- Reading keys ---------------------------------------------------------------------------------------------
+// --- Reading keys ---
 
-/// A key as read must be the stored one, rotated in double precision for its place if that is left to the reader.
+/// A key as read must be the stored one, rotated in double precision for its place if that is left to the
+/// reader.
 template <class T>
 void expect_key_read(const Pot<T>& pot, const T* stored, std::size_t position, const float* key) {
   const std::size_t d = pot.shape().head_dim;
@@ -417,7 +443,8 @@ void expect_key_rows(const Pot<T>& pot, std::size_t layer, std::size_t head, std
   std::vector<float> tile(count * d + 1, 42.0f);
   const infinipot::KeyRows rows = pot.key_rows(layer, head, first, count, tile.data());
   const void* where = tile.data();
-  if (std::same_as<T, float> && pot.key_storage() == KeyStorage::rotated) where = pot.keys().row(layer, head, first);
+  if (std::same_as<T, float> && pot.key_storage() == KeyStorage::rotated)
+    where = pot.keys().row(layer, head, first);
   ASSERT_EQ(static_cast<const void*>(rows.data), where);
   ASSERT_EQ(tile.back(), 42.0f);
   for (std::size_t i = 0; i < count; ++i)
@@ -456,7 +483,7 @@ TEST(Pot, AnglesReachTheLastPosition) {
     EXPECT_NEAR(pot.angles()[99].sin[i], std::sin(99 * std::pow(10, -static_cast<double>(i))), 1e-7);
 }
 
-// --- Allocation -----------------------------------------------------------------------------------------------
+// --- Allocation ---
 
 TYPED_TEST(Pots, AllocateNothingAfterConstruction) {
   for (const KeyStorage storage : storages)
@@ -495,7 +522,8 @@ TYPED_TEST(Pots, AllocateOnceInTheConstructor) {
 }
 
 TYPED_TEST(Pots, CopyTheRopeOnceIfItIsNotMovedIn) {
-  const PotSettings settings = settings_of(cases[6], KeyStorage::rotated, Granularity::head, Pairing::half_split);
+  const PotSettings settings =
+      settings_of(cases[6], KeyStorage::rotated, Granularity::head, Pairing::half_split);
   const allocation_counter::Scope construction;
   const Pot<TypeParam> pot(settings);
   const std::size_t bytes = construction.bytes();
@@ -505,8 +533,11 @@ TYPED_TEST(Pots, CopyTheRopeOnceIfItIsNotMovedIn) {
 TYPED_TEST(Pots, BytesAreWhatTheArraysNeed) {
   const std::size_t L = 2, G = 3, d = 96, M = 64, C = 32;
   for (const Granularity granularity : granularities) {
-    const std::size_t lanes = granularity == Granularity::head ? L * G : granularity == Granularity::layer ? L : 1;
-    const Pot<TypeParam> pot({.shape = {L, G, G, d}, .capacity = M, .granularity = granularity, .rope = plain_rope(d)});
+    const std::size_t lanes = granularity == Granularity::head    ? L * G
+                              : granularity == Granularity::layer ? L
+                                                                  : 1;
+    const Pot<TypeParam> pot(
+        {.shape = {L, G, G, d}, .capacity = M, .granularity = granularity, .rope = plain_rope(d)});
     const std::size_t rows = L * G * (M + M + C) * d * sizeof(TypeParam), first_positions = lanes * C * 4;
     const std::size_t angles = M * d * 4, records = lanes * M * (8 + 4 + 4 + 1 + 4);
     const std::size_t needed = rows + first_positions + angles + records, arrays = 10;
@@ -523,7 +554,7 @@ TEST(Pot, UnrotatedKeysNeedNoOriginals) {
   EXPECT_LE(Pot<float>(settings).bytes() + 4 * 32 * 64 * sizeof(float), rotated);
 }
 
-// --- Errors ---------------------------------------------------------------------------------------------------
+// --- Errors ---
 
 std::string error_of(const PotSettings& settings) {
   try {

@@ -26,8 +26,8 @@ struct Size {
   std::size_t head_dim, rotary_dim;
 };
 // Pair counts on both sides of the tile of 64 among them.
-constexpr Size sizes[] = {{2, 2},     {64, 64},   {64, 16},   {80, 80},  {96, 72},  {128, 126}, {128, 128},
-                          {130, 130}, {256, 256}, {256, 128}, {258, 258}, {260, 254}};
+constexpr Size sizes[] = {{2, 2},     {64, 64},   {64, 16},   {80, 80},   {96, 72},   {128, 126},
+                          {128, 128}, {130, 130}, {256, 256}, {256, 128}, {258, 258}, {260, 254}};
 
 template <class T>
 class Keys : public testing::Test {};
@@ -46,7 +46,8 @@ struct Head {
   void write(reference::Random& random) {
     const auto position = static_cast<double>(raw.size());
     raw.push_back(random.uniforms(head_dim));
-    std::ranges::transform(reference::rotated(raw.back(), rope, position), row(raw.size() - 1), reference::stored<T>);
+    std::ranges::transform(reference::rotated(raw.back(), rope, position), row(raw.size() - 1),
+                           reference::stored<T>);
   }
 
   void gather_raw(const std::vector<Index>& kept) {
@@ -79,7 +80,8 @@ struct Head {
 
 /// Several distillations of one head through reindex_keys itself.
 template <class T>
-void expect_exact_keys(const Rope& rope, std::size_t d, std::size_t capacity, std::size_t gap, std::uint64_t seed) {
+void expect_exact_keys(const Rope& rope, std::size_t d, std::size_t capacity, std::size_t gap,
+                       std::uint64_t seed) {
   reference::Random random(seed);
   Head<T> head(rope, d, capacity, gap);
   std::vector<float> memory(AngleTable::floats(rope, capacity));
@@ -108,7 +110,8 @@ TYPED_TEST(Keys, EqualTheRawKeyRotatedForItsNewPosition) {
     for (const Pairing pairing : pairings)
       for (const std::size_t capacity : {2u, 3u, 13u, 65u})
         for (const std::size_t gap : {0u, 3u})
-          expect_exact_keys<TypeParam>(plain_rope(rotary_dim, 10000, pairing), head_dim, capacity, gap, seed++);
+          expect_exact_keys<TypeParam>(plain_rope(rotary_dim, 10000, pairing), head_dim, capacity, gap,
+                                       seed++);
 }
 
 TYPED_TEST(Keys, AttentionFactorAndAnyFrequenciesComeThrough) {
@@ -133,8 +136,8 @@ TYPED_TEST(Keys, ThatDoNotMoveKeepTheirBits) {
     std::vector<Index> index(15);
     const auto kept = random.subset<Index>(12, 12);
     for (const std::size_t survivors : {std::size_t{0}, kept.size()}) {
-      infinipot::reindex_keys<TypeParam>(head.keys.data(), 66, 64, kept, {originals.data(), index, survivors}, angles,
-                                         pairing);
+      infinipot::reindex_keys<TypeParam>(head.keys.data(), 66, 64, kept, {originals.data(), index, survivors},
+                                         angles, pairing);
       infinipot::carry_origins(index, kept, survivors);
       EXPECT_EQ(head.keys, before);
     }
@@ -153,8 +156,8 @@ TYPED_TEST(Keys, OriginalsAreTheBitsFirstWritten) {
   std::size_t survivors = 0;
   for (const std::size_t keep : {15u, 11u, 6u, 1u}) {
     const auto kept = random.subset<Index>(keep, held.size());
-    infinipot::reindex_keys<TypeParam>(head.keys.data(), 48, 48, kept, {originals.data(), index, survivors}, angles,
-                                       head.rope.pairing);
+    infinipot::reindex_keys<TypeParam>(head.keys.data(), 48, 48, kept, {originals.data(), index, survivors},
+                                       angles, head.rope.pairing);
     infinipot::carry_origins(index, kept, survivors);
     survivors = keep;
     std::vector<Index> next;
@@ -202,7 +205,7 @@ TEST(CarryOrigins, FollowsTheKept) {
   }
 }
 
-// --- No drift -------------------------------------------------------------------------------------------------
+// --- No drift ---
 
 /// An entry of the drift test.
 struct Traveller {
@@ -211,10 +214,10 @@ struct Traveller {
   bool forced = false;  // never dropped
 };
 
-/// A pot that crumbles: each round a few new keys are written at the end and as many entries dropped at random,
-/// so that survivors move by a position or so, hundreds of times. Beside it the same keys in the naive way: turned
-/// in place by each round's shift, rounded, and turned again. (Survivors that jump to the front at once, as when
-/// half the pot is dropped, would not move again and show nothing.)
+/// A pot that crumbles: each round a few new keys are written at the end and as many entries dropped at
+/// random, so that survivors move by a position or so, hundreds of times. Beside it the same keys in the
+/// naive way: turned in place by each round's shift, rounded, and turned again. (Survivors that jump to the
+/// front at once, as when half the pot is dropped, would not move again and show nothing.)
 template <class T>
 class Crumbling {
  public:
@@ -292,8 +295,8 @@ class Crumbling {
       const Index i = kept.lane(0)[j];
       next.push_back(std::move(entries_[i]));
       ++next.back().survived;
-      infinipot::detail::rotate_row(naive_.data() + i * head_dim, pot_.angles()[i - j], rope_.pairing, head_dim,
-                                    naive_.data() + j * head_dim);
+      infinipot::detail::rotate_row(naive_.data() + i * head_dim, pot_.angles()[i - j], rope_.pairing,
+                                    head_dim, naive_.data() + j * head_dim);
     }
     entries_ = std::move(next);
     pot_.keep(kept);
@@ -332,7 +335,8 @@ TYPED_TEST(Keys, DoNotDriftInAThousandDistillations) {
     }
 }
 
-/// The other extreme: half of a small pot is dropped each time, so that most entries survive once or a few times.
+/// The other extreme: half of a small pot is dropped each time, so that most entries survive once or a few
+/// times.
 TYPED_TEST(Keys, DoNotDriftWhenHalfIsDropped) {
   for (const Pairing pairing : pairings) {
     reference::Random random(800);
@@ -345,8 +349,8 @@ TYPED_TEST(Keys, DoNotDriftWhenHalfIsDropped) {
     for (int round = 0; round < 1000; ++round) {
       while (head.raw.size() < 64) head.write(random);
       auto kept = random.subset<Index>(32, 64);
-      infinipot::reindex_keys<TypeParam>(head.keys.data(), 16, 16, kept, {originals.data(), index, survivors}, angles,
-                                         pairing);
+      infinipot::reindex_keys<TypeParam>(head.keys.data(), 16, 16, kept, {originals.data(), index, survivors},
+                                         angles, pairing);
       infinipot::carry_origins(index, kept, survivors);
       survivors = kept.size();
       head.gather_raw(kept);

@@ -31,8 +31,8 @@ struct Size {
   std::size_t head_dim, rotary_dim;
 };
 
-constexpr Size sizes[] = {{2, 2},   {2, 0},    {6, 4},    {64, 64},   {64, 32},   {80, 80},   {80, 20},
-                          {96, 96}, {96, 66},  {128, 128}, {128, 126}, {256, 256}, {256, 64}, {257, 130}};
+constexpr Size sizes[] = {{2, 2},   {2, 0},   {6, 4},     {64, 64},   {64, 32},   {80, 80},  {80, 20},
+                          {96, 96}, {96, 66}, {128, 128}, {128, 126}, {256, 256}, {256, 64}, {257, 130}};
 constexpr Pairing pairings[] = {Pairing::half_split, Pairing::interleaved};
 constexpr std::size_t shifts[] = {0, 1, 2, 3, 62, 63, 64, 127};
 
@@ -88,7 +88,8 @@ TEST(Rope, ValidatesItsNumbers) {
     rope.frequencies.back() = bad;
     expect_error(error_of([&] { rope.validate(8); }), std::isnan(bad) ? "nan" : "inf");
   }
-  for (const auto& [bad, text] : {std::pair{0.0, "factor 0 "}, {-0.5, "-0.5"}, {HUGE_VAL, "inf"}, {std::nan(""), "nan"}}) {
+  for (const auto& [bad, text] :
+       {std::pair{0.0, "factor 0 "}, {-0.5, "-0.5"}, {HUGE_VAL, "inf"}, {std::nan(""), "nan"}}) {
     Rope rope = plain_rope(8);
     rope.attention_factor = bad;
     expect_error(error_of([&] { rope.validate(8); }), text);

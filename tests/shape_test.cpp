@@ -85,7 +85,8 @@ TEST(Shape, ComparesAllDimensions) {
 }
 
 TEST(Shape, AcceptsDividingHeads) {
-  for (const Shape& shape : {Shape{1, 1, 1, 1}, Shape{30, 9, 3, 64}, Shape{32, 32, 8, 128}, Shape{1, 71, 1, 64}})
+  for (const Shape& shape :
+       {Shape{1, 1, 1, 1}, Shape{30, 9, 3, 64}, Shape{32, 32, 8, 128}, Shape{1, 71, 1, 64}})
     EXPECT_EQ(error_of(shape), "");
 }
 
@@ -93,8 +94,10 @@ TEST(Shape, RejectsADimensionOfZero) {
   for (const Shape& shape : {Shape{0, 4, 2, 8}, Shape{2, 0, 2, 8}, Shape{2, 4, 0, 8}, Shape{2, 4, 2, 0}}) {
     const std::string message = error_of(shape);
     EXPECT_NE(message.find("dimension of 0"), std::string::npos) << message;
-    for (const auto& [name, value] : {std::pair{"layers ", shape.layers}, {"query_heads ", shape.query_heads},
-                                      {"kv_heads ", shape.kv_heads}, {"head_dim ", shape.head_dim}})
+    for (const auto& [name, value] : {std::pair{"layers ", shape.layers},
+                                      {"query_heads ", shape.query_heads},
+                                      {"kv_heads ", shape.kv_heads},
+                                      {"head_dim ", shape.head_dim}})
       EXPECT_NE(message.find(name + std::to_string(value)), std::string::npos) << message;
   }
 }

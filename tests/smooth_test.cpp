@@ -108,7 +108,8 @@ TEST(Smooth, RejectsEvenKernels) {
       EXPECT_NE(std::string(error.what()).find("kernel " + std::to_string(kernel)), std::string::npos);
     }
   }
-  for (const std::size_t kernel : {1U, 3U, 99U}) EXPECT_NO_THROW((Smoothing{Pooling::mean, kernel}.validate()));
+  for (const std::size_t kernel : {1U, 3U, 99U})
+    EXPECT_NO_THROW((Smoothing{Pooling::mean, kernel}.validate()));
 }
 
 TEST(Smooth, AllocatesNothing) {

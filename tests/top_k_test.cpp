@@ -54,7 +54,8 @@ TEST(TopK, MatchesAStableSortForEverySizeAndK) {
     for (std::size_t n = 0; n <= 70; ++n) {
       const auto scores = random_scores(random, n, values);
       std::vector<std::uint8_t> protect(n);
-      for (auto& flag : protect) flag = random.below(4) == 0 ? static_cast<std::uint8_t>(1 + random.below(255)) : 0;
+      for (auto& flag : protect)
+        flag = random.below(4) == 0 ? static_cast<std::uint8_t>(1 + random.below(255)) : 0;
       for (std::size_t k = 0; k <= n + 1; ++k) {
         ASSERT_EQ(infinipot::top_k(scores, k), expected(scores, k, {})) << n << " " << k;
         ASSERT_EQ(infinipot::top_k(scores, k, protect), expected(scores, k, protect)) << n << " " << k;
@@ -96,20 +97,25 @@ TEST(TopK, NaNIsBelowEverything) {
 }
 
 TEST(TopK, SeesEveryKindOfNaN) {
-  for (const std::uint32_t bits : {0x7FC00000U, 0xFFC00000U, 0x7F800001U, 0xFF800001U, 0x7FFFFFFFU, 0xFFFFFFFFU})
+  for (const std::uint32_t bits :
+       {0x7FC00000U, 0xFFC00000U, 0x7F800001U, 0xFF800001U, 0x7FFFFFFFU, 0xFFFFFFFFU})
     EXPECT_TRUE(infinipot::is_nan(std::bit_cast<float>(bits))) << std::hex << bits;
-  for (const float x : {0.0F, -0.0F, 1.0F, -1e-45F, 3e38F, inf, -inf}) EXPECT_FALSE(infinipot::is_nan(x)) << x;
+  for (const float x : {0.0F, -0.0F, 1.0F, -1e-45F, 3e38F, inf, -inf})
+    EXPECT_FALSE(infinipot::is_nan(x)) << x;
 }
 
 TEST(TopK, ProtectedEntriesComeFirstWhateverTheirScore) {
   const std::vector<float> scores{nan, 9, 8, -inf, 7};
-  EXPECT_EQ(infinipot::top_k(scores, 3, std::vector<std::uint8_t>{1, 0, 0, 1, 0}), (std::vector<Index>{0, 1, 3}));
+  EXPECT_EQ(infinipot::top_k(scores, 3, std::vector<std::uint8_t>{1, 0, 0, 1, 0}),
+            (std::vector<Index>{0, 1, 3}));
   // More protected than wanted: all of them stay.
-  EXPECT_EQ(infinipot::top_k(scores, 1, std::vector<std::uint8_t>{1, 0, 0, 1, 0}), (std::vector<Index>{0, 3}));
+  EXPECT_EQ(infinipot::top_k(scores, 1, std::vector<std::uint8_t>{1, 0, 0, 1, 0}),
+            (std::vector<Index>{0, 3}));
 }
 
 TEST(TopK, RejectsFlagsThatDoNotFit) {
-  EXPECT_THROW(infinipot::top_k(std::vector<float>(3, 0), 1, std::vector<std::uint8_t>(2, 0)), std::invalid_argument);
+  EXPECT_THROW(infinipot::top_k(std::vector<float>(3, 0), 1, std::vector<std::uint8_t>(2, 0)),
+               std::invalid_argument);
 }
 
 TEST(TopK, MarkLeavesWhatIsMarkedAndReportsWhatItAdded) {

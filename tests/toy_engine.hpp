@@ -42,8 +42,8 @@ inline std::vector<Token> text(std::size_t length, std::uint64_t seed, std::size
 
 struct Matrix {
   /// Values between -scale and scale; `tensor` tells one matrix from another.
-  Matrix(std::uint64_t tensor, std::size_t rows, std::size_t columns, float scale)
-      : columns(columns), values(rows * columns) {
+  Matrix(std::uint64_t tensor, std::size_t row_count, std::size_t column_count, float scale)
+      : columns(column_count), values(row_count * column_count) {
     for (std::size_t i = 0; i < values.size(); ++i)
       values[i] =
           scale * (static_cast<float>(hash(tensor << 32U | i) >> 40U) * 0x1p-23F - 1);  // 24 bits: exact
@@ -257,8 +257,9 @@ class Engine {
     for (std::size_t i = 0; i < tokens.size(); ++i)
       if (tokens[i] == quirks.nan_attention)
         mixed_[i * model_.shape.query_heads * d] = std::numeric_limits<float>::quiet_NaN();
-    sink.layer(layer, {mixed_.data(), tokens.size(), static_cast<std::ptrdiff_t>(model_.shape.query_heads * d),
-                       static_cast<std::ptrdiff_t>(d)});
+    sink.layer(layer,
+               {mixed_.data(), tokens.size(), static_cast<std::ptrdiff_t>(model_.shape.query_heads * d),
+                static_cast<std::ptrdiff_t>(d)});
   }
 
   void attend(std::size_t layer, std::size_t kv_head, std::span<const Token> tokens, std::size_t first,

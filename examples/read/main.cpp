@@ -62,7 +62,7 @@ std::uint64_t full_cache_bytes(const infinipot::Shape& shape, std::uint64_t toke
 /// --policy full: as large a pot as the whole prompt and the answer need.
 void fit_pot(Prompt& prompt, std::size_t answer, Options& options) {
   options.pot = prompt.record() + std::max(options.generate, answer) + 1;
-  options.keep = options.pot - 1;
+  options.keep = std::min<std::size_t>(options.pot - 1, 256);  // never asked for; room for what is pinned
 }
 
 template <class P>

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,9 +19,10 @@ inline infinipot::Granularity granularity_of(const Options& options) {
   return Granularity::head;
 }
 
-/// Fills in what depends on the policy and was not given.
+/// Fills in what depends on other options and was not given.
 inline void complete(Options& options) {
   const bool infinipot = options.policy == "infinipot";
+  if (options.keep == 0) options.keep = options.pot / 2;
   if (options.granularity.empty()) options.granularity = infinipot ? "shared" : "head";
   if (options.kernel == 0) options.kernel = infinipot ? 9 : options.policy == "snapkv" ? 5 : 1;
 }
@@ -38,6 +41,33 @@ auto with_policy(const Options& options, std::vector<infinipot::Token> catalyst,
          .over_heads = options.aggregate == "max" ? infinipot::Aggregate::max : infinipot::Aggregate::sum,
          .kernel = options.kernel}));
   return run(infinipot::StreamingLlm());  // and full, whose pot never fills
+}
+
+/// Throws UsageError unless pot and keep leave room for what always stays, of which `header` is the tokens
+/// of the prompt's header, and for what the policy needs to score. Options must be complete.
+template <infinipot::Policy P>
+void check_room(const P& policy, const Options& options, std::size_t header) {
+  const auto stays = [&](std::size_t keep) {
+    std::size_t recent = options.recent;
+    if constexpr (infinipot::ProtectsRecent<P>) recent = std::max(recent, policy.recent(keep));
+    return std::max(header, options.sinks) + recent;
+  };
+  std::size_t least = 1;  // entries to keep; what stays may grow with them, more slowly
+  while (stays(least) > least) least = stays(least);
+
+  std::size_t catalyst = 0, window = 1;
+  if constexpr (infinipot::RunsProbes<P>) catalyst = policy.longest_probe();
+  if constexpr (infinipot::WatchesWindow<P>) window = policy.window();
+  const std::size_t room = catalyst + window;
+  const std::string why = "(" + std::to_string(least) + " entries for the prompt's header, --sinks and recent ones, " +
+                          std::to_string(catalyst) + " for the catalyst, " + std::to_string(window) + " to read)";
+  if (options.pot < least + room)
+    throw UsageError("--pot " + std::to_string(options.pot) + " is too small; it must be at least " +
+                     std::to_string(least + room) + " " + why);
+  if (options.keep < least || options.keep > options.pot - room)
+    throw UsageError("--keep " + std::to_string(options.keep) + " is out of range " + std::to_string(least) +
+                     " .. " + std::to_string(options.pot - room) + " for --pot " + std::to_string(options.pot) +
+                     " " + why);
 }
 
 }  // namespace reading

@@ -14,7 +14,8 @@ namespace {
 template <class... Parts>
 [[noreturn]] void fail(const GgufFile& file, const Parts&... parts) {
   std::ostringstream text;
-  (text << file.name() << ": " << ... << parts);
+  text << file.name() << ": ";
+  (text << ... << parts);
   throw GgufError(text.str());
 }
 

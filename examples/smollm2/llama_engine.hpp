@@ -90,7 +90,8 @@ class LlamaEngine {
   template <class Error, class... Parts>
   [[noreturn]] static void fail(const Parts&... parts) {
     std::ostringstream text;
-    (text << "llama engine: " << ... << parts);
+    text << "llama engine: ";
+    (text << ... << parts);
     throw Error(text.str());
   }
 

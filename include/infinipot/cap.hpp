@@ -26,10 +26,12 @@ enum class Reduce : std::uint8_t {
 
 namespace detail {
 
-/// out[r][w] = sum over k of keys[r][k] * queries[k][w], for `rows` keys and two packets of queries.
+/// out[r][w] = sum over k of keys[r][k] * queries[k][w], for `rows` keys and two packets of queries. Not
+/// inline: this loop needs nearly all registers, and a caller that has some of its own in use would halve its
+/// speed.
 template <std::size_t... row>
-void dot_rows(std::index_sequence<row...>, const float* keys, std::ptrdiff_t stride, const float* queries,
-              std::size_t head_dim, float* out) noexcept {
+[[gnu::noinline]] void dot_rows(std::index_sequence<row...>, const float* keys, std::ptrdiff_t stride,
+                                const float* queries, std::size_t head_dim, float* out) noexcept {
   Packet left[sizeof...(row)] = {((void)row, broadcast(0))...};
   Packet right[sizeof...(row)] = {((void)row, broadcast(0))...};
   for (std::size_t k = 0; k < head_dim; ++k) {
@@ -69,7 +71,7 @@ class CapScorer {
   /// group of `kv_head`. Query i stands at position first + i and sees entries 0 .. first + i.
   /// `keys(from, count, tile)` gives KeyRows of entries from .. from + count - 1, in place or in `tile`
   /// (count * head_dim floats). `scores` has first + queries.count values. A NaN logit makes all that its
-  /// query touches NaN. Precondition: first + queries.count <= max_entries.
+  /// query pays NaN. Precondition: first + queries.count <= max_entries.
   template <class Keys>
   void accumulate(const Queries& queries, std::size_t kv_head, std::size_t first, const Keys& keys,
                   const AttentionForm& form, Reduce reduce, std::span<float> scores) noexcept {
@@ -138,7 +140,12 @@ class CapScorer {
   }
 
   void cap_logits(const Block& block, float cap) noexcept {
-    for (std::size_t i = 0; i < block.entries * width; ++i) logits_[i] = cap * std::tanh(logits_[i] / cap);
+    using namespace detail;
+    const Packet top = broadcast(cap), steepness = broadcast(1 / cap);
+    for (std::size_t i = 0; i < block.entries * width; i += packet_size) {
+      float* const logits = logits_.data() + i;
+      store(logits, multiply(top, tanh(multiply(steepness, load(logits)))));
+    }
   }
 
   void add_bias(const Block& block, const AttentionBias& bias) noexcept {
@@ -186,8 +193,24 @@ class CapScorer {
     float sums[width];
     store(sums, sum0);
     store(sums + packet_size, sum1);
-    // A row whose every entry is hidden pays nothing to anybody.
-    for (std::size_t w = 0; w < block.rows; ++w) block.share[w] = tops[w] <= low ? 0.0F : 1.0F / sums[w];
+    for (std::size_t w = 0; w < width; ++w) {
+      const bool pays = w < block.rows && tops[w] > low;  // not if its every entry is hidden
+      if (is_nan(sums[w]))
+        spread_nan(block, w, pays);
+      else if (pays)
+        block.share[w] = 1.0F / sums[w];
+    }
+  }
+
+  /// A row with a NaN logit pays NaN where it would have paid anything, and nothing to the others: an entry
+  /// that is hidden from it stays sound. What only fills up the block (0 * infinity) never pays.
+  void spread_nan(Block& block, std::size_t w, bool pays) noexcept {
+    for (std::size_t t = 0; t < block.entries; ++t) {
+      float& paid = logits_[t * width + w];
+      const bool spoilt = is_nan(paid) || (pays && paid != 0);
+      paid = spoilt && w < block.rows ? std::numeric_limits<float>::quiet_NaN() : 0;
+    }
+    block.share[w] = 1;
   }
 
   void add_to(const Block& block, std::span<float> scores) noexcept {

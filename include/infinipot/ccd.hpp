@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <utility>
@@ -74,7 +75,7 @@ class Ccd {
       !watches || YieldsQueries<Engine> || YieldsAttention<Engine>,
       "infinipot: this policy scores entries by attention, so the engine needs a second forward() that also "
       "takes a QuerySink& or an AttentionSink&; see YieldsQueries in infinipot/concepts.hpp");
-  static_assert(!watches || by_queries || YieldsAttention<Engine>,
+  static_assert(!watches || !YieldsQueries<Engine> || ReadableKeys<S> || YieldsAttention<Engine>,
                 "infinipot: to score by an engine's queries the store needs key_rows(); see ReadableKeys in "
                 "infinipot/concepts.hpp");
   static_assert(P::watch != Watch::probes || RunsProbes<P>,
@@ -98,7 +99,7 @@ class Ccd {
         settings_(checked(engine, store, policy_, settings)),
         limit_(store.capacity() - longest_probe(policy_)),
         window_start_(limit_ - window(policy_)),
-        tracker_(engine.vocab_size()),
+        tracker_(static_cast<std::size_t>(engine.vocab_size())),
         selector_(store.shape(), store.granularity(), store.capacity(), settings_.keep, policy_.rules()),
         entries_(std::min(settings_.chunk, store.capacity())),
         attention_(watches ? store.shape().heads() * store.capacity() : 0),
@@ -192,6 +193,13 @@ class Ccd {
       return 0;
   }
 
+  /// The largest std::size_t where the sum is larger: a setting may be a difference that fell below zero.
+  static std::size_t sum(std::initializer_list<std::size_t> parts) {
+    std::size_t total = 0;
+    for (const std::size_t part : parts) total = part > ~total ? ~std::size_t{0} : total + part;
+    return total;
+  }
+
   static CcdSettings checked(const Engine& engine, const S& store, const P& policy, CcdSettings settings) {
     const Shape shape = store.shape();
     shape.validate();
@@ -208,18 +216,19 @@ class Ccd {
       if (settings.keep > store.max_keep())
         detail::invalid("keep ", settings.keep, " exceeds the pot's max_keep ", store.max_keep());
     if (settings.keep == 0) detail::invalid("keep must be at least 1; a pot of ", capacity, " is too small");
-    if (settings.sinks + settings.recent + probe + 1 > capacity)
+    const std::size_t needed = sum({settings.sinks, settings.recent, probe, 1});
+    if (needed > capacity)
       detail::invalid("capacity ", capacity, " is too small for ", settings.sinks, " sinks, ",
                       settings.recent, " recent, ", probe,
-                      " catalyst tokens and one more; it must be at least ",
-                      settings.sinks + settings.recent + probe + 1);
+                      " catalyst tokens and one more; it must be at least ", needed);
     if (settings.sinks + settings.recent > settings.keep)
       detail::invalid("keep ", settings.keep, " is too small for ", settings.sinks, " sinks and ",
                       settings.recent, " recent entries");
-    if (settings.keep + std::max<std::size_t>(watched, 1) + probe > capacity)
+    const std::size_t room = sum({settings.keep, std::max<std::size_t>(watched, 1), probe});
+    if (room > capacity)
       detail::invalid("capacity ", capacity, " leaves no room to read beside ", settings.keep,
                       " kept entries, ", probe, " catalyst tokens and a window of ", watched,
-                      "; it must be at least ", settings.keep + std::max<std::size_t>(watched, 1) + probe);
+                      "; it must be at least ", room);
     if (settings.chunk == 0) detail::invalid("chunk 0 must be at least 1");
     return settings;
   }
@@ -277,14 +286,15 @@ class Ccd {
       std::fill(pending_.begin(), pending_.end(), 0.0F);
     });
     detail::ChunkLogits logits(tracker_, entries, policy_.uses_nuc());
-    if (watches_now())
+    const bool watched = watches_now();
+    if (watched)
       watch(tokens, first, logits, pending_, Reduce::sum);
     else
       engine_.forward(tokens, first, logits);
     store_.append(entries);
     rollback.release();
 
-    if (watches_now()) commit_attention(first + tokens.size());
+    if (watched) commit_attention(first + tokens.size());
     tracker_.commit();
     if (retention == Retention::pinned) pinned_ += newly_pinned(tokens.size());
     stats_.tokens_read += tokens.size();

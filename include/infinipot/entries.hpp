@@ -91,6 +91,8 @@ class EntryTable {
   template <Element>
   friend class Pot;
 
+  EntryTable() = default;  // of no lanes, without an allocation
+
   struct Slots {
     detail::Arena::Slot<std::uint64_t> positions;
     detail::Arena::Slot<Token> tokens;
@@ -100,7 +102,7 @@ class EntryTable {
   };
 
   static Slots reserve(detail::Arena& arena, std::size_t lanes, std::size_t capacity) {
-    const std::size_t count = lanes * capacity;
+    const std::size_t count = detail::product({lanes, capacity});
     return {arena.reserve<std::uint64_t>(count), arena.reserve<Token>(count), arena.reserve<float>(count),
             arena.reserve<std::uint8_t>(count), arena.reserve<std::uint32_t>(count)};
   }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <utility>
 
@@ -106,7 +107,7 @@ class Pot {
     for (std::size_t layer = 0; layer < shape().layers; ++layer)
       for (std::size_t head = 0; head < shape().kv_heads; ++head)
         keep_head(layer, head, kept.lane(shape().lane_of(layer, head, granularity())));
-    if (settings_.key_storage == KeyStorage::rotated)
+    if (!originals_.empty())
       for (std::size_t lane = 0; lane < entries_.lanes(); ++lane)
         carry_origins(origins(lane), kept.lane(lane), survivors_);
     entries_.keep(kept);
@@ -131,16 +132,16 @@ class Pot {
   }
 
  private:
-  Pot(PotSettings settings, const KvLayout<T>* memory)
-      : settings_(checked(std::move(settings))), entries_(1, 0) {
+  Pot(PotSettings settings, const KvLayout<T>* memory) : settings_(checked(std::move(settings))) {
     const std::size_t lanes = shape().lanes(granularity());
-    const std::size_t rows = shape().heads() * capacity() * shape().head_dim;
+    const std::size_t rows =
+        detail::product({shape().layers, shape().kv_heads, capacity(), shape().head_dim});
     const bool rotated = settings_.key_storage == KeyStorage::rotated && settings_.rope.rotary_dim() > 0;
     const std::size_t originals = rotated ? shape().heads() * max_keep() * shape().head_dim : 0;
     const auto keys = arena_.template reserve<T>(memory ? 0 : rows);
     const auto values = arena_.template reserve<T>(memory ? 0 : rows);
     const auto firsts = arena_.template reserve<T>(originals);
-    const auto origins = arena_.template reserve<Index>(lanes * max_keep());
+    const auto origins = arena_.template reserve<Index>(rotated ? detail::product({lanes, max_keep()}) : 0);
     const auto angles = arena_.template reserve<float>(AngleTable::floats(settings_.rope, capacity()));
     const auto records = EntryTable::reserve(arena_, lanes, capacity());
     arena_.allocate();

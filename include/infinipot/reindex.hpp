@@ -65,10 +65,8 @@ void reindex_keys(T* keys, std::ptrdiff_t stride, std::size_t head_dim, std::spa
         survivor ? origins.rows + i * head_dim : keys + static_cast<std::ptrdiff_t>(i) * stride;
     if (source != original) std::copy_n(source, head_dim, original);
     const std::size_t shift = (survivor ? origins.index[i] : i) - j;
-    if (shift > 0)
-      detail::rotate_row(original, angles[shift], pairing, head_dim, key);
-    else if (key != source)
-      std::copy_n(original, head_dim, key);
+    // An entry at its first position has never moved: its row is still as first written.
+    if (shift > 0) detail::rotate_row(original, angles[shift], pairing, head_dim, key);
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "infinipot/entries.hpp"
 #include "infinipot/shape.hpp"
+#include "infinipot/top_k.hpp"
 
 namespace infinipot {
 
@@ -70,7 +71,7 @@ class ScoreView {
     if (total == 0) return;
     for (std::size_t t = 0; t < size_; ++t) {
       const float share = attention(head, t) / total;
-      if (!(share <= scores[t])) scores[t] = share;  // NaN goes through, to be reported
+      if (share > scores[t] || is_nan(share)) scores[t] = share;  // NaN stays, to be reported
     }
   }
 

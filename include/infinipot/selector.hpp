@@ -97,7 +97,7 @@ class Selector {
   void protect(const EntryTable& table, std::size_t lane, const Protection& protection) noexcept {
     const std::size_t size = table.size();
     const auto flags = protected_of(lane, size);
-    std::copy_n(table.pinned(lane).begin(), size, flags.begin());
+    std::ranges::copy(table.pinned(lane), flags.begin());
     std::fill_n(flags.begin(), std::min(protection.sinks, size), std::uint8_t{1});
     std::fill_n(flags.rbegin(), std::min(protection.recent, size), std::uint8_t{1});
     std::copy(flags.begin(), flags.end(), marks_of(lane, size).begin());

@@ -50,8 +50,9 @@ def tables():
     yield table("yarn", 128, 10000.0, {"factor": 16.0, "original_context": 4096})
     yield table("yarn", 128, 1e6, {"factor": 4.0, "original_context": 32768})
     yield table("yarn", 64, 150000.0, {"factor": 32.0, "original_context": 4096, "truncate": False})
-    yield table("yarn", 64, 10000.0, {"factor": 40.0, "original_context": 4096, "mscale": 1.0, "mscale_all_dim": 0.707})
-    yield table("yarn", 64, 10000.0, {"factor": 40.0, "original_context": 4096, "mscale": 1.0})
+    deepseek = {"factor": 40.0, "original_context": 4096, "mscale": 1.0}
+    yield table("yarn", 64, 10000.0, deepseek | {"mscale_all_dim": 0.707})
+    yield table("yarn", 64, 10000.0, deepseek)
     yield table("yarn", 32, 10000.0, {"factor": 2.0, "original_context": 8192, "beta_fast": 64.0, "beta_slow": 4.0})
     yield table("yarn", 16, 10000.0, {"factor": 8.0, "original_context": 2048, "attention_factor": 0.75})
     # A trained context shorter than a turn of the fastest pair: the ramp starts below pair 0.
@@ -61,12 +62,14 @@ def tables():
     llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context": 8192}
     yield table("llama3", 128, 500000.0, llama3)
     yield table("llama3", 64, 500000.0, llama3 | {"factor": 32.0})
-    yield table("llama3", 16, 10000.0, llama3 | {"low_freq_factor": 2.0, "high_freq_factor": 3.0, "original_context": 64})
+    narrow = {"low_freq_factor": 2.0, "high_freq_factor": 3.0, "original_context": 64}
+    yield table("llama3", 16, 10000.0, llama3 | narrow)
     long = {"factors": [1.0 + 0.25 * i for i in range(32)], "factor": 32.0, "original_context": 4096}
     yield table("longrope", 64, 10000.0, long)
     yield table("longrope", 64, 10000.0, long | {"factor": 1.0})
     yield table("longrope", 64, 10000.0, long | {"attention_factor": 1.25})
-    yield table("longrope", 16, 500000.0, {"factors": [1.5**i for i in range(8)], "factor": 4.0, "original_context": 8192})
+    growing = {"factors": [1.5**i for i in range(8)], "factor": 4.0, "original_context": 8192}
+    yield table("longrope", 16, 500000.0, growing)
 
 
 def rotation(name, config_class, embedding, head_dim, sections, position):

@@ -95,7 +95,8 @@ class Ccd {
   }
 
   static Vector normed(Vector x) {
-    const double scale = 1 / std::sqrt(dot(x, x) / static_cast<double>(x.size()) + static_cast<double>(1e-5F));
+    const double scale =
+        1 / std::sqrt(dot(x, x) / static_cast<double>(x.size()) + static_cast<double>(1e-5F));
     for (double& value : x) value *= scale;
     return x;
   }
@@ -136,14 +137,14 @@ class Ccd {
         attention.push_back(attend(head, rotated_at(part(queries, q, d), position), weights.form));
         for (std::size_t k = 0; k < d; ++k) {
           mixed.push_back(0);
-          for (std::size_t t = 0; t < head.size(); ++t) mixed.back() += attention.back()[t] * head[t].value[k];
+          for (std::size_t t = 0; t < head.size(); ++t)
+            mixed.back() += attention.back()[t] * head[t].value[k];
         }
       }
       const Vector output = multiply(weights.output, mixed);
       for (std::size_t i = 0; i < x.size(); ++i) x[i] += output[i];
     }
-    predicted_ = multiply(model_.prediction, normed(x));
-    if (!probing_) logits_ = predicted_;
+    if (!probing_) logits_ = multiply(model_.prediction, normed(x));
     return attention;
   }
 
@@ -264,8 +265,7 @@ class Ccd {
 
   /// snapkv: the mean over the neighbourhood, else the maximum.
   Vector pooled(const Vector& values, const std::vector<bool>& is_protected) const {
-    const std::size_t kernel =
-        spec_.kind == Kind::infinipot || spec_.kind == Kind::snapkv ? spec_.kernel : 1;
+    const std::size_t kernel = spec_.kind == Kind::infinipot || spec_.kind == Kind::snapkv ? spec_.kernel : 1;
     Vector result = values;
     for (std::size_t t = 0; t < values.size(); ++t) {
       double sum = 0, best = values[t];
@@ -299,7 +299,7 @@ class Ccd {
   std::size_t limit_ = 0;
   std::uint64_t read_ = 0, distillations_ = 0;
   bool probing_ = false;
-  Vector predicted_, logits_;
+  Vector logits_;  // after the last token of the text
 };
 
 }  // namespace reference

@@ -33,7 +33,8 @@ inline double decode(Format format, std::uint16_t bits) {
   const int bias = (1 << (format.exponent_bits - 1)) - 1;
   const double sign = bits >> 15 ? -1 : 1;
   if (exponent == (1 << format.exponent_bits) - 1)
-    return mantissa == 0 ? sign * std::numeric_limits<double>::infinity() : std::numeric_limits<double>::quiet_NaN();
+    return mantissa == 0 ? sign * std::numeric_limits<double>::infinity()
+                         : std::numeric_limits<double>::quiet_NaN();
   if (exponent == 0) return sign * std::ldexp(mantissa, 1 - bias - format.mantissa_bits);
   return sign * std::ldexp(mantissa + (1 << format.mantissa_bits), exponent - bias - format.mantissa_bits);
 }
@@ -42,7 +43,8 @@ inline double decode(Format format, std::uint16_t bits) {
 class Rounder {
  public:
   explicit Rounder(Format format) {
-    const auto infinity = static_cast<std::uint16_t>(((1 << format.exponent_bits) - 1) << format.mantissa_bits);
+    const auto infinity =
+        static_cast<std::uint16_t>(((1 << format.exponent_bits) - 1) << format.mantissa_bits);
     for (std::uint16_t bits = 0; bits < infinity; ++bits) values_.push_back(decode(format, bits));
     // Where the value after the largest would be, were the exponent not used up: from halfway on is infinite.
     values_.push_back(2 * values_.back() - values_[values_.size() - 2]);

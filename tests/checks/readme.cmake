@@ -1,0 +1,16 @@
+# cmake -DREADME=... -DSOURCE=... -P readme.cmake
+# The README's integration example is the marked part of the quick start, which is compiled.
+file(READ ${README} readme)
+file(READ ${SOURCE} source)
+string(FIND "${source}" "// [readme]\n" from)
+string(FIND "${source}" "// [readme]\n" to REVERSE)
+if(from EQUAL to)
+  message(FATAL_ERROR "${SOURCE} has no part between two lines '// [readme]'")
+endif()
+math(EXPR from "${from} + 12")
+math(EXPR length "${to} - ${from}")
+string(SUBSTRING "${source}" ${from} ${length} example)
+string(FIND "${readme}" "```cpp\n${example}```" at)
+if(at EQUAL -1)
+  message(FATAL_ERROR "${README} does not hold the example of ${SOURCE} word for word")
+endif()

@@ -1,0 +1,27 @@
+// expect: see Policy in infinipot/policy.hpp
+#include <array>
+#include <cstddef>
+#include <span>
+#include <string_view>
+
+#include "infinipot/infinipot.hpp"
+
+struct Engine {
+  infinipot::Shape shape() const { return {}; }
+  std::size_t vocab_size() const { return 1; }
+  void forward(std::span<const infinipot::Token>, std::size_t, infinipot::LogitsSink&) {}
+};
+
+struct Policy {
+  static constexpr infinipot::Watch watch = infinipot::Watch::nothing;
+  std::array<infinipot::Rule, 1> row;
+
+  std::string_view name() const { return "unfinished"; }
+  bool uses_nuc() const { return false; }
+  std::span<const infinipot::Rule> rules() const { return row; }
+#ifndef SHOULD_FAIL
+  void score(std::size_t, const infinipot::ScoreView&, std::span<float>) const {}
+#endif
+};
+
+void read(Engine& engine, infinipot::Pot<float>& pot) { infinipot::Ccd(engine, pot, Policy()).feed(1); }

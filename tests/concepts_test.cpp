@@ -1,0 +1,309 @@
+// The seams: what counts as an engine, a store, a policy, and that the loop takes the smallest ones, and the
+// richest way to see attention that an engine and a store have together.
+#include "infinipot/concepts.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <span>
+#include <stdexcept>
+#include <string_view>
+#include <vector>
+
+#include "infinipot/infinipot.hpp"
+#include "toy_engine.hpp"
+
+namespace {
+
+using infinipot::AttentionSink;
+using infinipot::Ccd;
+using infinipot::Granularity;
+using infinipot::LogitsSink;
+using infinipot::QuerySink;
+using infinipot::Shape;
+using infinipot::Token;
+using Pot = infinipot::Pot<float>;
+
+/// The least that an engine must have. It has no cache and predicts nothing.
+struct LeastEngine {
+  Shape shape() const { return {.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 8}; }
+  int vocab_size() const { return 50; }  // any integer will do
+  void forward(std::span<const Token> tokens, std::size_t /*first*/, LogitsSink& logits) {
+    const std::array<float, 50> none{};
+    for (std::size_t i = logits.first_row(); i < tokens.size(); ++i) logits.row(i, none);
+  }
+};
+
+/// The least that a store must have.
+struct LeastStore {
+  infinipot::EntryTable table{1, 10};
+
+  Shape shape() const { return LeastEngine().shape(); }
+  std::size_t capacity() const { return 10; }
+  Granularity granularity() const { return Granularity::shared; }
+  const infinipot::EntryTable& entries() const { return table; }
+  void append(std::span<const infinipot::Entry> added) { table.append(added); }
+  void truncate(std::size_t size) { table.truncate(size); }
+  void keep(const infinipot::Selection& kept) { table.keep(kept); }
+};
+
+struct WithoutVocabulary {
+  Shape shape() const { return {}; }
+  void forward(std::span<const Token>, std::size_t, LogitsSink&) {}
+};
+
+static_assert(infinipot::ForwardPass<LeastEngine>);
+static_assert(!infinipot::YieldsQueries<LeastEngine> && !infinipot::YieldsAttention<LeastEngine>);
+static_assert(!infinipot::ForwardPass<WithoutVocabulary>);
+static_assert(infinipot::YieldsQueries<toy::QueryEngine<Pot>> &&
+              !infinipot::YieldsAttention<toy::QueryEngine<Pot>>);
+static_assert(infinipot::YieldsAttention<toy::AttentionEngine<Pot>> &&
+              !infinipot::YieldsQueries<toy::AttentionEngine<Pot>>);
+
+static_assert(infinipot::Store<LeastStore> && !infinipot::ReadableKeys<LeastStore>);
+static_assert(infinipot::ReadableKeys<Pot> && infinipot::ReadableKeys<infinipot::Pot<infinipot::f16>> &&
+              infinipot::ReadableKeys<infinipot::Pot<infinipot::bf16>>);
+static_assert(!infinipot::Store<int>);
+
+static_assert(infinipot::RunsProbes<infinipot::Infinipot> && !infinipot::WatchesWindow<infinipot::Infinipot>);
+static_assert(infinipot::WatchesWindow<infinipot::SnapKv> && infinipot::ProtectsRecent<infinipot::SnapKv>);
+static_assert(infinipot::WatchesWindow<infinipot::Tova> && infinipot::ProtectsRecent<infinipot::Tova>);
+static_assert(infinipot::ProtectsRecent<infinipot::H2o> && !infinipot::RunsProbes<infinipot::H2o>);
+static_assert(infinipot::Policy<infinipot::StreamingLlm> &&
+              !infinipot::ProtectsRecent<infinipot::StreamingLlm>);
+static_assert(infinipot::Policy<infinipot::SirLlm> && !infinipot::WatchesWindow<infinipot::SirLlm>);
+
+std::vector<std::uint64_t> positions(const infinipot::EntryTable& entries, std::size_t lane = 0) {
+  const auto row = entries.positions(lane);
+  return {row.begin(), row.end()};
+}
+
+TEST(Seams, LeastEngineAndLeastStoreWillDo) {
+  LeastEngine engine;
+  LeastStore store;
+  Ccd reader(engine, store, infinipot::StreamingLlm(), {.keep = 5, .sinks = 2});
+  reader.feed(toy::text(16, 1));
+  EXPECT_EQ(positions(store.table), (std::vector<std::uint64_t>{0, 1, 12, 13, 14, 15}));
+}
+
+TEST(Seams, NucNeedsNoMoreThanTheLeastEngine) {
+  LeastEngine engine;
+  LeastStore store;
+  Ccd sirllm(engine, store, infinipot::SirLlm(), {.keep = 5, .sinks = 2});
+  sirllm.feed(toy::text(16, 1));
+  EXPECT_NEAR(store.table.nuc(0)[4], std::log(50.0F), 1e-5F) << "all tokens are alike to this engine";
+  EXPECT_EQ(store.table.nuc(0)[0], 0.0F);
+}
+
+/// Shows both queries and probabilities, and counts which were asked for.
+struct BothEngine {
+  explicit BothEngine(toy::AttentionEngine<Pot>& other) : engine(other) {}
+
+  Shape shape() const { return engine.shape(); }
+  std::size_t vocab_size() const { return engine.vocab_size(); }
+  void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits) {
+    engine.forward(tokens, first, logits);
+  }
+  void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits, QuerySink& /*queries*/) {
+    ++queries_asked;
+    engine.forward(tokens, first, logits);
+  }
+  void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits,
+               AttentionSink& attention) {
+    ++attention_asked;
+    engine.forward(tokens, first, logits, attention);
+  }
+
+  toy::AttentionEngine<Pot>& engine;
+  int queries_asked = 0, attention_asked = 0;
+};
+
+/// A pot whose keys the loop cannot see.
+struct KeylessStore {
+  Pot& pot;
+
+  const Shape& shape() const { return pot.shape(); }
+  std::size_t capacity() const { return pot.capacity(); }
+  Granularity granularity() const { return pot.granularity(); }
+  const infinipot::EntryTable& entries() const { return pot.entries(); }
+  void append(std::span<const infinipot::Entry> added) { pot.append(added); }
+  void truncate(std::size_t size) {
+    pot.truncate(size);
+    truncated.push_back(size);
+  }
+  void keep(const infinipot::Selection& kept) { pot.keep(kept); }
+
+  std::vector<std::size_t> truncated = {};
+};
+
+// A store may have taken cells for rows that were written (llama.cpp), and must hear that they are free
+// again.
+TEST(Seams, StoreIsToldToDropRowsThatWereOnlyWritten) {
+  const toy::Model model;
+  auto pot = toy::make_pot(model, 20, 10);
+  KeylessStore store{pot};
+  toy::AttentionEngine<Pot> engine(model, pot);
+  Ccd reader(engine, store, infinipot::Infinipot({.catalysts = {{1, 2}, {3}}}), {.keep = 10});
+  reader.feed(toy::text(18, 1));
+  EXPECT_EQ(store.truncated, (std::vector<std::size_t>{}));
+  reader.feed(1);
+  EXPECT_EQ(store.truncated, (std::vector<std::size_t>{18, 18})) << "once for each catalyst";
+  engine.quirks.fault = toy::Fault{.call = engine.calls(), .layer = 1, .token = 0};
+  EXPECT_THROW(reader.feed(1), std::runtime_error);
+  EXPECT_EQ(store.truncated, (std::vector<std::size_t>{18, 18, 11}));
+}
+
+TEST(Seams, QueriesArePreferredWhereKeysCanBeRead) {
+  const toy::Model model;
+  for (const bool readable : {true, false}) {
+    auto pot = toy::make_pot(model, 20, 10);
+    KeylessStore keyless{pot};
+    toy::AttentionEngine<Pot> toy_engine(model, pot);
+    BothEngine engine(toy_engine);
+    if (readable)
+      Ccd(engine, pot, infinipot::Tova(), {.keep = 10}).feed(toy::text(20, 1));
+    else
+      Ccd(engine, keyless, infinipot::Tova(), {.keep = 10}).feed(toy::text(20, 1));
+    EXPECT_EQ(engine.queries_asked, readable ? 1 : 0);
+    EXPECT_EQ(engine.attention_asked, readable ? 0 : 1);
+  }
+}
+
+/// An engine that says nothing of the form of its attention.
+struct FormlessEngine {
+  explicit FormlessEngine(toy::QueryEngine<Pot>& other) : engine(other) {}
+
+  Shape shape() const { return engine.shape(); }
+  std::size_t vocab_size() const { return engine.vocab_size(); }
+  void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits) {
+    engine.forward(tokens, first, logits);
+  }
+  void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits, QuerySink& queries) {
+    engine.forward(tokens, first, logits, queries);
+  }
+
+  toy::QueryEngine<Pot>& engine;
+};
+
+TEST(Seams, AttentionIsScaledByTheHeadDimensionUnlessTheEngineSaysOtherwise) {
+  const toy::Model model;
+  auto pot = toy::make_pot(model, 40, 20), same = toy::make_pot(model, 40, 20);
+  toy::QueryEngine<Pot> engine(model, pot), other(model, same);
+  FormlessEngine formless(other);
+  Ccd reader(engine, pot, infinipot::H2o(), {.keep = 20});
+  Ccd other_reader(formless, same, infinipot::H2o(), {.keep = 20});
+  reader.feed(toy::text(100, 1));
+  other_reader.feed(toy::text(100, 1));
+  for (std::size_t lane = 0; lane < 4; ++lane)
+    EXPECT_EQ(positions(pot.entries(), lane), positions(same.entries(), lane));
+}
+
+/// One whose attention_form() is not const.
+struct CountingEngine : FormlessEngine {
+  using FormlessEngine::FormlessEngine;
+
+  infinipot::AttentionForm attention_form(std::size_t layer) {
+    ++asked;
+    return engine.attention_form(layer);
+  }
+
+  int asked = 0;
+};
+
+TEST(Seams, AttentionFormNeedNotBeConst) {
+  const toy::Model model;
+  auto pot = toy::make_pot(model, 40, 20);
+  toy::QueryEngine<Pot> engine(model, pot);
+  CountingEngine counting(engine);
+  Ccd(counting, pot, infinipot::H2o(), {.keep = 20}).feed(1);
+  EXPECT_GT(counting.asked, 0);
+}
+
+/// A policy of a user: a third of the free budget to tokens that all heads of a layer take together, by the
+/// sum of their attention, the rest by each head's own. It probes with what it read last.
+class ReRead {
+ public:
+  static constexpr infinipot::Watch watch = infinipot::Watch::probes;
+
+  std::string_view name() const { return "reread"; }
+  bool uses_nuc() const { return false; }
+  std::span<const infinipot::Rule> rules() const { return rules_; }
+  infinipot::Reduce reduce() const { return infinipot::Reduce::max; }
+  std::size_t longest_probe() const { return 3; }
+
+  std::span<const Token> probe(std::size_t i, const infinipot::ProbeContext& context) const {
+    if (i == 0) fresh.emplace_back(context.fresh.begin(), context.fresh.end());
+    return context.fresh.subspan(std::min(3 * i, context.fresh.size()))
+        .first(std::min<std::size_t>(3, context.fresh.size() - std::min(3 * i, context.fresh.size())));
+  }
+
+  void score(std::size_t rule, const infinipot::ScoreView& view, std::span<float> scores) const {
+    EXPECT_EQ(view.heads(), rule == 0 ? 2U : 1U);
+    view.aggregate_attention(infinipot::Aggregate::sum, scores);
+  }
+
+  mutable std::vector<std::vector<Token>> fresh;
+
+ private:
+  std::array<infinipot::Rule, 2> rules_{infinipot::Rule{.share = 1.0 / 3, .scope = Granularity::layer},
+                                        infinipot::Rule{}};
+};
+
+static_assert(infinipot::RunsProbes<ReRead>);
+
+TEST(Seams, PolicyOfAUserSeesWhatWasReadSinceTheLastDistillation) {
+  const toy::Model model;
+  auto pot = toy::make_pot(model, 23, 10);
+  toy::QueryEngine<Pot> engine(model, pot);
+  Ccd reader(engine, pot, ReRead(), {.keep = 10, .sinks = 1});
+  EXPECT_EQ(reader.limit(), 20U);
+  const auto text = toy::text(41, 1);
+  std::vector<std::size_t> common;
+  reader.on_distillation([&](const infinipot::Distillation& d) {
+    std::vector<infinipot::Index> both;
+    std::ranges::set_intersection(d.kept.lane(0), d.kept.lane(1), std::back_inserter(both));
+    common.push_back(both.size());
+  });
+  reader.feed(text);
+  const auto part = [&](std::ptrdiff_t from, std::ptrdiff_t to) {
+    return std::vector<Token>(text.begin() + from, text.begin() + to);
+  };
+  EXPECT_EQ(reader.policy().fresh,
+            (std::vector<std::vector<Token>>{part(0, 20), part(20, 30), part(30, 40)}));
+  ASSERT_EQ(common.size(), 3U);
+  EXPECT_GE(common[0], 1U + 3U) << "a sink and floor(9 / 3) that both heads of the layer take";
+  EXPECT_EQ(engine.calls(), 1U + 7 + 1 + 4 + 1 + 4 + 1) << "the probes: 20 tokens by threes, then 10, twice";
+}
+
+/// Policies that do not work.
+struct NoRules : infinipot::StreamingLlm {
+  std::span<const infinipot::Rule> rules() const { return {}; }
+};
+
+struct ShareOf {
+  static constexpr infinipot::Watch watch = infinipot::Watch::nothing;
+  std::array<infinipot::Rule, 1> row;
+
+  std::string_view name() const { return "share"; }
+  bool uses_nuc() const { return false; }
+  std::span<const infinipot::Rule> rules() const { return row; }
+  void score(std::size_t, const infinipot::ScoreView&, std::span<float>) const {}
+};
+
+TEST(Seams, RulesOutOfRangeAreRefused) {
+  LeastEngine engine;
+  LeastStore store;
+  const auto try_rule = [&](const infinipot::Rule& rule) { Ccd(engine, store, ShareOf{{rule}}); };
+  EXPECT_THROW(Ccd(engine, store, NoRules()), std::invalid_argument);
+  EXPECT_THROW(try_rule({.share = 1.5}), std::invalid_argument);
+  EXPECT_THROW(try_rule({.share = -0.5}), std::invalid_argument);
+  EXPECT_THROW(try_rule({.smoothing = {infinipot::Pooling::max, 2}}), std::invalid_argument);
+  EXPECT_NO_THROW(try_rule({.share = 0}));
+}
+
+}  // namespace

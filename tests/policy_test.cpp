@@ -1,0 +1,526 @@
+// Every policy against its formula, with an engine whose attention and predictions are scripted, and what
+// each policy asks of an engine.
+//
+// Token i of a text is the number i, so that tokens name their positions; catalysts are made of 60 .. 63.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <functional>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "infinipot/infinipot.hpp"
+
+namespace {
+
+using infinipot::Granularity;
+using infinipot::Retention;
+using infinipot::Shape;
+using infinipot::Token;
+using Pot = infinipot::Pot<float>;
+using Tokens = std::vector<Token>;
+
+/// What a query head of the token `query` pays to the token `entry`.
+struct Attention {
+  std::size_t layer, head;
+  Token query, entry;
+};
+
+struct Script {
+  std::function<float(const Attention&)> pays = [](const Attention&) { return 0.0F; };
+  std::function<float(Token)> novelty = [](Token) { return 6.0F; };  // -log p, at least 5
+};
+
+/// One call of forward().
+struct Call {
+  Tokens tokens;
+  std::size_t first_row = 0;  // of the logits that are wanted
+  bool watched = false;
+};
+
+constexpr std::size_t vocabulary = 65;  // the last one makes the probabilities sum to 1
+
+/// An engine without a way to show attention.
+class PlainEngine {
+ public:
+  PlainEngine(Script script, Pot& pot) : script_(std::move(script)), pot_(pot), logits_(vocabulary) {
+    double rest = 1;
+    for (std::size_t i = 0; i + 1 < vocabulary; ++i) {
+      logits_[i] = -script_.novelty(static_cast<Token>(i));
+      rest -= std::exp(static_cast<double>(logits_[i]));
+    }
+    logits_.back() = static_cast<float>(std::log(rest));
+  }
+
+  Shape shape() const { return pot_.shape(); }
+  std::size_t vocab_size() const { return vocabulary; }
+
+  void forward(std::span<const Token> tokens, std::size_t /*first*/, infinipot::LogitsSink& logits) {
+    calls.push_back({{tokens.begin(), tokens.end()}, logits.first_row(), false});
+    for (std::size_t i = logits.first_row(); i < tokens.size(); ++i) logits.row(i, logits_);
+  }
+
+  std::vector<Call> calls;
+
+ protected:
+  Script script_;
+  Pot& pot_;
+  std::vector<float> logits_;
+};
+
+/// One that shows attention as the script says.
+class ScriptedEngine : public PlainEngine {
+ public:
+  using PlainEngine::forward;
+  using PlainEngine::PlainEngine;
+
+  void forward(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits,
+               infinipot::AttentionSink& sink) {
+    forward(tokens, first, logits);
+    calls.back().watched = true;
+    const Shape shape = pot_.shape();
+    for (std::size_t layer = 0; layer < shape.layers; ++layer)
+      for (std::size_t head = 0; head < shape.query_heads; ++head) {
+        const auto held =
+            pot_.entries().tokens(shape.lane_of(layer, head / shape.group(), pot_.granularity()));
+        for (std::size_t i = 0; i < tokens.size(); ++i) {
+          std::vector<float> row;
+          for (const Token entry : held) row.push_back(script_.pays({layer, head, tokens[i], entry}));
+          for (std::size_t j = 0; j <= i; ++j)
+            row.push_back(script_.pays({layer, head, tokens[i], tokens[j]}));
+          sink.row(layer, head, i, row);
+        }
+      }
+  }
+};
+
+constexpr Shape one_head{.layers = 1, .query_heads = 1, .kv_heads = 1, .head_dim = 2};
+
+Pot make_pot(std::size_t capacity, const Shape& shape = one_head,
+             Granularity granularity = Granularity::head) {
+  return Pot({.shape = shape,
+              .capacity = capacity,
+              .max_keep = capacity - 1,
+              .granularity = granularity,
+              .rope = {}});
+}
+
+/// The tokens from .. to - 1.
+Tokens numbers(Token from, Token to) {
+  Tokens tokens(static_cast<std::size_t>(to - from));
+  std::iota(tokens.begin(), tokens.end(), from);
+  return tokens;
+}
+
+Tokens kept(const Pot& pot, std::size_t lane = 0) {
+  const auto tokens = pot.entries().tokens(lane);
+  return {tokens.begin(), tokens.end()};
+}
+
+/// The tokens that a policy keeps of 0 .. limit - 1, in every lane; the token that made it distil is left
+/// out.
+template <class P>
+std::vector<Tokens> survivors(const Script& script, Pot pot, const P& policy,
+                              infinipot::CcdSettings settings) {
+  ScriptedEngine engine(script, pot);
+  infinipot::Ccd reader(engine, pot, policy, settings);
+  reader.feed(numbers(0, static_cast<Token>(reader.limit() + 1)));
+  EXPECT_EQ(reader.stats().distillations, 1U);
+  std::vector<Tokens> lanes;
+  for (std::size_t lane = 0; lane < pot.entries().lanes(); ++lane) {
+    lanes.push_back(kept(pot, lane));
+    EXPECT_EQ(lanes.back().back(), static_cast<Token>(reader.limit()));
+    lanes.back().pop_back();
+    EXPECT_EQ(lanes.back().size(), settings.keep);
+  }
+  return lanes;
+}
+
+using Lanes = std::vector<Tokens>;
+
+/// True for the tokens of a catalyst.
+bool asks(Token token) { return token >= 60; }
+
+// ---------------------------------------------------------------- infinipot
+
+TEST(InfinipotPolicy, CapSumsOverQueriesAndTheHeadsOfTheGroup) {
+  Script script;
+  script.pays = [](const Attention& a) {
+    if (a.entry == 2) return asks(a.query) ? 0.2F : 0.0F;                 // a little from everyone
+    if (a.entry == 5) return a.query == 61 && a.head == 1 ? 0.5F : 0.0F;  // much from one
+    if (a.entry == 6) return asks(a.query) && a.head == 0 ? 0.3F : 0.0F;  // 0.6 from one head
+    return asks(a.query) ? 0.0F : 0.9F;                                   // the text's own does not count
+  };
+  const Shape group{.layers = 1, .query_heads = 2, .kv_heads = 1, .head_dim = 2};
+  const auto keep = [&](infinipot::Reduce reduce, std::size_t count) {
+    const infinipot::Infinipot policy({.catalysts = {{60, 61}}, .alpha = 0, .over_queries = reduce});
+    return survivors(script, make_pot(10, group), policy, {.keep = count, .sinks = 0})[0];
+  };
+  using infinipot::Reduce;
+  EXPECT_EQ(keep(Reduce::sum, 1), (Tokens{2}));     // .8
+  EXPECT_EQ(keep(Reduce::sum, 2), (Tokens{2, 6}));  // .6
+  EXPECT_EQ(keep(Reduce::sum, 3), (Tokens{2, 5, 6}));
+  EXPECT_EQ(keep(Reduce::max, 1), (Tokens{5}));     // .5
+  EXPECT_EQ(keep(Reduce::max, 2), (Tokens{5, 6}));  // .3
+  EXPECT_EQ(keep(Reduce::max, 4), (Tokens{0, 2, 5, 6})) << "the lower index of equal scores";
+}
+
+TEST(InfinipotPolicy, ShareOfTheBudgetThatGoesToNuc) {
+  Script script;
+  script.novelty = [](Token token) {
+    return token >= 4 && token < 10 ? 20.0F - static_cast<float>(token) : 6.0F;
+  };
+  script.pays = [](const Attention& a) {
+    if (a.entry == 4) return 0.5F;  // the newest as well: it is taken once
+    return a.entry >= 10 && a.entry < 18 ? 0.01F * static_cast<float>(a.entry) : 0.0F;
+  };
+  const auto keep = [&](double alpha) {
+    const infinipot::Infinipot policy({.catalysts = {{60, 61}}, .alpha = alpha});
+    return survivors(script, make_pot(22), policy, {.keep = 8, .sinks = 2, .recent = 1})[0];
+  };
+  // 20 entries; 0, 1 and 19 are protected, 5 are free.
+  EXPECT_EQ(keep(0), (Tokens{0, 1, 4, 14, 15, 16, 17, 19}));
+  EXPECT_EQ(keep(0.19), (Tokens{0, 1, 4, 14, 15, 16, 17, 19}));
+  EXPECT_EQ(keep(0.25), (Tokens{0, 1, 4, 14, 15, 16, 17, 19})) << "floor(1.25) = 1 by NuC, which is 4";
+  EXPECT_EQ(keep(0.5), (Tokens{0, 1, 4, 5, 15, 16, 17, 19})) << "floor(2.5) = 2 by NuC";
+  EXPECT_EQ(keep(0.8), (Tokens{0, 1, 4, 5, 6, 7, 17, 19}));
+  // Without a catalyst the pot is full at 22; 0, 1 and 21 are protected.
+  EXPECT_EQ(keep(1), (Tokens{0, 1, 4, 5, 6, 7, 8, 21}));
+}
+
+TEST(InfinipotPolicy, LargestShareRaisesAQuietHead) {
+  Script script;
+  script.pays = [](const Attention& a) {
+    if (a.entry == 0) return a.head == 1 ? 0.9F : 0.0F;  // a sink: does not count in the total
+    if (a.head == 0) return a.entry == 3 || a.entry == 4 || a.entry == 5 ? 0.3F : 0.0F;
+    return a.entry == 7 ? 0.08F : a.entry == 3 ? 0.02F : 0.0F;
+  };
+  const Shape heads{.layers = 1, .query_heads = 2, .kv_heads = 2, .head_dim = 2};
+  const auto keep = [&](infinipot::Aggregate aggregate, std::size_t count, Granularity granularity) {
+    const infinipot::Infinipot policy({.catalysts = {{60}}, .alpha = 0, .over_heads = aggregate});
+    return survivors(script, make_pot(10, heads, granularity), policy, {.keep = count, .sinks = 1})[0];
+  };
+  using infinipot::Aggregate;
+  EXPECT_EQ(keep(Aggregate::sum, 2, Granularity::layer), (Tokens{0, 3}));  // .32
+  EXPECT_EQ(keep(Aggregate::max, 2, Granularity::layer), (Tokens{0, 7}));  // .08 / .1 > .3 / .9
+  EXPECT_EQ(keep(Aggregate::max, 4, Granularity::shared), (Tokens{0, 3, 4, 7}));
+  EXPECT_EQ(keep(Aggregate::max, 2, Granularity::head), (Tokens{0, 3}));
+}
+
+TEST(InfinipotPolicy, KernelLiftsNeighboursButNotThoseOfASink) {
+  Script script;
+  script.pays = [](const Attention& a) { return a.entry == 0 ? 0.9F : a.entry == 6 ? 0.5F : 0.01F; };
+  script.novelty = [](Token token) { return token == 12 ? 9.0F : 6.0F; };
+  const auto keep = [&](double alpha, std::size_t kernel) {
+    const infinipot::Infinipot policy({.catalysts = {{60}}, .alpha = alpha, .kernel = kernel});
+    return survivors(script, make_pot(16), policy, {.keep = 4, .sinks = 1})[0];
+  };
+  EXPECT_EQ(keep(0, 1), (Tokens{0, 1, 2, 6}));
+  EXPECT_EQ(keep(0, 3), (Tokens{0, 5, 6, 7}));
+  EXPECT_EQ(keep(1, 3), (Tokens{0, 11, 12, 13}));
+  EXPECT_EQ(keep(0.67, 3), (Tokens{0, 5, 11, 12}));
+}
+
+TEST(InfinipotPolicy, SeveralCatalystsAreCombined) {
+  Script script;
+  script.pays = [](const Attention& a) {
+    if (a.entry == 2) return a.query == 60 ? 0.5F : 0.0F;
+    if (a.entry == 3) return asks(a.query) ? 0.3F : 0.0F;
+    return a.entry == 4 && a.query == 62 ? 0.4F : 0.0F;
+  };
+  const auto keep = [&](infinipot::Reduce reduce) {
+    const infinipot::Infinipot policy({.catalysts = {{60}, {61, 62}}, .alpha = 0, .over_queries = reduce});
+    return survivors(script, make_pot(10), policy, {.keep = 2, .sinks = 0})[0];
+  };
+  EXPECT_EQ(keep(infinipot::Reduce::sum), (Tokens{2, 3}));  // .9 and .5
+  EXPECT_EQ(keep(infinipot::Reduce::max), (Tokens{2, 4}));  // .5 and .4
+}
+
+TEST(InfinipotPolicy, AttentionOfAnEarlierDistillationIsForgotten) {
+  Script script;
+  int catalyst_runs = 0;
+  script.pays = [&](const Attention& a) { return a.entry == (catalyst_runs == 1 ? 2 : 7) ? 0.5F : 0.1F; };
+  auto pot = make_pot(8);
+  ScriptedEngine engine(script, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::Infinipot({.catalysts = {{60}}, .alpha = 0}),
+                        {.keep = 1, .sinks = 0});
+  catalyst_runs = 1;
+  reader.feed(numbers(0, 8));  // 7 fit
+  EXPECT_EQ(kept(pot), (Tokens{2, 7}));
+  catalyst_runs = 2;
+  reader.feed(numbers(8, 14));
+  EXPECT_EQ(kept(pot), (Tokens{7, 13}));
+}
+
+TEST(InfinipotPolicy, PaperSettingsAreThePapers) {
+  const auto settings = infinipot::paper_settings({60, 61});
+  EXPECT_EQ(settings.catalysts, (std::vector<Tokens>{{60, 61}}));
+  EXPECT_EQ(settings.alpha, 0.5);
+  EXPECT_EQ(settings.over_queries, infinipot::Reduce::sum);
+  EXPECT_EQ(settings.over_heads, infinipot::Aggregate::sum);
+  EXPECT_EQ(settings.kernel, 1U);
+}
+
+// ---------------------------------------------------------------- the others
+
+TEST(StreamingLlmPolicy, KeepsSinksAndTheLast) {
+  auto pot = make_pot(10);
+  PlainEngine engine({}, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::StreamingLlm(), {.keep = 5, .sinks = 2});
+  reader.feed(numbers(0, 11));
+  EXPECT_EQ(kept(pot), (Tokens{0, 1, 7, 8, 9, 10}));
+  reader.feed(numbers(11, 16));
+  EXPECT_EQ(kept(pot), (Tokens{0, 1, 12, 13, 14, 15}));
+}
+
+TEST(H2oPolicy, AttentionOfEveryQueryCountsForEver) {
+  Script script;
+  script.pays = [](const Attention& a) {
+    if (a.entry == 3) return a.query < 9 ? 0.5F : 0.0F;                     // important at first only
+    if (a.entry == 12) return a.query >= 12 && a.query < 15 ? 0.9F : 0.0F;  // important later
+    return a.entry == 5 && a.query == 9 ? 0.6F : 0.0F;                      // .6 once: less than .5 six times
+  };
+  auto pot = make_pot(10);
+  ScriptedEngine engine(script, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::H2o(), {.keep = 6, .sinks = 1, .chunk = 4});
+  EXPECT_EQ(reader.settings().recent, 3U) << "half of what stays";
+  reader.feed(numbers(0, 11));
+  EXPECT_EQ(kept(pot), (Tokens{0, 3, 5, 7, 8, 9, 10}));
+  reader.feed(numbers(11, 15));  // 12 is recent
+  EXPECT_EQ(kept(pot), (Tokens{0, 3, 5, 11, 12, 13, 14}));
+  reader.feed(numbers(15, 19));  // 3 received 3, 12 received 2.7, 5 received .6
+  EXPECT_EQ(kept(pot), (Tokens{0, 3, 12, 15, 16, 17, 18}));
+}
+
+TEST(H2oPolicy, EveryTokenIsWatched) {
+  auto pot = make_pot(10);
+  ScriptedEngine engine({}, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::H2o(), {.keep = 6, .sinks = 1, .chunk = 4});
+  reader.feed(numbers(0, 20));
+  for (const Call& call : engine.calls) EXPECT_TRUE(call.watched);
+}
+
+TEST(TovaPolicy, LastTokenDecidesForAllHeadsOfALayer) {
+  Script script;
+  script.pays = [](const Attention& a) {
+    if (a.query != 9) return a.entry == 7 ? 0.9F : 0.0F;  // only the last of 0 .. 9 counts
+    if (a.layer == 1) return a.entry == 6 ? 0.1F : 0.0F;
+    // Layer 0: 2 has the largest sum over the four query heads, 3 the largest single value.
+    if (a.entry == 2) return 0.2F;
+    if (a.entry == 3) return a.head == 3 ? 0.7F : 0.0F;
+    return a.entry == 4 && a.head < 2 ? 0.3F : 0.0F;
+  };
+  const Shape shape{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 2};
+  const infinipot::CcdSettings settings{.keep = 4, .sinks = 0};
+  const infinipot::Tova tova;
+  EXPECT_EQ(survivors(script, make_pot(10, shape), tova, settings),
+            (Lanes{{2, 3, 4, 9}, {2, 3, 4, 9}, {0, 1, 6, 9}, {0, 1, 6, 9}}));
+  EXPECT_EQ(survivors(script, make_pot(10, shape), tova, {.keep = 2, .sinks = 0}),
+            (Lanes{{2, 9}, {2, 9}, {6, 9}, {6, 9}}));
+  EXPECT_EQ(survivors(script, make_pot(10, shape), tova, {.keep = 3, .sinks = 0}),
+            (Lanes{{2, 3, 9}, {2, 3, 9}, {0, 6, 9}, {0, 6, 9}}));
+  EXPECT_EQ(survivors(script, make_pot(10, shape, Granularity::layer), tova, settings),
+            (Lanes{{2, 3, 4, 9}, {0, 1, 6, 9}}));
+  EXPECT_EQ(survivors(script, make_pot(10, shape, Granularity::shared), tova, settings),
+            (Lanes{{2, 3, 4, 9}}));
+}
+
+TEST(TovaPolicy, OnlyTheLastTokenBeforeADistillationIsWatched) {
+  auto pot = make_pot(10);
+  ScriptedEngine engine({}, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::Tova(), {.keep = 4, .sinks = 1});
+  reader.feed(numbers(0, 18));
+  Tokens watched;
+  for (const Call& call : engine.calls)
+    if (call.watched) watched.insert(watched.end(), call.tokens.begin(), call.tokens.end());
+  EXPECT_EQ(watched, (Tokens{9, 15}));
+}
+
+TEST(SnapKvPolicy, WindowDecidesIsPooledAndStays) {
+  Script script;
+  script.pays = [](const Attention& a) {
+    if (a.query < 16) return a.entry == 12 ? 0.9F : 0.0F;  // before the window of 4
+    if (a.entry == 0) return 0.9F;                         // a sink: does not lift its neighbour
+    if (a.entry == 3) return 0.4F;                         // alone
+    if (a.entry >= 7 && a.entry <= 9) return 0.3F;         // a passage
+    return a.entry >= 16 ? 0.9F : 0.0F;                    // the window itself
+  };
+  const auto keep = [&](std::size_t kernel, std::size_t count) {
+    return survivors(script, make_pot(20), infinipot::SnapKv(4, kernel), {.keep = count, .sinks = 1})[0];
+  };
+  EXPECT_EQ(keep(1, 6), (Tokens{0, 3, 16, 17, 18, 19}));
+  EXPECT_EQ(keep(1, 9), (Tokens{0, 3, 7, 8, 9, 16, 17, 18, 19}));
+  EXPECT_EQ(keep(3, 6), (Tokens{0, 8, 16, 17, 18, 19}));  // .3; 7 and 9 have .2, 3 has .13
+  EXPECT_EQ(keep(3, 8), (Tokens{0, 7, 8, 9, 16, 17, 18, 19}));
+  EXPECT_EQ(keep(3, 10), (Tokens{0, 2, 3, 7, 8, 9, 16, 17, 18, 19})) << "2, 3, 4 tie at .13, before 6 and 10";
+  EXPECT_EQ(keep(5, 6), (Tokens{0, 7, 16, 17, 18, 19})) << "7, 8 and 9 tie at .18";
+}
+
+TEST(SnapKvPolicy, WhatAnEarlierWindowPaidIsSpent) {
+  Script script;
+  script.pays = [](const Attention& a) {
+    if (a.entry == 2) return a.query < 10 ? 0.9F : 0.0F;
+    if (a.entry == 5) return a.query < 10 ? 0.8F : 0.2F;
+    return a.entry == 11 && a.query >= 10 ? 0.1F : 0.0F;
+  };
+  auto pot = make_pot(10);
+  ScriptedEngine engine(script, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::SnapKv(2, 1), {.keep = 4, .sinks = 0});
+  reader.feed(numbers(0, 11));
+  EXPECT_EQ(kept(pot), (Tokens{2, 5, 8, 9, 10}));
+  reader.feed(numbers(11, 17));
+  EXPECT_EQ(kept(pot), (Tokens{5, 11, 14, 15, 16}));
+}
+
+TEST(SnapKvPolicy, OnlyTheWindowIsWatched) {
+  auto pot = make_pot(20);
+  ScriptedEngine engine({}, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::SnapKv(4), {.keep = 10, .sinks = 1, .chunk = 7});
+  reader.feed(numbers(0, 32));
+  Tokens watched;
+  for (const Call& call : engine.calls)
+    if (call.watched) watched.insert(watched.end(), call.tokens.begin(), call.tokens.end());
+  EXPECT_EQ(watched, (Tokens{16, 17, 18, 19, 26, 27, 28, 29}));
+}
+
+TEST(SirLlmPolicy, EntropyFadesWithEveryDistillation) {
+  Script script;
+  script.novelty = [](Token token) {
+    if (token == 2) return 9.0F;
+    if (token == 3) return 7.5F;
+    return token == 10 ? 7.0F : 5.5F + 0.01F * static_cast<float>(token);
+  };
+  const auto keep = [&](double decay) {
+    auto pot = make_pot(8);
+    PlainEngine engine(script, pot);
+    infinipot::Ccd reader(engine, pot, infinipot::SirLlm(decay), {.keep = 2, .sinks = 0});
+    reader.feed(numbers(0, 9));
+    EXPECT_EQ(kept(pot), (Tokens{2, 3, 8}));
+    reader.feed(numbers(9, 15));
+    return kept(pot);
+  };
+  EXPECT_EQ(keep(1), (Tokens{2, 3, 14}));     // 9, 7.5, 7
+  EXPECT_EQ(keep(0.9), (Tokens{2, 10, 14}));  // 8.1, 6.75, 7
+  EXPECT_EQ(keep(0.5), (Tokens{10, 13, 14}));
+}
+
+TEST(SirLlmPolicy, FadesOncePerDistillationSurvived) {
+  Script script;
+  script.novelty = [](Token token) {
+    return token == 1 ? 10.0F : token == 6 ? 9.5F : token < 20 ? 5.0F : 7.0F;
+  };
+  auto pot = make_pot(4);
+  PlainEngine engine(script, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::SirLlm(0.8), {.keep = 1, .sinks = 0});
+  std::vector<Tokens> row;
+  reader.on_distillation([&](const infinipot::Distillation&) { row.push_back(kept(pot)); });
+  reader.feed(numbers(0, 11));
+  // 10; after one distillation 8 against 9.5 of token 6; then 7.6 against 5.
+  EXPECT_EQ(row, (Lanes{{1}, {6}, {6}}));
+  reader.feed(20);
+  reader.feed(21);
+  reader.feed(22);
+  EXPECT_EQ(row.back(), (Tokens{20})) << "7 against 9.5 * .8 * .8 = 6.08";
+}
+
+// ---------------------------------------------------------------- what policies ask for
+
+/// The largest number of logits rows that were wanted in one call of several tokens.
+template <class P>
+std::size_t most_rows_wanted(const P& policy) {
+  auto pot = make_pot(20);
+  ScriptedEngine engine({}, pot);
+  infinipot::Ccd reader(engine, pot, policy, {.keep = 10, .sinks = 1});
+  reader.feed(numbers(0, 45));
+  EXPECT_GE(reader.stats().distillations, 2U);
+  std::size_t most = 0;
+  for (const Call& call : engine.calls) {
+    if (asks(call.tokens[0]))
+      EXPECT_EQ(call.first_row, call.tokens.size()) << "a catalyst's logits are of no use";
+    else
+      EXPECT_LT(call.first_row, call.tokens.size()) << "the last row is always wanted";
+    most = std::max(most, call.tokens.size() - call.first_row);
+  }
+  return most;
+}
+
+TEST(PolicyNeeds, OnlyPoliciesThatUseNucWantLogitsOfEveryToken) {
+  using namespace infinipot;
+  EXPECT_EQ(most_rows_wanted(StreamingLlm()), 1U);
+  EXPECT_EQ(most_rows_wanted(H2o()), 1U);
+  EXPECT_EQ(most_rows_wanted(Tova()), 1U);
+  EXPECT_EQ(most_rows_wanted(SnapKv(4)), 1U);
+  EXPECT_EQ(most_rows_wanted(Infinipot({.catalysts = {{60, 61}}, .alpha = 0})), 1U);
+  EXPECT_EQ(most_rows_wanted(Infinipot({.catalysts = {{60, 61}}, .alpha = 0.1})), 18U);
+  EXPECT_EQ(most_rows_wanted(SirLlm()), 20U);
+}
+
+/// How often tokens of a catalyst went through the engine, and what else was watched.
+struct Runs {
+  std::size_t catalysts = 0, watched_text = 0;
+};
+
+template <class P>
+Runs runs_of(const P& policy) {
+  auto pot = make_pot(20);
+  ScriptedEngine engine({}, pot);
+  infinipot::Ccd reader(engine, pot, policy, {.keep = 10, .sinks = 1});
+  reader.feed(numbers(0, 20));
+  reader.feed(numbers(20, 21));
+  Runs runs;
+  for (const Call& call : engine.calls) {
+    runs.catalysts += asks(call.tokens[0]) ? 1U : 0U;
+    runs.watched_text += call.watched && !asks(call.tokens[0]) ? 1U : 0U;
+    EXPECT_TRUE(call.watched || !asks(call.tokens[0]));
+  }
+  EXPECT_EQ(reader.stats().distillations, 1U);
+  return runs;
+}
+
+TEST(PolicyNeeds, CatalystsRunAtADistillationOnlyAndNotForAlphaOne) {
+  using namespace infinipot;
+  EXPECT_EQ(runs_of(Infinipot({.catalysts = {{60, 61}}})).catalysts, 1U);
+  EXPECT_EQ(runs_of(Infinipot({.catalysts = {{60, 61}, {62}, {63}}, .alpha = 0})).catalysts, 3U);
+  EXPECT_EQ(runs_of(Infinipot({.catalysts = {{60, 61}}})).watched_text, 0U);
+  EXPECT_EQ(runs_of(Infinipot({.catalysts = {{60, 61}}, .alpha = 1})).catalysts, 0U);
+  EXPECT_EQ(runs_of(SirLlm()).watched_text, 0U);
+}
+
+TEST(PolicyNeeds, CatalystsRunBehindTheTextAndAreDropped) {
+  auto pot = make_pot(10);
+  ScriptedEngine engine({}, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::Infinipot({.catalysts = {{60}, {61, 62, 63}}, .alpha = 0}),
+                        {.keep = 5, .sinks = 0});
+  EXPECT_EQ(reader.limit(), 7U) << "room for the longest";
+  reader.feed(numbers(0, 8));
+  EXPECT_EQ(engine.calls.at(1).tokens, (Tokens{60}));
+  EXPECT_EQ(engine.calls.at(2).tokens, (Tokens{61, 62, 63}));
+  EXPECT_EQ(kept(pot), (Tokens{0, 1, 2, 3, 4, 7}));
+}
+
+TEST(PolicyNeeds, PinnedTokensStayWhateverTheScore) {
+  auto pot = make_pot(10);
+  PlainEngine engine({}, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::StreamingLlm(), {.keep = 5, .sinks = 1});
+  reader.feed(numbers(0, 3));
+  reader.feed(numbers(3, 5), Retention::pinned);
+  reader.feed(numbers(5, 40));
+  EXPECT_EQ(kept(pot), (Tokens{0, 3, 4, 33, 34, 35, 36, 37, 38, 39}));
+}
+
+TEST(PolicyNeeds, Names) {
+  using namespace infinipot;
+  EXPECT_EQ(Infinipot({.catalysts = {{60}}}).name(), "infinipot");
+  EXPECT_EQ(SnapKv().name(), "snapkv");
+  EXPECT_EQ(SnapKv().window(), 64U);
+  EXPECT_EQ(SnapKv().rules()[0].smoothing.kernel, 5U);
+  EXPECT_EQ(Tova().name(), "tova");
+  EXPECT_EQ(H2o().name(), "h2o");
+  EXPECT_EQ(StreamingLlm().name(), "streaming_llm");
+  EXPECT_EQ(SirLlm().name(), "sirllm");
+}
+
+}  // namespace
