@@ -1,17 +1,16 @@
 // infinipot-prefill: how fast the example engine reads a prompt, next to llama.cpp on the same file.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include "gguf.hpp"
 #include "infinipot/pot.hpp"
@@ -84,14 +83,16 @@ class Engine {
   static infinipot::PotSettings settings(const Options& options, const smollm2::LlamaConfig& config) {
     infinipot::PotSettings settings;
     settings.shape = config.shape();
-    settings.capacity = std::max<std::size_t>(2, *std::max_element(options.lengths.begin(), options.lengths.end()));
+    settings.capacity =
+        std::max<std::size_t>(2, *std::max_element(options.lengths.begin(), options.lengths.end()));
     settings.rope = config.rope();
     return settings;
   }
 
   std::vector<infinipot::Token> random_tokens(std::size_t count) const {
     std::mt19937 random(1);
-    std::uniform_int_distribution<infinipot::Token> token(0, static_cast<infinipot::Token>(engine_.vocab_size() - 1));
+    std::uniform_int_distribution<infinipot::Token> token(
+        0, static_cast<infinipot::Token>(engine_.vocab_size() - 1));
     std::vector<infinipot::Token> tokens(count);
     std::generate(tokens.begin(), tokens.end(), [&] { return token(random); });
     return tokens;
@@ -122,9 +123,9 @@ std::string output_of(const std::string& command) {
 
 /// llama.cpp's rate for one prompt, run once after its own warm-up. It computes the last logits only.
 double llama_cpp_rate(const Options& options, std::size_t threads, std::size_t length, bool flash_attention) {
-  const std::string command = shell_quoted(options.llama_bench) + " -m " + shell_quoted(options.model) + " -t " +
-                              std::to_string(threads) + " -p " + std::to_string(length) + " -n 0 -r 1 -fa " +
-                              (flash_attention ? "1" : "0") + " -o json 2>/dev/null";
+  const std::string command = shell_quoted(options.llama_bench) + " -m " + shell_quoted(options.model) +
+                              " -t " + std::to_string(threads) + " -p " + std::to_string(length) +
+                              " -n 0 -r 1 -fa " + (flash_attention ? "1" : "0") + " -o json 2>/dev/null";
   return json::parse(output_of(command)).at(0).at("avg_ts").get<double>();
 }
 
@@ -132,7 +133,8 @@ double llama_cpp_rate(const Options& options, std::size_t threads, std::size_t l
 std::vector<Samples> measure(const Options& options, Engine& engine) {
   std::vector<Samples> all;
   for (const std::size_t length : options.lengths) {
-    Samples ours{"infinipot", length, {}}, plain{"llama.cpp", length, {}}, flash{"llama.cpp, flash", length, {}};
+    Samples ours{"infinipot", length, {}}, plain{"llama.cpp", length, {}},
+        flash{"llama.cpp, flash", length, {}};
     engine.tokens_per_second(length);  // warm-up
     for (std::size_t run = 0; run < options.repeat; ++run) {
       ours.rates.push_back(engine.tokens_per_second(length));
@@ -148,8 +150,8 @@ std::vector<Samples> measure(const Options& options, Engine& engine) {
 
 /// The median of infinipot for the same length, over that of `samples`.
 double ratio(const std::vector<Samples>& all, const Samples& samples) {
-  const auto ours = std::find_if(all.begin(), all.end(),
-                                 [&](const Samples& s) { return s.length == samples.length; });
+  const auto ours =
+      std::find_if(all.begin(), all.end(), [&](const Samples& s) { return s.length == samples.length; });
   return ours->median() / samples.median();
 }
 
@@ -158,8 +160,8 @@ void print(const std::vector<Samples>& all) {
               "infinipot is");
   for (const Samples& s : all) {
     const auto [slowest, fastest] = std::minmax_element(s.rates.begin(), s.rates.end());
-    std::printf("%-18s %8zu %12.1f %12.1f %12.1f %15.2fx\n", s.program.c_str(), s.length, s.median(), *slowest,
-                *fastest, ratio(all, s));
+    std::printf("%-18s %8zu %12.1f %12.1f %12.1f %15.2fx\n", s.program.c_str(), s.length, s.median(),
+                *slowest, *fastest, ratio(all, s));
   }
 }
 
@@ -171,11 +173,16 @@ json report(const Options& options, const Engine& engine, const std::vector<Samp
                        {"tokens_per_second", s.median()},
                        {"runs", s.rates},
                        {"infinipot_ratio", ratio(all, s)}});
-  return {{"threads", engine.threads()}, {"chunk", options.chunk}, {"logits", options.logits}, {"results", results}};
+  return {{"threads", engine.threads()},
+          {"chunk", options.chunk},
+          {"logits", options.logits},
+          {"results", results}};
 }
 
 void add_options(CLI::App& app, Options& options) {
-  app.add_option("--model", options.model, "GGUF file of a Llama model")->required()->check(CLI::ExistingFile);
+  app.add_option("--model", options.model, "GGUF file of a Llama model")
+      ->required()
+      ->check(CLI::ExistingFile);
   app.add_option("--tokens", options.lengths, "Prompt lengths")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20))
@@ -184,7 +191,9 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--chunk", options.chunk, "Tokens per forward pass")
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
-  app.add_option("--repeat", options.repeat, "Runs of each")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--repeat", options.repeat, "Runs of each")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
   app.add_option("--logits", options.logits, "Whose logits are computed: those of all tokens or the last")
       ->check(CLI::IsMember({"all", "last"}))
       ->capture_default_str();

@@ -69,6 +69,24 @@ TEST(Allocation, NoneWithKeysThatAreConvertedToBeRead) {
                                                                           KeyStorage::rotated);
 }
 
+/// Bytes that the constructor of a reader asks for.
+template <class P>
+std::size_t bytes_of_reader(const P& policy) {
+  const toy::Model model;
+  auto pot = toy::make_pot(model, 400, 200);
+  toy::AttentionEngine<infinipot::Pot<float>> engine(model, pot);
+  const allocation_counter::Scope counted;
+  const infinipot::Ccd reader(engine, pot, policy, {.keep = 200});
+  return counted.bytes();
+}
+
+TEST(Allocation, AttentionScoresOnlyForPoliciesThatWatch) {
+  const std::size_t one_array = 4 * 400 * sizeof(float);  // of 4 heads and 400 entries
+  const std::size_t nothing = bytes_of_reader(infinipot::StreamingLlm());
+  EXPECT_LT(nothing, bytes_of_reader(infinipot::Infinipot({.catalysts = {{1}}})) - one_array / 2);
+  EXPECT_EQ(bytes_of_reader(infinipot::H2o()) - nothing, 2 * one_array) << "scores, and those of a chunk";
+}
+
 TEST(Allocation, IsCounted) {
   const allocation_counter::Scope counted;
   ::operator delete(::operator new(3));  // a new-expression could be optimised away

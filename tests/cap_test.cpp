@@ -123,7 +123,7 @@ TEST(Cap, MatchesTheReferenceForEveryGrouping) {
 TEST(Cap, ScaleSoftCapAndTheirCombination) {
   for (const double scale : {0.0, 0.03, 1.0, -0.5})
     for (const double cap : {0.0, 0.5, 5.0, 50.0}) {
-      auto c = random_case(heads(4, 2, 32), 100, 6, 3);
+      auto c = random_case(heads(4, 2, 32), 100, 37, 3);
       c.scale = scale;
       c.soft_cap = cap;
       c.scale = static_cast<double>(static_cast<float>(scale));  // as given to the library
@@ -134,7 +134,7 @@ TEST(Cap, ScaleSoftCapAndTheirCombination) {
 }
 
 TEST(Cap, SoftCapHoldsForLogitsFarBeyondIt) {
-  auto c = random_case(heads(2, 1, 16), 50, 3, 4, 100);
+  auto c = random_case(heads(2, 1, 16), 50, 16, 4, 100);
   c.soft_cap = 2;
   ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.soft_cap = 2}));
 }
@@ -150,6 +150,17 @@ TEST(Cap, AlibiIsPerQueryHead) {
       };
       ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.bias = &alibi}));
     }
+}
+
+TEST(Cap, TheBiasComesAfterTheSoftCap) {
+  const std::vector<float> slopes{0.5F, 2};
+  const Alibi alibi(slopes);
+  auto c = random_case(heads(2, 1, 16), 60, 20, 3);
+  c.soft_cap = 1;
+  c.bias = [&](std::size_t head, std::size_t query, std::size_t t) {
+    return -static_cast<double>(slopes[head]) * static_cast<double>(query - t);
+  };
+  ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.soft_cap = 1, .bias = &alibi}));
 }
 
 std::function<double(std::size_t, std::size_t, std::size_t)> window_bias(std::size_t window) {
@@ -337,6 +348,13 @@ TEST(Cap, NaNInOneKeySpoilsOnlyTheQueriesThatSeeIt) {
     SCOPED_TRACE(testing::Message() << "entry " << bad);
     ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.bias = &window}));
   }
+}
+
+TEST(Cap, NaNPassesTheSoftCap) {
+  auto c = random_case(heads(2, 1, 8), 30, 5, 2);
+  c.queries[2 * 16] = nan;
+  c.soft_cap = 5;
+  ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.soft_cap = 5}));
 }
 
 TEST(Cap, AKeyThatNobodySeesMayBeAnything) {

@@ -745,6 +745,7 @@ TEST(CcdErrors, SettingsAtTheLimitsWork) {
   const infinipot::StreamingLlm simple;
   EXPECT_NO_THROW(reader_of(simple, {.keep = 39}, 39)());
   EXPECT_NO_THROW(reader_of(simple, {.keep = 20, .sinks = 14, .recent = 6})());
+  EXPECT_NO_THROW(reader_of(simple, {.keep = 39, .sinks = 20, .recent = 19}, 39)());
   EXPECT_NO_THROW(reader_of(infinipot::Infinipot({.catalysts = {{1, 2, 3}}}), {.keep = 36}, 39)());
   EXPECT_NO_THROW(reader_of(infinipot::SnapKv(10), {.keep = 30}, 39)());
   EXPECT_NO_THROW(reader_of(simple, {.keep = 1, .sinks = 0})());

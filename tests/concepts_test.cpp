@@ -131,7 +131,10 @@ struct KeylessStore {
   std::size_t capacity() const { return pot.capacity(); }
   Granularity granularity() const { return pot.granularity(); }
   const infinipot::EntryTable& entries() const { return pot.entries(); }
-  void append(std::span<const infinipot::Entry> added) { pot.append(added); }
+  void append(std::span<const infinipot::Entry> added) {
+    if (full) throw std::runtime_error("no cell is left");
+    pot.append(added);
+  }
   void truncate(std::size_t size) {
     pot.truncate(size);
     truncated.push_back(size);
@@ -139,6 +142,7 @@ struct KeylessStore {
   void keep(const infinipot::Selection& kept) { pot.keep(kept); }
 
   std::vector<std::size_t> truncated = {};
+  bool full = false;
 };
 
 // A store may have taken cells for rows that were written (llama.cpp), and must hear that they are free
@@ -156,6 +160,19 @@ TEST(Seams, StoreIsToldToDropRowsThatWereOnlyWritten) {
   engine.quirks.fault = toy::Fault{.call = engine.calls(), .layer = 1, .token = 0};
   EXPECT_THROW(reader.feed(1), std::runtime_error);
   EXPECT_EQ(store.truncated, (std::vector<std::size_t>{18, 18, 11}));
+}
+
+TEST(Seams, StoreThatCannotAppendIsToldToDropTheRows) {
+  const toy::Model model;
+  auto pot = toy::make_pot(model, 20, 10);
+  KeylessStore store{pot};
+  toy::AttentionEngine<Pot> engine(model, pot);
+  Ccd reader(engine, store, infinipot::SirLlm(), {.keep = 10});
+  reader.feed(toy::text(5, 1));
+  store.full = true;
+  EXPECT_THROW(reader.feed(1), std::runtime_error);
+  EXPECT_EQ(store.truncated, (std::vector<std::size_t>{5}));
+  EXPECT_EQ(reader.stats().tokens_read, 5U);
 }
 
 TEST(Seams, QueriesArePreferredWhereKeysCanBeRead) {

@@ -182,6 +182,39 @@ TEST(Nuc, FarBelowTheLargestStillIsExact) {
   EXPECT_FLOAT_EQ(infinipot::nuc(logits, 3), 1000);
 }
 
+// --- The exponential ---------------------------------------------------------------------------------------
+
+std::vector<float> exponentials(const std::vector<float>& x) {
+  using namespace infinipot::detail;
+  std::vector<float> padded(x.size() + packet_size, 0), result(padded.size());
+  std::ranges::copy(x, padded.begin());
+  for (std::size_t i = 0; i < x.size(); i += packet_size)
+    store(result.data() + i, exp_nonpositive(load(padded.data() + i)));
+  result.resize(x.size());
+  return result;
+}
+
+TEST(Exponential, IsAsExactAsItPromises) {
+  std::vector<float> x;
+  for (float step = 0; step < 87; step += 1.0F / 1024) x.push_back(-step);
+  for (float step = 1e-30F; step < 1; step *= 1.7F) x.push_back(-step);
+  x.push_back(-87);
+  const auto result = exponentials(x);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double truth = std::exp(static_cast<double>(x[i]));
+    const double units = 3 + 1.5 * std::abs(static_cast<double>(x[i]));
+    ASSERT_NEAR(result[i], truth, units * reference::unit * truth) << x[i];
+  }
+}
+
+TEST(Exponential, HasExactEnds) {
+  constexpr float lowest = std::numeric_limits<float>::lowest();
+  const float below = std::nextafter(-87.0F, -inf);
+  EXPECT_EQ(exponentials({0.0F, -0.0F, below, -88, -126, -1000, -1e10F, lowest, -inf}),
+            (std::vector<float>{1, 1, 0, 0, 0, 0, 0, 0, 0}));
+  for (const float bad : exponentials({nan, -nan})) EXPECT_TRUE(std::isnan(bad));
+}
+
 // --- NucTracker --------------------------------------------------------------------------------------------
 
 /// Scores of a stream whose row t of logits is made after token t, read in chunks that end at `cuts`.

@@ -5,11 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <functional>
 #include <numeric>
 #include <span>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "infinipot/infinipot.hpp"
@@ -295,6 +298,11 @@ TEST(H2oPolicy, AttentionOfEveryQueryCountsForEver) {
   EXPECT_EQ(kept(pot), (Tokens{0, 3, 12, 15, 16, 17, 18}));
 }
 
+TEST(H2oPolicy, HalfIsRoundedDown) {
+  EXPECT_EQ(infinipot::H2o().recent(6), 3U);
+  EXPECT_EQ(infinipot::H2o().recent(7), 3U);
+}
+
 TEST(H2oPolicy, EveryTokenIsWatched) {
   auto pot = make_pot(10);
   ScriptedEngine engine({}, pot);
@@ -424,6 +432,77 @@ TEST(SirLlmPolicy, FadesOncePerDistillationSurvived) {
   reader.feed(21);
   reader.feed(22);
   EXPECT_EQ(row.back(), (Tokens{20})) << "7 against 9.5 * .8 * .8 = 6.08";
+}
+
+TEST(SirLlmPolicy, ForgetsATenthByDefault) {
+  const auto keep = [](float novelty) {
+    Script script;
+    script.novelty = [=](Token token) { return token == 1 ? 8.0F : token == 4 ? novelty : 5.0F; };
+    auto pot = make_pot(4);
+    PlainEngine engine(script, pot);
+    infinipot::Ccd reader(engine, pot, infinipot::SirLlm(), {.keep = 1, .sinks = 0});
+    reader.feed(numbers(0, 8));
+    return kept(pot);
+  };
+  EXPECT_EQ(keep(7.15F), (Tokens{1, 7})) << "8 * .9 = 7.2";
+  EXPECT_EQ(keep(7.25F), (Tokens{4, 7}));
+}
+
+// ---------------------------------------------------------------- several rules
+
+/// Half of the budget goes to tokens that both heads take, the other half is each head's own.
+class HalfTogether {
+ public:
+  static constexpr infinipot::Watch watch = infinipot::Watch::probes;
+
+  std::string_view name() const { return "half_together"; }
+  bool uses_nuc() const { return false; }
+  std::span<const infinipot::Rule> rules() const { return rules_; }
+  infinipot::Reduce reduce() const { return infinipot::Reduce::sum; }
+  std::size_t longest_probe() const { return 1; }
+  std::span<const Token> probe(std::size_t i, const infinipot::ProbeContext&) const {
+    return std::span<const Token>(question_).first(i == 0 ? 1 : 0);
+  }
+  void score(std::size_t, const infinipot::ScoreView& view, std::span<float> scores) const {
+    view.aggregate_attention(infinipot::Aggregate::sum, scores);
+  }
+
+ private:
+  std::array<Token, 1> question_{60};
+  std::array<infinipot::Rule, 2> rules_{infinipot::Rule{.share = 0.5, .scope = Granularity::layer},
+                                        infinipot::Rule{}};
+};
+
+// After the first distillation an entry has another index in each head.
+TEST(RulesOfAPolicy, HeadsThatChooseTogetherMeanTheSameToken) {
+  Script script;
+  script.pays = [](const Attention& a) {
+    switch (a.entry) {
+      case 0:
+        return a.head == 0 ? 0.4F : 0.0F;
+      case 1:
+      case 2:
+      case 3:
+        return a.head == 1 ? 0.3F + 0.01F * static_cast<float>(a.entry) : 0.0F;
+      case 6:
+        return 0.28F;
+      case 7:
+        return 0.25F;
+      case 9:
+        return 0.35F;
+      default:
+        return 0.01F;
+    }
+  };
+  auto pot = make_pot(9, {.layers = 1, .query_heads = 2, .kv_heads = 2, .head_dim = 2});
+  ScriptedEngine engine(script, pot);
+  infinipot::Ccd reader(engine, pot, HalfTogether(), {.keep = 4, .sinks = 0});
+  reader.feed(numbers(0, 9));
+  EXPECT_EQ(kept(pot, 0), (Tokens{0, 4, 6, 7, 8})) << "6 and 7 together, then its own 0 and a tie of 4 and 5";
+  EXPECT_EQ(kept(pot, 1), (Tokens{2, 3, 6, 7, 8}));
+  reader.feed(numbers(9, 13));
+  EXPECT_EQ(kept(pot, 0), (Tokens{0, 6, 7, 9, 12})) << "9 (.7) and 6 (.56) together";
+  EXPECT_EQ(kept(pot, 1), (Tokens{2, 3, 6, 9, 12}));
 }
 
 // ---------------------------------------------------------------- what policies ask for

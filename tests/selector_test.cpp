@@ -456,6 +456,33 @@ TEST(Selector, LanesThatAgreeOnTooLittleAreFilledWithTheNewest) {
         << lane;
 }
 
+TEST(Selector, ACoarseRuleHasTheBudgetOfTheLaneWithTheLeast) {
+  // Even lanes hold 0 .. 8, odd ones 3 .. 11; 8 is pinned and the last entry protected, which in even lanes
+  // is the same one. Of 5 places 4 are free in even lanes, 3 in odd ones.
+  Held held(Granularity::head, 12);
+  std::vector<Entry> entries(12);
+  for (std::size_t t = 0; t < 12; ++t)
+    entries[t] = {t, static_cast<Token>(t), 12 - static_cast<float>(t), t == 8};
+  held.table.append(entries);
+  infinipot::Selection selection(6, 9);
+  for (std::size_t lane = 0; lane < 6; ++lane)
+    for (Index i = 0; i < 9; ++i) selection.lane(lane)[i] = lane % 2 == 0 ? i : i + 3;
+  held.table.keep(selection);
+  for (std::size_t lane = 0; lane < 6; ++lane)  // the attention grows with the position
+    for (std::size_t i = 0; i < 9; ++i)
+      held.attention[lane * 12 + i] = static_cast<float>(lane % 2 == 0 ? i : i + 3);
+  held.protection = {0, 1};
+  held.keep = 5;
+  const auto policy = by_alpha(0.5, 1, Granularity::shared);
+  const auto lanes = select(held, policy).lanes;
+  // floor(0.5 * 3) = 1 by NuC: token 3. The other two by attention: 7, 6. Even lanes fill up with 5.
+  for (std::size_t lane = 0; lane < 6; ++lane)
+    EXPECT_EQ(lanes[lane],
+              lane % 2 == 0 ? (std::vector<Index>{3, 5, 6, 7, 8}) : (std::vector<Index>{0, 3, 4, 5, 8}))
+        << lane;
+  ASSERT_NO_FATAL_FAILURE(expect_reference(held, policy));
+}
+
 TEST(Selector, ACoarseRuleAfterAFineOneTakesTheBestForAll) {
   // Each head first takes one entry of its own by attention; then all take two by NuC. What a head took for
   // itself must not use up the others' places.

@@ -1,23 +1,29 @@
 #include "document.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 #include "options.hpp"
 
 namespace reading {
 
-Document::Document(const std::string& path) : path_(path), buffer_(std::size_t{1} << 14, '\0') {
-  if (path == "-") {
+Document::Document(std::string path) : path_(std::move(path)), buffer_(std::size_t{1} << 12, '\0') {
+  if (path_ == "-") {
+    path_ = "standard input";
     file_.reset(stdin);
     return;
   }
   std::error_code error;
-  if (std::filesystem::is_directory(path, error)) throw UsageError("--document: " + path + " is a directory");
-  file_.reset(std::fopen(path.c_str(), "rb"));
-  if (!file_) throw UsageError("--document: cannot open " + path + ": " + std::strerror(errno));
-  if (std::filesystem::is_regular_file(path, error)) size_ = std::filesystem::file_size(path, error);
+  if (std::filesystem::is_directory(path_, error))
+    throw UsageError("--document: " + path_ + " is a directory");
+  file_.reset(std::fopen(path_.c_str(), "rb"));
+  if (!file_) throw UsageError("--document: cannot open " + path_ + ": " + std::strerror(errno));
+  if (!std::filesystem::is_regular_file(path_, error)) return;
+  const std::uintmax_t size = std::filesystem::file_size(path_, error);
+  if (!error) size_ = size;
 }
 
 std::string_view Document::next() {
@@ -30,7 +36,7 @@ std::string_view Document::next() {
 
 std::optional<double> Document::progress() const {
   if (size_ == 0) return std::nullopt;
-  return static_cast<double>(read_) / static_cast<double>(size_);
+  return std::min(1.0, static_cast<double>(read_) / static_cast<double>(size_));
 }
 
 }  // namespace reading

@@ -13,7 +13,7 @@ namespace reading {
 class Document {
  public:
   /// `path` may be - for standard input. Throws UsageError if it cannot be opened or is a directory.
-  explicit Document(const std::string& path);
+  explicit Document(std::string path);
 
   /// The next piece, valid until the next call; empty at the end. Throws UsageError if reading fails.
   std::string_view next();
@@ -28,7 +28,7 @@ class Document {
     }
   };
 
-  std::string path_;
+  std::string path_;  // as messages name it
   std::unique_ptr<std::FILE, Close> file_;
   std::string buffer_;
   std::uint64_t read_ = 0;

@@ -5,17 +5,17 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "infinipot/entries.hpp"
 
 namespace reading {
 
-/// Looks for the first occurrence of a phrase in the text that tokens spell. Holds no more than a phrase's
-/// length of it.
+/// Looks for the first occurrence of a phrase in the text that tokens spell. Holds little more than a
+/// phrase's length of it.
 class Needle {
  public:
   explicit Needle(std::string phrase) : phrase_(std::move(phrase)) {}
@@ -26,20 +26,28 @@ class Needle {
   /// The next token of the stream, which spells `text` and stands at `position` of it.
   void push(std::uint64_t position, std::string_view text);
 
-  /// Share of the phrase's tokens that the entries hold, 0 .. 1, mean over lanes. Nothing if it was not
+  /// Positions of the tokens that spell some part of the phrase, ascending; none if it was not found.
+  const std::vector<std::uint64_t>& positions() const { return positions_; }
+
+  /// Share of those tokens that the entries hold, 0 .. 1, mean over lanes. Nothing if the phrase was not
   /// found.
   std::optional<double> hit_rate(const infinipot::EntryTable& entries) const;
 
  private:
   struct Piece {
     std::uint64_t position;
-    std::size_t begin;  // of its bytes in text_
+    std::uint64_t begin;  // of its bytes in the whole text
   };
 
+  void note_match(std::uint64_t begin);
+  /// Whole tokens that can no longer be part of a match.
+  void drop_needless();
+
   std::string phrase_;
-  std::string text_;
-  std::deque<Piece> pieces_;
-  std::vector<std::uint64_t> positions_;  // of the phrase's tokens, ascending
+  std::string text_;           // the latest text
+  std::uint64_t dropped_ = 0;  // bytes before it
+  std::deque<Piece> pieces_;   // the tokens that spell it
+  std::vector<std::uint64_t> positions_;
 };
 
 }  // namespace reading

@@ -20,12 +20,12 @@ struct Options {
   std::string document;  ///< a file, or - for standard input
   std::string question;
   std::size_t pot = 2048;  ///< M
-  std::size_t keep = 0;    ///< C; 0 means half the pot
+  std::size_t keep = 0;    ///< C; not given means half the pot
   std::string policy = "infinipot";
   double alpha = 0.25;
-  std::string granularity;  ///< head, layer or shared; empty means the policy's usual one
+  std::string granularity;  ///< head, layer or shared; not given means the policy's usual one
   std::string aggregate = "max";
-  std::size_t kernel = 0;  ///< 0 means the policy's usual one
+  std::size_t kernel = 0;  ///< odd; not given means the policy's usual one
   std::size_t sinks = 4;
   std::size_t recent = 0;
   std::string catalyst = "@question";  ///< a text, @question or @generic
@@ -44,8 +44,8 @@ struct Options {
   double decay = 0.9;       ///< sirllm
 };
 
-/// Reads the command line. Prints help or version and returns nothing if that is what it asks for. Throws
-/// UsageError.
+/// Reads the command line, fills in what was not given and checks all that can be checked without the model.
+/// Prints help or version and returns nothing if that is what it asks for. Throws UsageError.
 std::optional<Options> parse_options(int argc, const char* const* argv);
 
 }  // namespace reading

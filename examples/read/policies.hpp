@@ -59,15 +59,17 @@ void check_room(const P& policy, const Options& options, std::size_t header) {
   if constexpr (infinipot::RunsProbes<P>) catalyst = policy.longest_probe();
   if constexpr (infinipot::WatchesWindow<P>) window = policy.window();
   const std::size_t room = catalyst + window;
-  const std::string why = "(" + std::to_string(least) + " entries for the prompt's header, --sinks and recent ones, " +
-                          std::to_string(catalyst) + " for the catalyst, " + std::to_string(window) + " to read)";
+  const std::string why = " (" + std::to_string(least) +
+                          " entries always stay: the header, sinks and recent ones; " +
+                          std::to_string(catalyst) + " are for the catalyst, " + std::to_string(window) +
+                          " for what is read between distillations)";
   if (options.pot < least + room)
     throw UsageError("--pot " + std::to_string(options.pot) + " is too small; it must be at least " +
-                     std::to_string(least + room) + " " + why);
+                     std::to_string(least + room) + why);
   if (options.keep < least || options.keep > options.pot - room)
     throw UsageError("--keep " + std::to_string(options.keep) + " is out of range " + std::to_string(least) +
-                     " .. " + std::to_string(options.pot - room) + " for --pot " + std::to_string(options.pot) +
-                     " " + why);
+                     " .. " + std::to_string(options.pot - room) + " for --pot " +
+                     std::to_string(options.pot) + why);
 }
 
 }  // namespace reading

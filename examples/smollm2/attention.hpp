@@ -24,8 +24,7 @@ template <KvMemory Memory>
 class Attention {
  public:
   /// Allocates scratch for each thread of the pool.
-  Attention(const Memory& memory, ThreadPool& pool)
-      : memory_(memory), shape_(memory.shape()), pool_(pool) {
+  Attention(const Memory& memory, ThreadPool& pool) : memory_(memory), shape_(memory.shape()), pool_(pool) {
     for (std::size_t i = 0; i < pool.size(); ++i) scratch_.emplace_back(shape_);
   }
 
@@ -37,7 +36,8 @@ class Attention {
     pool_.parallel_for(blocks * shape_.kv_heads, [&](std::size_t item, std::size_t thread) {
       // Late tokens first: they have the most keys, and long tasks are best begun early.
       const std::size_t token = (blocks - 1 - item / shape_.kv_heads) * tokens;
-      const Task task{layer, item % shape_.kv_heads, token, std::min(tokens, queries.count - token), first + token};
+      const Task task{layer, item % shape_.kv_heads, token, std::min(tokens, queries.count - token),
+                      first + token};
       attend(task, queries, out, scratch_[thread]);
     });
   }
@@ -98,12 +98,14 @@ class Attention {
     for (std::size_t t = 0, row = 0; t < task.tokens; ++t)
       for (std::size_t g = 0; g < shape_.group(); ++g, ++row) {
         const float* const query = queries.at(task.token + t, task.kv_head * shape_.group() + g);
-        std::transform(query, query + shape_.head_dim, s.queries.row(row), [scale](float x) { return x * scale; });
+        std::transform(query, query + shape_.head_dim, s.queries.row(row),
+                       [scale](float x) { return x * scale; });
       }
   }
 
   /// scores = queries * keys^T. Columns from `count` on are not to be read.
-  void score(const Task& task, std::size_t key, std::size_t count, std::size_t rows, Scratch& s) const noexcept {
+  void score(const Task& task, std::size_t key, std::size_t count, std::size_t rows,
+             Scratch& s) const noexcept {
     const infinipot::KeyRows keys = memory_.key_rows(task.layer, task.kv_head, key, count, s.keys.row(0));
     transpose({keys.data, count, static_cast<std::size_t>(keys.stride)}, shape_.head_dim, s.columns.view());
     for (std::size_t column = 0; column < count; column += panel_width)
@@ -112,7 +114,8 @@ class Attention {
   }
 
   /// Turns the scores of what each row may see into weights, the others into 0.
-  void weigh(const Task& task, std::size_t key, std::size_t count, std::size_t rows, Scratch& s) const noexcept {
+  void weigh(const Task& task, std::size_t key, std::size_t count, std::size_t rows,
+             Scratch& s) const noexcept {
     for (std::size_t row = 0; row < rows; ++row) {
       const std::size_t position = task.position + row / shape_.group();
       const std::size_t visible = position < key ? 0 : std::min(count, position + 1 - key);
@@ -123,7 +126,8 @@ class Attention {
   }
 
   /// mixed += weights * values.
-  void mix(const Task& task, std::size_t key, std::size_t count, std::size_t rows, Scratch& s) const noexcept {
+  void mix(const Task& task, std::size_t key, std::size_t count, std::size_t rows,
+           Scratch& s) const noexcept {
     const ConstMatrixView values = value_rows(task, key, count, s);
     for (std::size_t column = 0; column < shape_.head_dim; column += panel_width)
       multiply(s.scores.view().slice(0, rows), values.from_column(column),
@@ -131,12 +135,14 @@ class Attention {
   }
 
   /// Values as whole panels of floats: where they are, or converted.
-  ConstMatrixView value_rows(const Task& task, std::size_t key, std::size_t count, Scratch& s) const noexcept {
+  ConstMatrixView value_rows(const Task& task, std::size_t key, std::size_t count,
+                             Scratch& s) const noexcept {
     using Element = typename Memory::element;
     const auto& values = memory_.values();
     if constexpr (std::same_as<Element, float>)
       if (shape_.head_dim % panel_width == 0 && values.entry_stride > 0)
-        return {values.row(task.layer, task.kv_head, key), count, static_cast<std::size_t>(values.entry_stride)};
+        return {values.row(task.layer, task.kv_head, key), count,
+                static_cast<std::size_t>(values.entry_stride)};
     const auto width = static_cast<Eigen::Index>(shape_.head_dim);
     for (std::size_t i = 0; i < count; ++i) {
       const Element* const value = values.row(task.layer, task.kv_head, key + i);

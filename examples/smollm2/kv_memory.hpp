@@ -19,7 +19,9 @@ concept KvMemory = requires(const M& memory, std::size_t n, float* tile) {
   { *memory.keys().row(n, n, n) } -> std::same_as<typename M::element&>;
   { *memory.values().row(n, n, n) } -> std::same_as<typename M::element&>;
   /// Keys of some entries as floats, rotated: in place or in `tile`.
-  { memory.key_rows(n, n, n, n, tile) } noexcept -> std::same_as<infinipot::KeyRows>;
-} && infinipot::Element<typename M::element>;
+  { memory.key_rows(n, n, n, n, tile) }
+  noexcept->std::same_as<infinipot::KeyRows>;
+}
+&&infinipot::Element<typename M::element>;
 
 }  // namespace smollm2

@@ -10,7 +10,8 @@ using ConstRow = Eigen::Map<const Eigen::Array<float, 1, Eigen::Dynamic>>;
 
 /// Calls function(panel, first row, row count, thread) for every panel of `linear` and every task_rows rows.
 template <class Function>
-void for_each_task(const Linear& linear, std::size_t rows, ThreadPool& pool, const Function& function) noexcept {
+void for_each_task(const Linear& linear, std::size_t rows, ThreadPool& pool,
+                   const Function& function) noexcept {
   const std::size_t blocks = (rows + task_rows - 1) / task_rows;
   pool.parallel_for(linear.panels() * blocks, [&](std::size_t item, std::size_t thread) {
     const std::size_t first = item % blocks * task_rows;

@@ -58,8 +58,8 @@ void reject_unknown_features(const GgufFile& file) {
   if (file.unsigned_value("llama.expert_count", 0) != 0)
     fail(file, "metadata key 'llama.expert_count' is not 0; mixtures of experts are not supported");
   if (file.has("llama.rope.scaling.type") && file.string_value("llama.rope.scaling.type") != "none")
-    fail(file, "metadata key 'llama.rope.scaling.type' is ", quoted(file.string_value("llama.rope.scaling.type")),
-         "; scaled RoPE is not supported");
+    fail(file, "metadata key 'llama.rope.scaling.type' is ",
+         quoted(file.string_value("llama.rope.scaling.type")), "; scaled RoPE is not supported");
   for (const std::string_view name :
        {"rope_freqs.weight", "blk.0.attn_q.bias", "blk.0.attn_k.bias", "blk.0.attn_v.bias",
         "blk.0.attn_output.bias", "blk.0.ffn_gate.bias", "blk.0.ffn_up.bias", "blk.0.ffn_down.bias"})
@@ -85,8 +85,8 @@ LlamaConfig LlamaConfig::from(const GgufFile& file) {
   read.require(c.query_heads % c.kv_heads == 0, "attention.head_count_kv", c.kv_heads,
                "a divisor of head_count ", c.query_heads);
   for (const std::string_view name : {"attention.key_length", "attention.value_length"})
-    read.require(read.size(name, 65536, c.head_dim()) == c.head_dim(), name, read.size(name, 65536, c.head_dim()),
-                 "embedding_length / head_count = ", c.head_dim());
+    read.require(read.size(name, 65536, c.head_dim()) == c.head_dim(), name,
+                 read.size(name, 65536, c.head_dim()), "embedding_length / head_count = ", c.head_dim());
 
   c.rotary_dim = read.size("rope.dimension_count", c.head_dim(), c.head_dim());
   read.require(c.rotary_dim % 2 == 0, "rope.dimension_count", c.rotary_dim, "even");

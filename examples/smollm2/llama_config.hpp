@@ -15,7 +15,7 @@ struct LlamaConfig {
   std::size_t feed_forward = 0;  ///< width inside the feed-forward layers
   std::size_t query_heads = 0;
   std::size_t kv_heads = 0;
-  std::size_t rotary_dim = 0;      ///< channels of a head that RoPE turns
+  std::size_t rotary_dim = 0;  ///< channels of a head that RoPE turns
   std::size_t vocab_size = 0;
   std::size_t context_length = 0;  ///< positions that the model was trained on
   double rope_theta = 0;

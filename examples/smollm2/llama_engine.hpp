@@ -68,7 +68,8 @@ class LlamaEngine {
                infinipot::QuerySink& queries) {
     check(tokens, first);
     if (tokens.size() > max_batch_)
-      fail<std::invalid_argument>(tokens.size(), " tokens whose queries are wanted, but a batch holds ", max_batch_);
+      fail<std::invalid_argument>(tokens.size(), " tokens whose queries are wanted, but a batch holds ",
+                                  max_batch_);
     if (!tokens.empty()) run({tokens, first, 0}, logits, &queries);
   }
 
@@ -95,7 +96,8 @@ class LlamaEngine {
     throw Error(text.str());
   }
 
-  static const LlamaWeights& checked(const LlamaWeights& weights, const Memory& memory, std::size_t max_batch) {
+  static const LlamaWeights& checked(const LlamaWeights& weights, const Memory& memory,
+                                     std::size_t max_batch) {
     if (max_batch == 0) fail<std::invalid_argument>("max_batch is 0, but must be at least 1");
     if (!(memory.shape() == weights.config().shape()))
       fail<std::invalid_argument>("the memory's shape is not the model's");
@@ -105,7 +107,8 @@ class LlamaEngine {
   void check(std::span<const infinipot::Token> tokens, std::size_t first) const {
     const std::size_t capacity = memory_.capacity();
     if (first > capacity || tokens.size() > capacity - first)
-      fail<std::out_of_range>(tokens.size(), " tokens from position ", first, " on do not fit in ", capacity, " rows");
+      fail<std::out_of_range>(tokens.size(), " tokens from position ", first, " on do not fit in ", capacity,
+                              " rows");
     for (const infinipot::Token token : tokens)
       if (token < 0 || static_cast<std::size_t>(token) >= vocab_size())
         fail<std::out_of_range>("token ", token, " is out of range 0 .. ", vocab_size() - 1);
@@ -113,7 +116,8 @@ class LlamaEngine {
 
   void run(const Batch& batch, infinipot::LogitsSink& logits, infinipot::QuerySink* queries) noexcept {
     const std::size_t count = batch.tokens.size(), layers = config().layers;
-    const std::size_t unwanted = std::min(count, logits.first_row() - std::min(logits.first_row(), batch.offset));
+    const std::size_t unwanted =
+        std::min(count, logits.first_row() - std::min(logits.first_row(), batch.offset));
     embed(batch);
     for (std::size_t layer = 0; layer < layers; ++layer) {
       project(layer, batch, queries);
@@ -129,13 +133,15 @@ class LlamaEngine {
   /// residual = the tokens' embeddings.
   void embed(const Batch& batch) noexcept {
     for (std::size_t i = 0; i < batch.tokens.size(); ++i)
-      weights_.embedding().get_row(static_cast<std::size_t>(batch.tokens[i]), {residual_.row(i), config().embedding});
+      weights_.embedding().get_row(static_cast<std::size_t>(batch.tokens[i]),
+                                   {residual_.row(i), config().embedding});
   }
 
   /// normed = the norm of residual, for some rows; returns those.
   ConstMatrixView norm(const std::vector<float>& gain, std::size_t first, std::size_t count) noexcept {
     for_each_row(count, [&](std::size_t row, std::size_t /*thread*/) {
-      rms_norm({residual_.row(first + row), gain.size()}, gain, config().norm_epsilon, normed_.row(first + row));
+      rms_norm({residual_.row(first + row), gain.size()}, gain, config().norm_epsilon,
+               normed_.row(first + row));
     });
     return normed_.view().slice(first, count);
   }
@@ -144,8 +150,8 @@ class LlamaEngine {
   void project(std::size_t layer, const Batch& batch, infinipot::QuerySink* queries) noexcept {
     const LlamaLayer& weights = weights_.layers()[layer];
     const std::size_t count = batch.tokens.size();
-    weights.queries_keys_values.multiply_all(norm(weights.attention_norm, 0, count), projected_.view().slice(0, count),
-                                             Write::set, pool_);
+    weights.queries_keys_values.multiply_all(norm(weights.attention_norm, 0, count),
+                                             projected_.view().slice(0, count), Write::set, pool_);
     for_each_row(count, [&](std::size_t row, std::size_t thread) {
       rotate_and_store(layer, batch.first + row, projected_.row(row), rotated_.row(thread));
     });
@@ -157,9 +163,11 @@ class LlamaEngine {
     const infinipot::Shape s = shape();
     const infinipot::Angles angles = angles_[position];
     const auto turn = [&](const float* in, float* out) {
-      infinipot::rotate(in, angles, infinipot::Pairing::interleaved, infinipot::Turn::forward, s.head_dim, out);
+      infinipot::rotate(in, angles, infinipot::Pairing::interleaved, infinipot::Turn::forward, s.head_dim,
+                        out);
     };
-    for (std::size_t head = 0; head < s.query_heads; ++head) turn(row + head * s.head_dim, row + head * s.head_dim);
+    for (std::size_t head = 0; head < s.query_heads; ++head)
+      turn(row + head * s.head_dim, row + head * s.head_dim);
     for (std::size_t head = 0; head < s.kv_heads; ++head) {
       const float* key = row + (s.query_heads + head) * s.head_dim;
       const float* const value = key + s.kv_heads * s.head_dim;
@@ -189,8 +197,8 @@ class LlamaEngine {
     const std::size_t count = batch.tokens.size() - from;
     const MatrixView mixed = mixed_.view().slice(from, count);
     attention_.run(layer, query_rows(from, count), batch.first + from, mixed);
-    weights_.layers()[layer].attention_output.multiply_all(mixed, residual_.view().slice(from, count), Write::add,
-                                                           pool_);
+    weights_.layers()[layer].attention_output.multiply_all(mixed, residual_.view().slice(from, count),
+                                                           Write::add, pool_);
   }
 
   /// residual += feed-forward, for rows first .. end - 1.
@@ -198,8 +206,8 @@ class LlamaEngine {
     const LlamaLayer& weights = weights_.layers()[layer];
     const std::size_t count = end - first;
     const MatrixView hidden = hidden_.view().slice(0, count);
-    gated_multiply(weights.gate, weights.up, norm(weights.feed_forward_norm, first, count), hidden, gated_.view(),
-                   pool_);
+    gated_multiply(weights.gate, weights.up, norm(weights.feed_forward_norm, first, count), hidden,
+                   gated_.view(), pool_);
     weights.down.multiply_all(hidden, residual_.view().slice(first, count), Write::add, pool_);
   }
 
@@ -207,8 +215,8 @@ class LlamaEngine {
   void predict(const Batch& batch, std::size_t from, infinipot::LogitsSink& logits) noexcept {
     for (std::size_t first = from; first < batch.tokens.size(); first += logit_rows) {
       const std::size_t count = std::min(logit_rows, batch.tokens.size() - first);
-      weights_.output().multiply_all(norm(weights_.output_norm(), first, count), logits_.view().slice(0, count),
-                                     Write::set, pool_);
+      weights_.output().multiply_all(norm(weights_.output_norm(), first, count),
+                                     logits_.view().slice(0, count), Write::set, pool_);
       pool_.parallel_for(count, [&](std::size_t row, std::size_t /*thread*/) {
         logits.row(batch.offset + first + row, {logits_.row(row), vocab_size()});
       });

@@ -50,8 +50,8 @@ class Loader {
     const GgufTensor& tensor = file_.tensor(name);
     std::ostringstream problem;
     if (tensor.columns() != columns || tensor.dims[1] != rows || tensor.rows() != rows)
-      problem << "shape " << tensor.rows() << " x " << tensor.columns() << ", but the metadata asks for " << rows
-              << " x " << columns;
+      problem << "shape " << tensor.rows() << " x " << tensor.columns() << ", but the metadata asks for "
+              << rows << " x " << columns;
     try {
       dequantize(tensor.type, {}, {});
     } catch (const GgufError& error) {
@@ -89,9 +89,10 @@ LlamaLayer load_layer(const Loader& load, const LlamaConfig& c, std::size_t inde
   const std::size_t queries = c.query_heads * c.head_dim(), keys = c.kv_heads * c.head_dim();
   LlamaLayer layer;
   layer.attention_norm = load.vector(prefix + "attn_norm.weight", c.embedding);
-  layer.queries_keys_values = load.stacked(
-      {{prefix + "attn_q.weight", queries}, {prefix + "attn_k.weight", keys}, {prefix + "attn_v.weight", keys}},
-      c.embedding);
+  layer.queries_keys_values = load.stacked({{prefix + "attn_q.weight", queries},
+                                            {prefix + "attn_k.weight", keys},
+                                            {prefix + "attn_v.weight", keys}},
+                                           c.embedding);
   layer.attention_output = load.matrix(prefix + "attn_output.weight", c.embedding, queries);
   layer.feed_forward_norm = load.vector(prefix + "ffn_norm.weight", c.embedding);
   layer.gate = load.matrix(prefix + "ffn_gate.weight", c.feed_forward, c.embedding);

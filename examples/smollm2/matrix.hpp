@@ -2,8 +2,8 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <type_traits>
 #include <cstddef>
+#include <type_traits>
 #include <vector>
 
 namespace smollm2 {
@@ -21,9 +21,7 @@ struct RowView {
   /// The same rows from column `column` on.
   RowView from_column(std::size_t column) const noexcept { return {data + column, rows, stride}; }
 
-  operator RowView<const Float>() const noexcept
-    requires(!std::is_const_v<Float>)
-  {
+  operator RowView<const Float>() const noexcept requires(!std::is_const_v<Float>) {
     return {data, rows, stride};
   }
 };

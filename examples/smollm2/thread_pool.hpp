@@ -33,9 +33,10 @@ class ThreadPool {
       for (std::size_t item = 0; item < count; ++item) function(item, std::size_t{0});
       return;
     }
-    run(static_cast<std::uint32_t>(count), &function, [](const void* f, std::size_t item, std::size_t thread) {
-      (*static_cast<const Function*>(f))(item, thread);
-    });
+    run(static_cast<std::uint32_t>(count), &function,
+        [](const void* f, std::size_t item, std::size_t thread) {
+          (*static_cast<const Function*>(f))(item, thread);
+        });
   }
 
  private:

@@ -62,7 +62,7 @@ class CapScorer {
       : shape_(shape),
         queries_(shape.head_dim * width),
         keys_(key_tile * shape.head_dim),
-        logits_((max_entries + key_tile) * width),
+        logits_(max_entries * width),
         bias_(max_entries) {
     shape.validate();
   }
@@ -203,14 +203,14 @@ class CapScorer {
   }
 
   /// A row with a NaN logit pays NaN where it would have paid anything, and nothing to the others: an entry
-  /// that is hidden from it stays sound. What only fills up the block (0 * infinity) never pays.
-  void spread_nan(Block& block, std::size_t w, bool pays) noexcept {
+  /// that is hidden from it stays sound. What only fills up the block (0 * infinity) never pays. (The row's
+  /// share remains 0, and 0 * NaN is NaN.)
+  void spread_nan(const Block& block, std::size_t w, bool pays) noexcept {
     for (std::size_t t = 0; t < block.entries; ++t) {
       float& paid = logits_[t * width + w];
       const bool spoilt = is_nan(paid) || (pays && paid != 0);
       paid = spoilt && w < block.rows ? std::numeric_limits<float>::quiet_NaN() : 0;
     }
-    block.share[w] = 1;
   }
 
   void add_to(const Block& block, std::span<float> scores) noexcept {

@@ -4,6 +4,9 @@
 #include <Eigen/Core>
 #include <concepts>
 #include <cstddef>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 
 namespace infinipot {
 
@@ -22,18 +25,48 @@ using Row = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
 template <class T>
 using ConstRow = Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>;
 
+// Conversion of as many values as the processor's own instructions can take eight at a time; returns their
+// number. Eigen 3.4 has these for f16 too, but with GCC it takes its way in software, three times as long.
+template <Element T>
+std::size_t to_float_by_8(const T* /*in*/, std::size_t /*n*/, float* /*out*/) noexcept {
+  return 0;
+}
+template <Element T>
+std::size_t from_float_by_8(const float* /*in*/, std::size_t /*n*/, T* /*out*/) noexcept {
+  return 0;
+}
+#ifdef __F16C__
+template <>
+inline std::size_t to_float_by_8(const f16* in, std::size_t n, float* out) noexcept {
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
+  return i;
+}
+template <>
+inline std::size_t from_float_by_8(const float* in, std::size_t n, f16* out) noexcept {
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
+  return i;
+}
+#endif
+
 /// out[i] = float(in[i]), exact. The ranges may not overlap.
 template <Element T>
 void to_float(const T* in, std::size_t n, float* out) noexcept {
-  const auto size = static_cast<Eigen::Index>(n);
-  Row<float>(out, size) = ConstRow<T>(in, size).template cast<float>();
+  const std::size_t done = to_float_by_8(in, n, out);
+  const auto rest = static_cast<Eigen::Index>(n - done);
+  Row<float>(out + done, rest) = ConstRow<T>(in + done, rest).template cast<float>();
 }
 
 /// out[i] = in[i] rounded to nearest even; beyond the type's range it becomes infinite. No overlap.
 template <Element T>
 void from_float(const float* in, std::size_t n, T* out) noexcept {
-  const auto size = static_cast<Eigen::Index>(n);
-  Row<T>(out, size) = ConstRow<float>(in, size).template cast<T>();
+  const std::size_t done = from_float_by_8(in, n, out);
+  const auto rest = static_cast<Eigen::Index>(n - done);
+  Row<T>(out + done, rest) = ConstRow<float>(in + done, rest).template cast<T>();
 }
 
 }  // namespace detail

@@ -35,7 +35,7 @@ struct PotSettings {
   std::size_t max_keep = 0;
   Granularity granularity = Granularity::head;
   KeyStorage key_storage = KeyStorage::rotated;
-  Rope rope;  ///< the model's; without frequencies keys have no position (ALiBi, NoPE)
+  Rope rope = {};  ///< the model's; without frequencies keys have no position (ALiBi, NoPE)
 };
 
 /// A fixed-size store of keys and values (SPEC 2, 3, 4). The engine writes rows size() .. for new tokens and

@@ -64,14 +64,17 @@ class ScoreView {
 
   std::size_t base(std::size_t t) const noexcept { return index(0, t); }
 
+  /// NaN goes through to its own entry, to be reported, and spoils no other.
   void raise_to_share(std::size_t head, std::span<float> scores) const noexcept {
     float total = 0;
     for (std::size_t t = 0; t < size_; ++t)
-      if (!is_protected(t)) total += attention(head, t);
-    if (total == 0) return;
+      if (!is_protected(t) && !is_nan(attention(head, t))) total += attention(head, t);
     for (std::size_t t = 0; t < size_; ++t) {
-      const float share = attention(head, t) / total;
-      if (share > scores[t] || is_nan(share)) scores[t] = share;  // NaN stays, to be reported
+      const float received = attention(head, t);
+      if (is_nan(received))
+        scores[t] = received;
+      else if (total > 0 && received / total > scores[t])
+        scores[t] = received / total;
     }
   }
 

@@ -189,13 +189,15 @@ class Selector {
     const auto mark_at = [&](std::size_t lane, std::size_t t) -> std::uint8_t& {
       return marks_of(view.first_lane_ + lane, size)[aligned_[lane * capacity_ + t]];
     };
+    // What one lane has taken for itself is no candidate (2): the others must not be made to follow.
     std::fill(marks.begin(), marks.end(), std::uint8_t{0});
     for (std::size_t lane = 0; lane < width; ++lane)
-      for (std::size_t t = 0; t < view.size_; ++t) marks[t] |= mark_at(lane, t);
+      for (std::size_t t = 0; t < view.size_; ++t)
+        if (mark_at(lane, t) != 0) marks[t] = 2;
     top_k_.mark(scores, wanted, marks);
     for (std::size_t lane = 0; lane < width; ++lane)
       for (std::size_t t = 0; t < view.size_; ++t)
-        if (marks[t] != 0 && mark_at(lane, t) == 0 && left_[view.first_lane_ + lane] > 0) {
+        if (marks[t] == 1) {
           mark_at(lane, t) = 1;
           --left_[view.first_lane_ + lane];
         }

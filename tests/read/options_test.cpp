@@ -1,1 +1,326 @@
+#include "options.hpp"
+
 #include <gtest/gtest.h>
+
+#include <sstream>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "infinipot/version.hpp"
+#include "policies.hpp"
+
+namespace reading {
+namespace {
+
+using Arguments = std::vector<std::string>;
+
+std::optional<Options> parse(Arguments arguments) {
+  arguments.insert(arguments.begin(), "infinipot-read");
+  std::vector<const char*> pointers;
+  for (const std::string& argument : arguments) pointers.push_back(argument.c_str());
+  return parse_options(static_cast<int>(pointers.size()), pointers.data());
+}
+
+/// The options of a command line with all that is required and these.
+Options with(const Arguments& more) {
+  Arguments all{"--model", "m.gguf", "--document", "d.txt", "--question", "Why?"};
+  all.insert(all.end(), more.begin(), more.end());
+  return parse(all).value();
+}
+
+std::string refusal(const Arguments& more) {
+  try {
+    with(more);
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+std::string printed(const char* option) {
+  testing::internal::CaptureStdout();
+  EXPECT_FALSE(parse({option}).has_value());
+  return testing::internal::GetCapturedStdout();
+}
+
+TEST(ReadingOptions, HaveDefaults) {
+  const Options o = with({});
+  EXPECT_EQ(o.model, "m.gguf");
+  EXPECT_EQ(o.document, "d.txt");
+  EXPECT_EQ(o.question, "Why?");
+  EXPECT_EQ(o.pot, 2048U);
+  EXPECT_EQ(o.keep, 1024U);
+  EXPECT_EQ(o.policy, "infinipot");
+  EXPECT_EQ(o.alpha, 0.25);
+  EXPECT_EQ(o.granularity, "shared");
+  EXPECT_EQ(o.aggregate, "max");
+  EXPECT_EQ(o.kernel, 9U);
+  EXPECT_EQ(o.sinks, 4U);
+  EXPECT_EQ(o.recent, 0U);
+  EXPECT_EQ(o.catalyst, "@question");
+  EXPECT_EQ(o.answer_prefix + o.answer + o.needle + o.json, "");
+  EXPECT_FALSE(o.max_tokens.has_value());
+  EXPECT_EQ(o.generate, 64U);
+  EXPECT_EQ(o.chunk, 256U);
+  EXPECT_EQ(o.threads, 0U);
+  EXPECT_EQ(o.seed, 0U);
+  EXPECT_EQ(o.temperature, 0);
+  EXPECT_EQ(o.top_p, 1);
+  EXPECT_EQ(o.window, 64U);
+  EXPECT_EQ(o.decay, 0.9);
+}
+
+TEST(ReadingOptions, AreAllRead) {
+  const Options o = with({"--pot",           "500",
+                          "--keep",          "200",
+                          "--policy",        "snapkv",
+                          "--alpha",         "0.5",
+                          "--granularity",   "layer",
+                          "--aggregate",     "sum",
+                          "--kernel",        "7",
+                          "--sinks",         "3",
+                          "--recent",        "2",
+                          "--catalyst",      "-x",
+                          "--answer-prefix", "It",
+                          "--answer",        " is",
+                          "--needle",        "so",
+                          "--max-tokens",    "0",
+                          "--generate",      "0",
+                          "--chunk",         "16",
+                          "--threads",       "2",
+                          "--json",          "-",
+                          "--seed",          "18446744073709551615",
+                          "--temperature",   "1e-1",
+                          "--top-p",         "0.9",
+                          "--window",        "32",
+                          "--decay",         "1"});
+  EXPECT_EQ(o.pot, 500U);
+  EXPECT_EQ(o.keep, 200U);
+  EXPECT_EQ(o.policy, "snapkv");
+  EXPECT_EQ(o.alpha, 0.5);
+  EXPECT_EQ(o.granularity, "layer");
+  EXPECT_EQ(o.aggregate, "sum");
+  EXPECT_EQ(o.kernel, 7U);
+  EXPECT_EQ(o.sinks, 3U);
+  EXPECT_EQ(o.recent, 2U);
+  EXPECT_EQ(o.catalyst, "-x");
+  EXPECT_EQ(o.answer_prefix, "It");
+  EXPECT_EQ(o.answer, " is");
+  EXPECT_EQ(o.needle, "so");
+  EXPECT_EQ(o.max_tokens, 0U);
+  EXPECT_EQ(o.generate, 0U);
+  EXPECT_EQ(o.chunk, 16U);
+  EXPECT_EQ(o.threads, 2U);
+  EXPECT_EQ(o.json, "-");
+  EXPECT_EQ(o.seed, UINT64_MAX);
+  EXPECT_EQ(o.temperature, 0.1);
+  EXPECT_EQ(o.top_p, 0.9);
+  EXPECT_EQ(o.window, 32U);
+  EXPECT_EQ(o.decay, 1);
+}
+
+TEST(ReadingOptions, KeepIsHalfThePot) { EXPECT_EQ(with({"--pot", "101"}).keep, 50U); }
+
+TEST(ReadingOptions, GranularityAndKernelDependOnThePolicy) {
+  for (const auto& [policy, granularity, kernel] :
+       {std::tuple("infinipot", "shared", 9U), std::tuple("snapkv", "head", 5U),
+        std::tuple("tova", "head", 1U), std::tuple("h2o", "head", 1U), std::tuple("sirllm", "head", 1U),
+        std::tuple("streaming_llm", "head", 1U), std::tuple("full", "head", 1U)}) {
+    const Options o = with({"--policy", policy});
+    EXPECT_EQ(o.granularity, granularity) << policy;
+    EXPECT_EQ(o.kernel, kernel) << policy;
+  }
+  EXPECT_EQ(granularity_of(with({})), infinipot::Granularity::shared);
+  EXPECT_EQ(granularity_of(with({"--granularity", "layer"})), infinipot::Granularity::layer);
+  EXPECT_EQ(granularity_of(with({"--granularity", "head"})), infinipot::Granularity::head);
+}
+
+TEST(ReadingOptions, PolicyHasTheSettings) {
+  const auto smoothing = [](const Arguments& more) {
+    return with_policy(with(more), {1, 2},
+                       [](const auto& policy) { return policy.rules().front().smoothing; });
+  };
+  EXPECT_EQ(smoothing({"--kernel", "3"}).kernel, 3U);
+  EXPECT_EQ(smoothing({"--kernel", "3"}).pooling, infinipot::Pooling::max);
+  EXPECT_EQ(smoothing({"--policy", "snapkv", "--kernel", "7"}).kernel, 7U);
+  EXPECT_EQ(smoothing({"--policy", "tova", "--kernel", "7"}).kernel, 1U);
+  // CaP is smoothed as NuC is.
+  with_policy(with({"--kernel", "3", "--alpha", "0.75"}), {1, 2}, [](const auto& policy) {
+    ASSERT_EQ(policy.rules().size(), 2U);
+    EXPECT_EQ(policy.rules()[0].share, 0.75);
+    EXPECT_EQ(policy.rules()[1].smoothing.kernel, 3U);
+    if constexpr (infinipot::RunsProbes<std::remove_cvref_t<decltype(policy)>>) {
+      EXPECT_EQ(policy.longest_probe(), 2U);
+    }
+  });
+}
+
+TEST(ReadingOptions, EachNameMakesItsPolicy) {
+  for (const char* name : {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm"})
+    with_policy(with({"--policy", name}), {1}, [&](const auto& policy) { EXPECT_EQ(policy.name(), name); });
+}
+
+TEST(ReadingOptions, RefusalsNameTheOptionAndItsRange) {
+  struct Case {
+    Arguments arguments;
+    std::string message;
+  };
+  const std::vector<Case> cases{
+      {{"--unknown"}, "--unknown"},
+      {{"extra"}, "extra"},
+      {{"--pot"}, "--pot"},
+      {{"--pot", "10", "--pot", "20"}, "--pot"},
+      {{"--pot", "many"}, "--pot: must be a whole number, 2 .. 16777216, not 'many'"},
+      {{"--pot", ""}, "--pot: must be a whole number, 2 .. 16777216, not ''"},
+      {{"--pot", "-5"}, "--pot: must be a whole number, 2 .. 16777216, not '-5'"},
+      {{"--pot", "1"}, "--pot: must be a whole number, 2 .. 16777216, not '1'"},
+      {{"--pot", "64.5"}, "--pot: must be a whole number, 2 .. 16777216, not '64.5'"},
+      {{"--pot", "64x"}, "not '64x'"},
+      {{"--pot", "99999999999999999999999"}, "2 .. 16777216"},
+      {{"--keep", "0"}, "--keep: must be a whole number, 1 .. 16777215, not '0'"},
+      {{"--keep", "-1"}, "--keep"},
+      {{"--max-tokens", "-1"}, "--max-tokens: must be a whole number, 0 .. 281474976710656, not '-1'"},
+      {{"--policy", "best"},
+       "--policy: must be one of infinipot, streaming_llm, snapkv, tova, h2o, sirllm, full, not 'best'"},
+      {{"--alpha", "1.5"}, "--alpha: must be a number, 0 .. 1, not '1.5'"},
+      {{"--alpha", "-0.1"}, "--alpha: must be a number, 0 .. 1"},
+      {{"--alpha", "nan"}, "--alpha: must be a number, 0 .. 1, not 'nan'"},
+      {{"--granularity", "token"}, "--granularity: must be one of head, layer, shared, not 'token'"},
+      {{"--aggregate", "mean"}, "--aggregate: must be one of sum, max, not 'mean'"},
+      {{"--kernel", "4"}, "--kernel: must be a whole number, 1 .. 65535, odd, not '4'"},
+      {{"--kernel", "0"}, "--kernel: must be a whole number, 1 .. 65535, odd, not '0'"},
+      {{"--sinks", "-1"}, "--sinks: must be a whole number, 0 .. 16777216"},
+      {{"--recent", "x"}, "--recent: must be a whole number, 0 .. 16777216"},
+      {{"--catalyst", ""}, "--catalyst"},
+      {{"--generate", "-1"}, "--generate: must be a whole number, 0 .. 16777216"},
+      {{"--temperature", "-0.5"}, "--temperature: must be a number, 0 .. 1000, not '-0.5'"},
+      {{"--temperature", "inf"}, "--temperature: must be a number, 0 .. 1000, not 'inf'"},
+      {{"--top-p", "0"}, "--top-p: must be a number, above 0 up to 1, not '0'"},
+      {{"--top-p", "1.01"}, "--top-p: must be a number, above 0 up to 1"},
+      {{"--seed", "-1"}, "--seed: must be a whole number, 0 .. 18446744073709551615"},
+      {{"--chunk", "0"}, "--chunk: must be a whole number, 1 .. 65536, not '0'"},
+      {{"--threads", "0"}, "--threads: must be a whole number, 1 .. 1024, not '0'"},
+      {{"--json", ""}, "--json"},
+      {{"--window", "0"}, "--window: must be a whole number, 1 .. 16777216, not '0'"},
+      {{"--decay", "0"}, "--decay: must be a number, above 0 up to 1, not '0'"},
+      {{"--decay", "1.1"}, "--decay: must be a number, above 0 up to 1"},
+  };
+  for (const auto& [arguments, message] : cases) {
+    const std::string found = refusal(arguments);
+    EXPECT_NE(found.find(message), std::string::npos) << "found: " << found << "\nwanted: " << message;
+    EXPECT_EQ(found.find('\n'), std::string::npos) << found;
+  }
+}
+
+TEST(ReadingOptions, RefusesWhatDoesNotFitThePot) {
+  struct Case {
+    Arguments arguments;
+    std::string message;
+  };
+  const std::vector<Case> cases{
+      {{"--pot", "100", "--keep", "100"}, "--keep 100 is out of range 4 .. 98 for --pot 100"},
+      {{"--pot", "100", "--keep", "100", "--policy", "tova"}, "--keep 100 is out of range 5 .. 99"},
+      {{"--pot", "100", "--sinks", "40", "--recent", "20"}, "--keep 50 is out of range 60 .. 98"},
+      {{"--pot", "100", "--sinks", "99"}, "--pot 100 is too small; it must be at least 101"},
+      {{"--pot", "100", "--policy", "snapkv"}, "--pot 100 is too small; it must be at least 132"},
+      {{"--pot", "150", "--policy", "snapkv", "--keep", "90"}, "--keep 90 is out of range 68 .. 86"},
+      {{"--pot", "100", "--policy", "h2o", "--sinks", "60"},
+       "--pot 100 is too small; it must be at least 120"},
+      {{"--pot", "4"}, "--pot 4 is too small; it must be at least 6"},
+  };
+  for (const auto& [arguments, message] : cases)
+    EXPECT_NE(refusal(arguments).find(message), std::string::npos)
+        << "found: " << refusal(arguments) << "\nwanted: " << message;
+  EXPECT_EQ(refusal({"--pot", "100", "--keep", "98"}), "accepted");
+  EXPECT_EQ(refusal({"--pot", "100", "--keep", "99", "--policy", "streaming_llm"}), "accepted");
+  EXPECT_EQ(refusal({"--pot", "4", "--policy", "full"}), "accepted");  // whose pot is made to fit
+}
+
+TEST(ReadingOptions, RefusesACatalystAsLongAsThePot) {
+  const Options options = with({"--pot", "100"});
+  EXPECT_THROW(with_policy(options, std::vector<infinipot::Token>(100),
+                           [&](const auto& policy) { check_room(policy, options, 10); }),
+               UsageError);
+  // Nobody runs it when NuC alone decides.
+  const Options nuc = with({"--pot", "100", "--alpha", "1"});
+  EXPECT_NO_THROW(with_policy(nuc, std::vector<infinipot::Token>(100),
+                              [&](const auto& policy) { check_room(policy, nuc, 10); }));
+}
+
+TEST(ReadingOptions, LeastKeepIsTheLeast) {
+  const Options options = with({"--pot", "100", "--policy", "h2o", "--keep", "59", "--sinks", "0"});
+  const infinipot::H2o policy;
+  EXPECT_NO_THROW(check_room(policy, options, 30));  // 30 and 59 / 2 = 29 recent ones
+  EXPECT_THROW(check_room(policy, options, 31), UsageError);
+}
+
+TEST(ReadingOptions, RequiredOnesAreMissed) {
+  const std::vector<Arguments> incomplete{{},
+                                          {"--document", "d", "--question", "q"},
+                                          {"--model", "m", "--question", "q"},
+                                          {"--model", "m", "--document", "d"},
+                                          {"--model", "m", "--document", "d", "--question", ""},
+                                          {"--model", "", "--document", "d", "--question", "q"},
+                                          {"--model", "m", "--document", "", "--question", "q"}};
+  for (const Arguments& arguments : incomplete) EXPECT_THROW(parse(arguments), UsageError);
+}
+
+TEST(ReadingOptions, HelpIsComplete) {
+  const std::string help = printed("--help");
+  for (const char* option : {"--model FILE",
+                             "--document FILE|-",
+                             "--question TEXT",
+                             "--pot N",
+                             "--keep N",
+                             "--policy NAME",
+                             "--alpha X",
+                             "--granularity head|layer|shared",
+                             "--aggregate sum|max",
+                             "--kernel N",
+                             "--sinks N",
+                             "--recent N",
+                             "--catalyst TEXT|@question|@generic",
+                             "--answer-prefix TEXT",
+                             "--answer TEXT",
+                             "--needle TEXT",
+                             "--max-tokens N",
+                             "--generate N",
+                             "--chunk N",
+                             "--threads N",
+                             "--json FILE|-",
+                             "--seed N",
+                             "--temperature X",
+                             "--top-p X",
+                             "--window N",
+                             "--decay X",
+                             "--help",
+                             "--version",
+                             "Exit status"})
+    EXPECT_NE(help.find(option), std::string::npos) << option;
+  for (const char* policy : {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm", "full"})
+    EXPECT_NE(help.find(policy), std::string::npos) << policy;
+  std::istringstream lines(help);
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100U) << line;
+  EXPECT_EQ(printed("-h"), help);
+}
+
+TEST(ReadingOptions, HelpTellsEveryDefault) {
+  std::string help = printed("--help");
+  const std::size_t from = help.find("--max-tokens"), to = help.find("Texts longer");
+  help = help.substr(from, to - from);
+  std::size_t options = 0, defaults = 0;
+  for (std::size_t at = help.find("  --"); at != std::string::npos; at = help.find("  --", at + 1)) ++options;
+  for (const char c : help) defaults += c == '[' ? 1U : 0U;
+  EXPECT_EQ(options + 1, defaults);  // the first one's dashes were cut off
+}
+
+TEST(ReadingOptions, VersionIsPrinted) {
+  EXPECT_EQ(printed("--version"), std::to_string(infinipot::version_major) + "." +
+                                      std::to_string(infinipot::version_minor) + "." +
+                                      std::to_string(infinipot::version_patch) + "\n");
+}
+
+}  // namespace
+}  // namespace reading

@@ -54,29 +54,30 @@ TEST_P(BadMetadata, NamesKeyValueAndRange) {
 
 INSTANTIATE_TEST_SUITE_P(
     LlamaConfig, BadMetadata,
-    testing::Values(BadNumber{"block_count", 0, "in 1 .. 1024"}, BadNumber{"block_count", 1025, "in 1 .. 1024"},
-                    BadNumber{"embedding_length", 0, "in 1 .. 65536"},
-                    BadNumber{"embedding_length", 4294967295, "in 1 .. 65536"},
-                    BadNumber{"feed_forward_length", 0, "in 1 .. 1048576"},
-                    BadNumber{"context_length", 0, "in 1 .. 1073741824"},
-                    BadNumber{"vocab_size", 0, "in 1 .. 16777216"},
-                    BadNumber{"attention.head_count", 0, "in 1 .. 1024"},
-                    BadNumber{"attention.head_count", 5, "a divisor of embedding_length 24"},
-                    BadNumber{"attention.head_count_kv", 0, "in 1 .. 1024"},
-                    BadNumber{"attention.head_count_kv", 3, "a divisor of head_count 4"},
-                    BadNumber{"attention.key_length", 8, "embedding_length / head_count = 6"},
-                    BadNumber{"attention.value_length", 7, "embedding_length / head_count = 6"},
-                    BadNumber{"rope.dimension_count", 8, "in 1 .. 6"},
-                    BadNumber{"rope.dimension_count", 3, "even"}));
+    testing::Values(
+        BadNumber{"block_count", 0, "in 1 .. 1024"}, BadNumber{"block_count", 1025, "in 1 .. 1024"},
+        BadNumber{"embedding_length", 0, "in 1 .. 65536"},
+        BadNumber{"embedding_length", 4294967295, "in 1 .. 65536"},
+        BadNumber{"feed_forward_length", 0, "in 1 .. 1048576"},
+        BadNumber{"context_length", 0, "in 1 .. 1073741824"}, BadNumber{"vocab_size", 0, "in 1 .. 16777216"},
+        BadNumber{"attention.head_count", 0, "in 1 .. 1024"},
+        BadNumber{"attention.head_count", 5, "a divisor of embedding_length 24"},
+        BadNumber{"attention.head_count_kv", 0, "in 1 .. 1024"},
+        BadNumber{"attention.head_count_kv", 3, "a divisor of head_count 4"},
+        BadNumber{"attention.key_length", 8, "embedding_length / head_count = 6"},
+        BadNumber{"attention.value_length", 7, "embedding_length / head_count = 6"},
+        BadNumber{"rope.dimension_count", 8, "in 1 .. 6"}, BadNumber{"rope.dimension_count", 3, "even"}));
 
 TEST(LlamaConfig, RefusesOtherArchitectures) {
   GgufWriter writer;
   writer.string("general.architecture", "qwen2");
-  EXPECT_EQ(load_error(writer), "tiny.gguf: metadata key 'general.architecture' is 'qwen2', but must be 'llama'");
+  EXPECT_EQ(load_error(writer),
+            "tiny.gguf: metadata key 'general.architecture' is 'qwen2', but must be 'llama'");
 }
 
 TEST(LlamaConfig, RefusesFeaturesThatItLacks) {
-  EXPECT_NE(load_error(TinyLlama().file({{"expert_count", 2}})).find("mixtures of experts"), std::string::npos);
+  EXPECT_NE(load_error(TinyLlama().file({{"expert_count", 2}})).find("mixtures of experts"),
+            std::string::npos);
   TinyLlama biased;
   biased.add("blk.0.attn_q.bias", 1, 24);
   EXPECT_EQ(load_error(biased.file()), "tiny.gguf: tensor 'blk.0.attn_q.bias' is not supported");
@@ -97,8 +98,7 @@ TEST(LlamaWeights, NamesATensorOfTheWrongShape) {
   for (const auto& [name, numbers] : TinyLlama().tensors) {
     TinyLlama model;
     model.dims[name] = {12, numbers.size() / 12};
-    if (name == "token_embd.weight")
-      continue;  // its rows are the vocabulary
+    if (name == "token_embd.weight") continue;  // its rows are the vocabulary
     EXPECT_NE(load_error(model.file()).find("tensor '" + name + "': shape"), std::string::npos) << name;
   }
 }
@@ -116,7 +116,8 @@ TEST(LlamaWeights, NamesATensorOfAnUnknownType) {
   model.tensors.erase("blk.1.ffn_up.weight");
   GgufWriter writer = model.file();
   constexpr std::uint32_t f64 = 28;
-  writer.tensor("blk.1.ffn_up.weight", static_cast<GgmlType>(f64), {24, 37}, std::vector<std::byte>(24 * 37 * 8));
+  writer.tensor("blk.1.ffn_up.weight", static_cast<GgmlType>(f64), {24, 37},
+                std::vector<std::byte>(24 * 37 * 8));
   EXPECT_NE(load_error(writer).find("tensor 'blk.1.ffn_up.weight'"), std::string::npos) << load_error(writer);
 }
 

@@ -140,7 +140,8 @@ TEST_F(TinyEngine, GivesTheSameBitsHoweverTokensAreSplit) {
 
 TEST_F(TinyEngine, GivesTheSameBitsOnAnyNumberOfThreads) {
   const Logits expected = run(weights_, tokens_, {.threads = 1});
-  for (const std::size_t threads : {2U, 3U, 5U}) EXPECT_EQ(run(weights_, tokens_, {.threads = threads}), expected);
+  for (const std::size_t threads : {2U, 3U, 5U})
+    EXPECT_EQ(run(weights_, tokens_, {.threads = threads}), expected);
 }
 
 TEST_F(TinyEngine, ComesCloseWithSmallerElements) {
@@ -159,7 +160,8 @@ TEST_F(TinyEngine, WritesKeysAndValues) {
   for (const KeyStorage storage : {KeyStorage::rotated, KeyStorage::unrotated}) {
     Pot<float> pot = make_pot(weights_.config(), tokens_.size(), storage);
     LlamaEngine<Pot<float>> engine(weights_, pot, pool_, 64);
-    Kept nothing(tokens_.size(), tokens_.size());  // the last layer's keys and values are written all the same
+    Kept nothing(tokens_.size(),
+                 tokens_.size());  // the last layer's keys and values are written all the same
     engine.forward(tokens_, 0, nothing);
     const std::size_t d = model_.head_dim();
     std::vector<float> tile(d);
@@ -170,7 +172,8 @@ TEST_F(TinyEngine, WritesKeysAndValues) {
           const float* const value = pot.values().row(layer, head, row);
           for (std::size_t i = 0; i < d; ++i) {
             ASSERT_NEAR(static_cast<double>(key[i]), slow.keys[layer][row][head * d + i], tolerance[layer]);
-            ASSERT_NEAR(static_cast<double>(value[i]), slow.values[layer][row][head * d + i], tolerance[layer]);
+            ASSERT_NEAR(static_cast<double>(value[i]), slow.values[layer][row][head * d + i],
+                        tolerance[layer]);
           }
         }
   }
@@ -184,7 +187,8 @@ TEST_F(TinyEngine, GivesOnlyTheLogitsThatAreWanted) {
     Kept sink(tokens_.size(), first_row);
     engine.forward(tokens_, 0, sink);
     for (std::size_t row = 0; row < tokens_.size(); ++row)
-      ASSERT_EQ(sink.rows[row], row < first_row ? std::vector<float>() : all[row]) << row << " from " << first_row;
+      ASSERT_EQ(sink.rows[row], row < first_row ? std::vector<float>() : all[row])
+          << row << " from " << first_row;
   }
 }
 
@@ -238,7 +242,8 @@ TEST_F(TinyEngine, RefusesWhatDoesNotExistAndWritesNothing) {
   expect_error<std::out_of_range>(forward({1, -1}, 0), "token -1 is out of range 0 .. 52");
   expect_error<std::out_of_range>(forward({1, 53}, 0), "token 53 is out of range 0 .. 52");
   expect_error<std::out_of_range>(forward({1, 2}, 7), "2 tokens from position 7 on do not fit in 8 rows");
-  expect_error<std::out_of_range>(forward({1}, std::numeric_limits<std::size_t>::max()), "do not fit in 8 rows");
+  expect_error<std::out_of_range>(forward({1}, std::numeric_limits<std::size_t>::max()),
+                                  "do not fit in 8 rows");
   expect_error<std::invalid_argument>([&] { engine.forward(std::vector<Token>(5, 1), 0, sink, queries); },
                                       "5 tokens whose queries are wanted, but a batch holds 4");
   const float* const keys = pot.keys().data;
@@ -247,7 +252,8 @@ TEST_F(TinyEngine, RefusesWhatDoesNotExistAndWritesNothing) {
 
 TEST_F(TinyEngine, RefusesAMemoryOfAnotherShape) {
   Pot<float> pot = make_pot(weights_.config(), 8);
-  expect_error<std::invalid_argument>([&] { LlamaEngine<Pot<float>>(weights_, pot, pool_, 0); }, "max_batch is 0");
+  expect_error<std::invalid_argument>([&] { LlamaEngine<Pot<float>>(weights_, pot, pool_, 0); },
+                                      "max_batch is 0");
   infinipot::PotSettings settings;
   settings.shape = {2, 4, 4, 6};
   settings.capacity = 8;
@@ -274,7 +280,8 @@ class SmolLM2 : public testing::Test {
     for (const auto& [row, expected] : golden_["logits"].items())
       for (std::size_t i = 0; i < vocabulary.size(); ++i) {
         const double wanted = expected[i].get<double>();
-        error = std::max(error, std::abs(wanted - static_cast<double>(logits[std::stoul(row)][vocabulary[i]])));
+        error =
+            std::max(error, std::abs(wanted - static_cast<double>(logits[std::stoul(row)][vocabulary[i]])));
         lowest = std::min(lowest, wanted);
         highest = std::max(highest, wanted);
       }
@@ -306,7 +313,8 @@ TEST_F(SmolLM2, GivesTheGoldenLogits) {
 TEST_F(SmolLM2, GivesTheSameBitsHoweverItIsRun) {
   const Logits expected = run(*weights_, tokens_, {});
   for (const std::size_t call : {1U, 7U, 64U}) EXPECT_EQ(run(*weights_, tokens_, {.call = call}), expected);
-  for (const std::size_t threads : {1U, 3U}) EXPECT_EQ(run(*weights_, tokens_, {.threads = threads}), expected);
+  for (const std::size_t threads : {1U, 3U})
+    EXPECT_EQ(run(*weights_, tokens_, {.threads = threads}), expected);
 }
 
 TEST_F(SmolLM2, ComesCloseWithOtherStores) {

@@ -57,7 +57,8 @@ struct TinyLlama {
                                                {"attention.head_count_kv", kv_heads},
                                                {"rope.dimension_count", rotary_dim}};
     for (const auto& [name, number] : changed) numbers[name] = number;
-    for (const auto& [name, number] : numbers) writer.u32("llama." + name, static_cast<std::uint32_t>(number));
+    for (const auto& [name, number] : numbers)
+      writer.u32("llama." + name, static_cast<std::uint32_t>(number));
     writer.f32("llama.rope.freq_base", theta).f32("llama.attention.layer_norm_rms_epsilon", epsilon);
     for (const auto& [name, numbers_of] : tensors)
       writer.tensor(name, GgmlType::f32, dims.at(name), std::as_bytes(std::span(numbers_of)));
@@ -94,7 +95,8 @@ struct SlowForward {
     }
     for (std::size_t layer = 0; layer < m_.layers; ++layer) run_layer(TinyLlama::prefix(layer), x);
     for (const Vector& row : x)
-      logits.push_back(product(m_.tied ? "token_embd.weight" : "output.weight", norm("output_norm.weight", row)));
+      logits.push_back(
+          product(m_.tied ? "token_embd.weight" : "output.weight", norm("output_norm.weight", row)));
   }
 
  private:
@@ -111,7 +113,8 @@ struct SlowForward {
   Vector norm(const std::string& name, Vector x) const {
     double squares = 0;
     for (const double value : x) squares += value * value;
-    const double scale = 1 / std::sqrt(squares / static_cast<double>(x.size()) + static_cast<double>(m_.epsilon));
+    const double scale =
+        1 / std::sqrt(squares / static_cast<double>(x.size()) + static_cast<double>(m_.epsilon));
     for (std::size_t i = 0; i < x.size(); ++i) x[i] *= scale * static_cast<double>(weights(name)[i]);
     return x;
   }
@@ -120,7 +123,8 @@ struct SlowForward {
     for (std::size_t head = 0; head < x.size() / m_.head_dim(); ++head)
       for (std::size_t pair = 0; pair < m_.rotary_dim / 2; ++pair) {
         const double exponent = -2 * static_cast<double>(pair) / static_cast<double>(m_.rotary_dim);
-        const double angle = static_cast<double>(position) * std::pow(static_cast<double>(m_.theta), exponent);
+        const double angle =
+            static_cast<double>(position) * std::pow(static_cast<double>(m_.theta), exponent);
         double& a = x[head * m_.head_dim() + 2 * pair];
         double& b = x[head * m_.head_dim() + 2 * pair + 1];
         const double turned = a * std::cos(angle) - b * std::sin(angle);

@@ -62,7 +62,7 @@ class Infinipot {
   }
 
   void score(std::size_t rule, const ScoreView& view, std::span<float> scores) const noexcept {
-    if (rule == 0 || settings_.alpha == 1)
+    if (rule == 0)
       for (std::size_t t = 0; t < view.size(); ++t) scores[t] = view.nuc(t);
     else
       view.aggregate_attention(settings_.over_heads, scores);

@@ -1,0 +1,112 @@
+// Kinds of command-line arguments that CLI11 lacks: all say their range in the help and when they refuse.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <sstream>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "smollm2/gguf_error.hpp"
+
+namespace reading {
+
+/// Width of the help, and of its part with the options' names.
+inline constexpr std::size_t help_width = 100, names_width = 32;
+
+/// The text in lines that fit beside the options' names.
+inline std::string wrapped(const std::string& text) {
+  std::string lines;
+  std::size_t column = names_width;
+  std::istringstream words(text);
+  for (std::string word; words >> word; column += word.size()) {
+    if (!lines.empty()) {
+      const bool fits = column + 1 + word.size() <= help_width;
+      lines += fits ? ' ' : '\n';
+      column = fits ? column + 1 : names_width;
+    }
+    lines += word;
+  }
+  return lines;
+}
+
+enum class Bounds { closed, open_below, odd };
+
+template <class Number>
+struct Range {
+  Number low, high;
+  Bounds bounds = Bounds::closed;
+
+  bool contains(Number value) const {  // no range contains NaN
+    if (bounds == Bounds::odd && static_cast<std::uint64_t>(value) % 2 == 0) return false;
+    return (bounds == Bounds::open_below ? value > low : value >= low) && value <= high;
+  }
+
+  std::string text() const {
+    std::ostringstream out;
+    if (bounds == Bounds::open_below) out << "above ";
+    out << low << (bounds == Bounds::open_below ? " up to " : " .. ") << high;
+    if (bounds == Bounds::odd) out << ", odd";
+    return out.str();
+  }
+};
+
+/// A number, or what may hold one, set from the command line only.
+template <class Number, class Target>
+void add_number(CLI::App& app, const std::string& name, Target& target, const Range<Number>& range,
+                const std::string& meaning, const std::string& fallback) {
+  constexpr bool whole = std::is_integral_v<Number>;
+  const auto set = [&target, name, range](const std::string& text) {
+    Number value{};
+    const char* const end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    if (error != std::errc() || stop != end || !range.contains(value))
+      throw CLI::ValidationError(name, std::string("must be a ") + (whole ? "whole " : "") + "number, " +
+                                           range.text() + ", not " + smollm2::quoted(text));
+    target = value;
+  };
+  app.add_option_function<std::string>(name, set,
+                                       wrapped(meaning + "; " + range.text() + " [" + fallback + "]"))
+      ->type_name(whole ? "N" : "X");
+}
+
+/// The same, whose default is the target's value.
+template <class Number>
+void add_number(CLI::App& app, const std::string& name, Number& target, const Range<Number>& range,
+                const std::string& meaning) {
+  std::ostringstream fallback;
+  fallback << target;
+  add_number(app, name, target, range, meaning, fallback.str());
+}
+
+/// One of a few words.
+inline void add_choice(CLI::App& app, const std::string& name, std::string& target,
+                       const std::vector<std::string>& words, const std::string& type,
+                       const std::string& meaning, const std::string& fallback) {
+  const std::string list = CLI::detail::join(words, ", ");
+  const auto set = [&target, name, words, list](const std::string& text) {
+    if (std::find(words.begin(), words.end(), text) == words.end())
+      throw CLI::ValidationError(name, "must be one of " + list + ", not " + smollm2::quoted(text));
+    target = text;
+  };
+  app.add_option_function<std::string>(name, set, wrapped(meaning + "; " + list + " [" + fallback + "]"))
+      ->type_name(type);
+}
+
+enum class Text { may_be_empty, not_empty };
+
+/// Any text.
+inline CLI::Option* add_text(CLI::App& app, const std::string& name, std::string& target, Text text,
+                             const std::string& type, const std::string& meaning) {
+  CLI::Option* option = app.add_option(name, target, wrapped(meaning))->type_name(type);
+  if (text == Text::not_empty)
+    option->check(CLI::Validator(
+        [](const std::string& value) { return value.empty() ? "must not be empty" : ""; }, std::string()));
+  return option;
+}
+
+}  // namespace reading
