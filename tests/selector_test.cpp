@@ -131,17 +131,15 @@ std::vector<float> attention_scores(const Held& held, const reference::Scope& sc
       for (std::size_t i = 0; i < scores.size(); ++i) {
         paid.push_back(
             held.attention[head * held.capacity() + index_of(held.table, lane, scope.positions[i])]);
-        if (scope.protected_any[i] == 0) total += paid[i];
+        if (scope.protected_any[i] == 0 && !std::isnan(paid[i])) total += paid[i];
       }
       for (std::size_t i = 0; i < scores.size(); ++i) {
         if (aggregate == Aggregate::sum) {
           scores[i] += paid[i];
+        } else if (std::isnan(scores[i]) || std::isnan(paid[i])) {
+          scores[i] = nan;
         } else if (total != 0) {
-          const float share = paid[i] / total;
-          if (std::isnan(scores[i]) || std::isnan(share))
-            scores[i] = nan;
-          else
-            scores[i] = std::max(scores[i], share);
+          scores[i] = std::max(scores[i], paid[i] / total);
         }
       }
     }
@@ -606,6 +604,17 @@ TEST(ScoreView, AggregatesSumsAndLargestShares) {
   EXPECT_EQ(aggregated(held, Aggregate::sum), (std::vector<float>{108, 9, 18, 41}));
   // Shares over the unprotected: 4 in the first head, 64 in the last; heads without attention have none.
   EXPECT_EQ(aggregated(held, Aggregate::max), (std::vector<float>{25, 0.25F, 0.5F, 0.625F}));
+}
+
+TEST(ScoreView, NaNSpoilsTheShareOfItsOwnEntryOnly) {
+  Held held(Granularity::shared, 4);
+  held.table.append(std::vector<Entry>(4));
+  held.keep = 2;
+  held.protection = {0, 0};
+  std::copy_n(std::vector<float>{nan, 1, 2, 1}.begin(), 4, held.attention.begin());
+  const auto scores = aggregated(held, Aggregate::max);
+  EXPECT_TRUE(std::isnan(scores[0]));
+  EXPECT_EQ((std::vector<float>{scores.begin() + 1, scores.end()}), (std::vector<float>{0.25F, 0.5F, 0.25F}));
 }
 
 // --- The object --------------------------------------------------------------------------------------------
