@@ -15,7 +15,7 @@ struct Adapter {  // your forward pass: runs tokens at positions first .. agains
   }
   void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits, QuerySink& queries) {
     engine.on_queries = [&](std::size_t layer, const float* q) {
-      queries.layer(layer, {q, tokens.size(), engine.n_heads * engine.head_dim, engine.head_dim});
+      queries.layer(layer, contiguous_queries(q, tokens.size(), shape()));
     };
     forward(tokens, first, logits);
     engine.on_queries = nullptr;
@@ -24,7 +24,8 @@ struct Adapter {  // your forward pass: runs tokens at positions first .. agains
 
 void answer(MyEngine& engine, std::span<const Token> endless_text, const std::vector<Token>& question) {
   Adapter adapter{engine};
-  const std::ptrdiff_t head = engine.head_dim, row = engine.n_kv_heads * head, layer = engine.n_rows * row;
+  const std::ptrdiff_t head = MyEngine::head_dim, row = MyEngine::n_kv_heads * head,
+                       layer = MyEngine::n_rows * row;
   Pot<float> pot({.shape = adapter.shape(), .capacity = engine.n_rows, .rope = plain_rope(engine.head_dim)},
                  {{engine.keys(), layer, head, row}, {engine.values(), layer, head, row}});  // your memory
   Ccd reader(adapter, pot, Infinipot({.catalysts = {question}}));                            // your policy

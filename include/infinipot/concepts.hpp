@@ -46,6 +46,12 @@ struct Queries {
   }
 };
 
+/// Queries that stand side by side, (count, query_heads, head_dim).
+inline Queries contiguous_queries(const float* data, std::size_t count, const Shape& shape) noexcept {
+  return {data, count, static_cast<std::ptrdiff_t>(shape.query_heads * shape.head_dim),
+          static_cast<std::ptrdiff_t>(shape.head_dim)};
+}
+
 /// Receives the queries of a forward pass, layer by layer.
 class QuerySink {
  public:

@@ -1,0 +1,258 @@
+// The whole loop against a reference in double precision.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ccd_trial.hpp"
+#include "infinipot/ccd.hpp"
+#include "infinipot/infinipot.hpp"
+#include "reference/reference_ccd.hpp"
+#include "reference/reference_rope.hpp"
+#include "toy_engine.hpp"
+
+namespace {
+
+using namespace trial;
+
+// ---------------------------------------------------------------- against the reference
+
+void expect_same_entry(const Pot<float>& pot, std::size_t lane, std::size_t t, const reference::Held& held) {
+  const auto& entries = pot.entries();
+  EXPECT_EQ(entries.positions(lane)[t], held.position) << "lane " << lane << " entry " << t;
+  EXPECT_EQ(entries.tokens(lane)[t], held.token);
+  EXPECT_NEAR(static_cast<double>(entries.nuc(lane)[t]), held.nuc, 2e-5);
+  EXPECT_EQ(entries.pinned(lane)[t] != 0, held.pinned);
+  EXPECT_EQ(entries.survived(lane)[t], held.survived);
+}
+
+void expect_same_row(const Pot<float>& pot, std::size_t layer, std::size_t head, std::size_t t,
+                     const reference::Held& held) {
+  std::vector<float> tile(pot.shape().head_dim);
+  const float* const key = pot.key_rows(layer, head, t, 1, tile.data()).data;
+  const auto expected = reference::rotated(held.raw_key, pot.rope(), static_cast<double>(t));
+  for (std::size_t k = 0; k < tile.size(); ++k) {
+    EXPECT_NEAR(static_cast<double>(key[k]), expected[k], 1e-5);
+    EXPECT_NEAR(static_cast<double>(pot.values().row(layer, head, t)[k]), held.value[k], 1e-5);
+  }
+}
+
+void expect_same(const Pot<float>& pot, const reference::Ccd& expected, bool uses_nuc) {
+  ASSERT_EQ(pot.size(), expected.size());
+  const auto& shape = pot.shape();
+  for (std::size_t layer = 0; layer < shape.layers; ++layer)
+    for (std::size_t head = 0; head < shape.kv_heads; ++head)
+      for (std::size_t t = 0; t < pot.size(); ++t) {
+        auto held = expected.head(layer, head)[t];
+        if (!uses_nuc) held.nuc = 0;
+        expect_same_entry(pot, shape.lane_of(layer, head, pot.granularity()), t, held);
+        expect_same_row(pot, layer, head, t, held);
+        if (testing::Test::HasFailure()) return;
+      }
+}
+
+void expect_near(std::span<const float> logits, const std::vector<double>& expected) {
+  ASSERT_EQ(logits.size(), expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    EXPECT_NEAR(static_cast<double>(logits[i]), expected[i], 5e-5) << i;
+}
+
+/// Reads a text in pieces; `pinned` of the tokens after the first `pin_from` are pinned.
+void compare_with_reference(const toy::Model& model, const CcdSpec& spec, KeyStorage storage,
+                            std::size_t pin_from = 0, std::size_t pinned = 0) {
+  SCOPED_TRACE(trace(spec) + (storage == KeyStorage::rotated ? ", rotated" : ", unrotated"));
+  const auto text = toy::text(150, 1);
+  reference::Ccd expected(model, spec);
+  with_run(model, spec, storage, 16, [&](auto& run) {
+    const auto read = [&](std::size_t from, std::size_t to, Retention retention) {
+      run.reader.feed(std::span(text).subspan(from, to - from), retention);
+      for (std::size_t i = from; i < to; ++i) expected.feed(text[i], retention == Retention::pinned);
+      expect_same(run.pot, expected, run.reader.policy().uses_nuc());
+      expect_near(run.reader.logits(), expected.logits());
+    };
+    read(0, pin_from + 1, Retention::evictable);
+    if (pinned > 0) read(pin_from + 1, pin_from + 1 + pinned, Retention::pinned);
+    for (std::size_t at = pin_from + 1 + pinned; at < text.size() && !testing::Test::HasFailure();) {
+      const std::size_t to = std::min(text.size(), at + 31);
+      read(at, to, Retention::evictable);
+      at = to;
+    }
+    EXPECT_GE(expected.distillations(), 5U);
+    EXPECT_EQ(run.reader.stats().distillations, expected.distillations());
+    EXPECT_EQ(run.reader.stats().tokens_read, text.size());
+    EXPECT_EQ(run.reader.stats().nan_scores, 0U);
+  });
+}
+
+TEST(CcdAgainstReference, EveryPolicyGranularityAndStorage) {
+  const toy::Model model;
+  for (const Kind kind : all_kinds)
+    for (const Granularity granularity : all_granularities)
+      for (const KeyStorage storage : both_storages)
+        compare_with_reference(model, spec_of(kind, granularity), storage);
+}
+
+TEST(CcdAgainstReference, Alpha) {
+  const toy::Model model;
+  for (const double alpha : {0.0, 0.25, 0.75, 1.0})
+    for (const Granularity granularity : all_granularities) {
+      auto spec = spec_of(Kind::infinipot, granularity);
+      spec.alpha = alpha;
+      compare_with_reference(model, spec, KeyStorage::rotated);
+    }
+}
+
+TEST(CcdAgainstReference, ReduceAggregateAndKernel) {
+  const toy::Model model;
+  for (const Granularity granularity : all_granularities)
+    for (const unsigned choice : {1U, 2U, 3U, 4U, 5U, 6U, 7U}) {
+      auto spec = spec_of(Kind::infinipot, granularity);
+      spec.max_over_queries = (choice & 1U) != 0;
+      spec.largest_share = (choice & 2U) != 0;
+      spec.kernel = (choice & 4U) != 0 ? 3 : 1;
+      SCOPED_TRACE(choice);
+      compare_with_reference(model, spec, KeyStorage::rotated);
+    }
+}
+
+TEST(CcdAgainstReference, SeveralCatalystsOfDifferentLength) {
+  const toy::Model model;
+  for (const bool maximum : {false, true}) {
+    auto spec = spec_of(Kind::infinipot);
+    spec.catalysts = {{7, 21}, {3, 44, 9, 12, 30}, {16}};
+    spec.max_over_queries = maximum;
+    compare_with_reference(model, spec, KeyStorage::rotated);
+    compare_with_reference(model, spec, KeyStorage::unrotated);
+  }
+}
+
+TEST(CcdAgainstReference, PinnedTokensStay) {
+  const toy::Model model;
+  for (const Kind kind : all_kinds)
+    for (const Granularity granularity : all_granularities)
+      compare_with_reference(model, spec_of(kind, granularity), KeyStorage::rotated, 50, 3);
+}
+
+TEST(CcdAgainstReference, WithoutSinksOrRecent) {
+  const toy::Model model;
+  for (const Kind kind : all_kinds) {
+    auto spec = spec_of(kind);
+    spec.sinks = spec.recent = 0;
+    compare_with_reference(model, spec, KeyStorage::rotated);
+  }
+}
+
+TEST(CcdAgainstReference, WindowThatTakesAllTheRoom) {
+  const toy::Model model;
+  auto spec = spec_of(Kind::snapkv);
+  spec.window = 15;
+  spec.keep = 25;
+  spec.kernel = 5;
+  compare_with_reference(model, spec, KeyStorage::rotated);
+}
+
+TEST(CcdAgainstReference, RopeOfEveryKind) {
+  std::vector<infinipot::Rope> ropes{infinipot::plain_rope(8, 100, infinipot::Pairing::interleaved),
+                                     infinipot::plain_rope(4, 100), infinipot::plain_rope(0)};
+  ropes.push_back(ropes.front());
+  ropes.back().attention_factor = 1.25;
+  for (const auto& rope : ropes)
+    for (const KeyStorage storage : both_storages)
+      for (const Kind kind : {Kind::infinipot, Kind::h2o})
+        compare_with_reference(toy::Model(rope), spec_of(kind), storage);
+}
+
+TEST(CcdAgainstReference, AttentionForms) {
+  toy::Model model;
+  model.layers[0].form = {.scale = 0.7F, .soft_cap = 2, .window = 0};
+  model.layers[1].form = {.scale = 0, .soft_cap = 0, .window = 25};
+  for (const Kind kind : {Kind::infinipot, Kind::snapkv, Kind::h2o})
+    compare_with_reference(model, spec_of(kind), KeyStorage::rotated);
+}
+
+TEST(CcdAgainstReference, MultiHeadAndMultiQueryAttention) {
+  for (const std::size_t kv_heads : {1U, 4U}) {
+    const toy::Model model(infinipot::plain_rope(8, 100),
+                           {.layers = 2, .query_heads = 4, .kv_heads = kv_heads, .head_dim = 8});
+    for (const Kind kind : {Kind::infinipot, Kind::tova})
+      compare_with_reference(model, spec_of(kind), KeyStorage::rotated);
+  }
+}
+
+// ---------------------------------------------------------------- 16-bit pots
+
+/// What must hold for the records of any pot, whatever it chose to keep.
+void expect_consistent(const infinipot::EntryTable& entries, const std::vector<Token>& text,
+                       const CcdSpec& spec, std::size_t limit, std::uint64_t distillations) {
+  const auto born_after = [&](std::uint64_t position) -> std::uint64_t {
+    return position < limit ? 0 : 1 + (position - limit) / (limit - spec.keep);
+  };
+  for (std::size_t lane = 0; lane < entries.lanes(); ++lane) {
+    const auto positions = entries.positions(lane);
+    for (std::size_t t = 0; t < entries.size(); ++t) {
+      if (t > 0) {
+        EXPECT_LT(positions[t - 1], positions[t]);
+      }
+      if (t < spec.sinks) {
+        EXPECT_EQ(positions[t], t);
+      }
+      EXPECT_EQ(entries.tokens(lane)[t], text[positions[t]]);
+      EXPECT_EQ(entries.survived(lane)[t], distillations - born_after(positions[t]));
+      EXPECT_TRUE(std::isfinite(entries.nuc(lane)[t]));
+    }
+    EXPECT_EQ(positions.back(), text.size() - 1);
+  }
+}
+
+template <class T>
+void expect_16_bit_pot_works() {
+  const toy::Model model;
+  const auto text = toy::text(150, 1);
+  for (const Kind kind : all_kinds)
+    for (const Granularity granularity : all_granularities)
+      for (const KeyStorage storage : both_storages) {
+        const auto spec = spec_of(kind, granularity);
+        SCOPED_TRACE(trace(spec));
+        with_run<T>(model, spec, storage, 16, [&](auto& run) {
+          run.reader.feed(text);
+          EXPECT_GE(run.reader.stats().distillations, 5U);
+          expect_consistent(run.pot.entries(), text, spec, run.reader.limit(),
+                            run.reader.stats().distillations);
+        });
+      }
+}
+
+TEST(Ccd16Bit, HalfPotKeepsConsistentRecords) { expect_16_bit_pot_works<infinipot::f16>(); }
+TEST(Ccd16Bit, BrainFloatPotKeepsConsistentRecords) { expect_16_bit_pot_works<infinipot::bf16>(); }
+
+TEST(Ccd16Bit, HalfPotKeepsMostlyWhatAFloatPotKeeps) {
+  const toy::Model model;
+  const auto text = toy::text(60, 1);  // two distillations: one different choice would breed others
+  const auto spec = spec_of(Kind::infinipot);
+  with_run(model, spec, KeyStorage::rotated, 16, [&](auto& exact) {
+    with_run<infinipot::f16>(model, spec, KeyStorage::rotated, 16, [&](auto& half) {
+      exact.reader.feed(text);
+      half.reader.feed(text);
+      std::size_t different = 0;
+      for (std::size_t lane = 0; lane < 4; ++lane) {
+        const auto a = exact.pot.entries().positions(lane), b = half.pot.entries().positions(lane);
+        std::vector<std::uint64_t> both;
+        std::ranges::set_intersection(a, b, std::back_inserter(both));
+        different += a.size() - both.size();
+      }
+      EXPECT_LE(different, 4U) << "of " << 4 * exact.pot.size();
+    });
+  });
+}
+
+}  // namespace
