@@ -120,7 +120,7 @@ std::size_t index_of(const EntryTable& table, std::size_t lane, std::uint64_t po
                                   positions.begin());
 }
 
-/// Attention scores of a scope, head by head, as SPEC 8 defines sums and shares.
+/// Attention scores of a scope, head by head, sums and shares.
 std::vector<float> attention_scores(const Held& held, const reference::Scope& scope, Aggregate aggregate) {
   const std::size_t heads = shape.heads() / held.table.lanes();  // per lane
   std::vector<float> scores(scope.positions.size(), 0);

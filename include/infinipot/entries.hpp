@@ -14,7 +14,7 @@
 
 namespace infinipot {
 
-/// The record of one entry (SPEC: original position, token id, NuC).
+/// What is known of one entry.
 struct Entry {
   std::uint64_t position = 0;  ///< index of the token in the whole stream, from 0
   Token token = 0;

@@ -38,7 +38,7 @@ struct PotSettings {
   Rope rope = {};  ///< the model's; without frequencies keys have no position (ALiBi, NoPE)
 };
 
-/// A fixed-size store of keys and values (SPEC 2, 3, 4). The engine writes rows size() .. for new tokens and
+/// A fixed-size store of keys and values. The engine writes rows size() .. for new tokens and
 /// reads rows 0 .. size() - 1. Allocates once, in the constructor. Meets Store and ReadableKeys.
 template <Element T>
 class Pot {

@@ -12,7 +12,7 @@
 
 namespace infinipot {
 
-/// How the CaP scores of several kv heads become the one score of a lane (SPEC 8).
+/// How the CaP scores of several kv heads become the one score of a lane.
 enum class Aggregate : std::uint8_t {
   sum,  ///< the paper
   max,  ///< the largest share: a head's scores divided by their sum over the unprotected entries

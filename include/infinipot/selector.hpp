@@ -1,4 +1,4 @@
-// Turns a policy's scores into the entries that every lane keeps (SPEC 2.4, 2.5).
+// Turns a policy's scores into the entries that every lane keeps.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Smoothing of scores over neighbouring tokens: what matters is rarely one token (SnapKV's pooling; SPEC 8).
+// Smoothing of scores over neighbouring tokens: what matters is rarely one token (SnapKV's pooling).
 #pragma once
 
 #include <algorithm>

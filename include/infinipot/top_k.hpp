@@ -1,4 +1,4 @@
-// Top-k selection with protected entries, deterministic ties and a rule for NaN (SPEC 2.4).
+// Top-k selection with protected entries, deterministic ties and a rule for NaN.
 #pragma once
 
 #include <algorithm>

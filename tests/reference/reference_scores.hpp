@@ -193,7 +193,7 @@ struct Selected {
   std::size_t nans = 0;
 };
 
-/// SPEC 2.4 and 2.5, in sets of text positions. `score(rule, scope)` gives one score per position of the
+/// Protection and rules, in sets of text positions. `score(rule, scope)` gives one score per position of the
 /// scope.
 class Selection {
  public:
