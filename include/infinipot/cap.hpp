@@ -1,4 +1,4 @@
-// CaP: the attention that a catalyst's queries pay to each entry (paper section 3.1).
+// CaP: the attention that a catalyst's queries pay to each entry (paper section 3).
 #pragma once
 
 #include <algorithm>

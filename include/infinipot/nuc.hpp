@@ -1,4 +1,4 @@
-// NuC: how new a token was to the model, its cross-entropy given what the pot held (paper section 3.2).
+// NuC: how new a token was to the model, its cross-entropy given what the pot held (paper section 3).
 #pragma once
 
 #include <algorithm>
