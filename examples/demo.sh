@@ -9,8 +9,8 @@ source examples/setup.sh
 need "${build_packages[@]}"
 fetch_model
 fetch_jargon
-cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DINFINIPOT_BUILD_TESTS=OFF -DINFINIPOT_BUILD_BENCHMARKS=OFF \
-  >/dev/null
+cmake -S . -B build -G Ninja -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release -DINFINIPOT_BUILD_TESTS=OFF \
+  -DINFINIPOT_BUILD_BENCHMARKS=OFF >/dev/null
 cmake --build build --target infinipot-read >/dev/null
 
 read_with() {

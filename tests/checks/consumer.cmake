@@ -1,4 +1,4 @@
-# cmake -DMODE=... -DINFINIPOT_SOURCE=... -DINFINIPOT_BUILD=... -DWORK=... [-DCOMPILER=...] -P consumer.cmake
+# cmake -DMODE=... -DINFINIPOT_SOURCE=... -DINFINIPOT_BUILD=... -DWORK=... -DGENERATOR=... -DCOMPILER=... -P consumer.cmake
 # Builds and runs tests/consumer against the library, in one of the ways in which projects take it in.
 function(run)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
@@ -9,7 +9,7 @@ function(run)
 endfunction()
 
 file(REMOVE_RECURSE ${WORK})
-set(configure ${CMAKE_COMMAND} -S ${INFINIPOT_SOURCE}/tests/consumer -DCMAKE_CXX_COMPILER=${COMPILER} -DMODE=${MODE}
+set(configure ${CMAKE_COMMAND} -S ${INFINIPOT_SOURCE}/tests/consumer -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${COMPILER} -DMODE=${MODE}
               -DINFINIPOT_SOURCE=${INFINIPOT_SOURCE} -DCMAKE_PREFIX_PATH=${WORK}/prefix)
 if(MODE STREQUAL "package")
   run(${CMAKE_COMMAND} --install ${INFINIPOT_BUILD} --prefix ${WORK}/prefix)
