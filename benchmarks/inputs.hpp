@@ -8,49 +8,24 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <numeric>
 #include <span>
 #include <vector>
 
 #include "infinipot/shape.hpp"
+#include "reference/random.hpp"
 
 namespace inputs {
 
-/// SplitMix64: the same numbers on every platform.
-class Random {
- public:
-  explicit Random(std::uint64_t seed) : state_(seed) {}
-
-  std::uint64_t bits() {
-    std::uint64_t z = state_ += 0x9e3779b97f4a7c15U;
-    z = (z ^ (z >> 30U)) * 0xbf58476d1ce4e5b9U;
-    z = (z ^ (z >> 27U)) * 0x94d049bb133111ebU;
-    return z ^ (z >> 31U);
-  }
-
-  /// -1 .. 1
-  float uniform() { return static_cast<float>(bits() >> 40U) * 0x1p-23F - 1; }
-
- private:
-  std::uint64_t state_;
-};
-
 inline std::vector<float> floats(std::size_t n, std::uint64_t seed, float spread = 1) {
-  Random random(seed);
+  reference::Random random(seed);
   std::vector<float> values(n);
-  for (float& x : values) x = spread * random.uniform();
+  for (float& x : values) x = spread * static_cast<float>(random.uniform());
   return values;
 }
 
 /// `count` different numbers below `bound`, ascending.
 inline std::vector<infinipot::Index> subset(std::size_t count, std::size_t bound, std::uint64_t seed) {
-  Random random(seed);
-  std::vector<infinipot::Index> all(bound);
-  std::iota(all.begin(), all.end(), infinipot::Index{0});
-  for (std::size_t i = 0; i < count; ++i) std::swap(all[i], all[i + random.bits() % (bound - i)]);
-  all.resize(count);
-  std::sort(all.begin(), all.end());
-  return all;
+  return reference::Random(seed).subset<infinipot::Index>(count, bound);
 }
 
 /// Fails the benchmark if two results differ by more than `tolerance` times the largest value.
