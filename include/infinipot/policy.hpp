@@ -58,7 +58,7 @@ concept WatchesWindow = Policy<P> && requires(const P& policy) {
 
 /// A policy that runs probes. Probe i is run at the end of the full pot, its attention is added (or, as
 /// reduce() says, the maximum taken), and it is dropped; an empty probe ends the row. The pot leaves room for
-/// longest_probe() tokens.
+/// longest_probe() tokens, and forward() gets each probe in one call.
 template <class P>
 concept RunsProbes = Policy<P> && requires(const P& policy, std::size_t i, const ProbeContext& context) {
   { policy.longest_probe() } -> std::convertible_to<std::size_t>;
