@@ -127,6 +127,26 @@ class Ccd {
 
   void feed(Token token, Retention retention = Retention::evictable) { feed({&token, 1}, retention); }
 
+  /// Goes on with another policy of the type, for instance one whose catalyst is the question that has just
+  /// become known. Allocates. Throws std::invalid_argument, before anything changes, if the policy needs what
+  /// the first one did not make sure of: a longer probe (InfinipotSettings::room reserves one), a longer
+  /// window, more recent entries, or NuC.
+  void set_policy(P policy) {
+    const auto most = [](const char* what, std::size_t needed, std::size_t available) {
+      if (needed > available)
+        detail::invalid("the new policy needs ", needed, ' ', what, "; the first one left room for ",
+                        available);
+    };
+    most("tokens for a probe", longest_probe(policy), store_.capacity() - limit_);
+    most("queries to watch", window(policy), limit_ - window_start_);
+    if constexpr (ProtectsRecent<P>) most("recent entries", policy.recent(settings_.keep), settings_.recent);
+    if (policy.uses_nuc() && !policy_.uses_nuc())
+      detail::invalid("the new policy needs NuC, which the first one did not ask for");
+    selector_ =
+        Selector(store_.shape(), store_.granularity(), store_.capacity(), settings_.keep, policy.rules());
+    policy_ = std::move(policy);
+  }
+
   /// Generates up to `max_tokens` tokens: `sample(logits)` picks one, which is read, unless `accept(token)`
   /// says false. Returns how many were accepted. Throws std::invalid_argument if nothing was read before.
   template <class Sample, class Accept>
@@ -305,12 +325,23 @@ class Ccd {
              Reduce reduce) {
     const detail::AttentionScores into{scores, store_.capacity()};
     if constexpr (watches && by_queries) {
-      detail::QueryWatcher<Engine, S> queries(engine_, store_, *scorer_, first, reduce, into);
-      engine_.forward(tokens, first, logits, static_cast<QuerySink&>(queries));
-    } else if constexpr (watches) {
+      if (shows_queries()) {
+        detail::QueryWatcher<Engine, S> queries(engine_, store_, *scorer_, first, reduce, into);
+        engine_.forward(tokens, first, logits, static_cast<QuerySink&>(queries));
+        return;
+      }
+    }
+    if constexpr (watches && YieldsAttention<Engine>) {
       detail::AttentionWatcher attention(store_.shape(), reduce, into);
       engine_.forward(tokens, first, logits, static_cast<AttentionSink&>(attention));
     }
+  }
+
+  bool shows_queries() const {
+    if constexpr (ChoosesWhatToShow<Engine>)
+      return engine_.shows_queries();
+    else
+      return true;
   }
 
   void commit_attention(std::size_t size) noexcept {

@@ -108,6 +108,13 @@ concept YieldsAttention = ForwardPass<E> &&
   engine.forward(tokens, first, logits, attention);
 };
 
+/// An engine that can show either, but only one at a time, says which: attention probabilities for instance
+/// do not exist where a fused kernel computes attention. Without shows_queries() queries are preferred.
+template <class E>
+concept ChoosesWhatToShow = YieldsQueries<E> && YieldsAttention<E> && requires(const E& view) {
+  { view.shows_queries() } -> std::convertible_to<bool>;
+};
+
 /// Seam 2, the store: the memory of keys and values. All lanes hold size() entries, which stand at positions
 /// 0 .. size() - 1. The library's Pot is one, over its own memory or over an engine's.
 template <class S>

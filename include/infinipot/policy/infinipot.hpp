@@ -23,6 +23,9 @@ struct InfinipotSettings {
   Reduce over_queries = Reduce::sum;      ///< of catalyst queries and the query heads of a group
   Aggregate over_heads = Aggregate::sum;  ///< of the kv heads of a lane, where it has several
   std::size_t kernel = 1;                 ///< max pooling over neighbours, of CaP and NuC both; odd
+  /// Tokens of the pot that are kept free for catalysts at least, so that a longer one may follow
+  /// (Ccd::set_policy).
+  std::size_t room = 0;
 };
 
 /// The paper's configuration (section 3, alpha 0.5), to be used with Granularity::head and no protected
@@ -50,7 +53,7 @@ class Infinipot {
   Reduce reduce() const noexcept { return settings_.over_queries; }
 
   std::size_t longest_probe() const noexcept {
-    std::size_t longest = 0;
+    std::size_t longest = settings_.room;
     if (settings_.alpha < 1)
       for (const auto& catalyst : settings_.catalysts) longest = std::max(longest, catalyst.size());
     return longest;
