@@ -65,5 +65,36 @@ fetch_jargon() {
   rm -r "$folder"
 }
 
+# llama.cpp, out of the source package of llama-cpp-python: its libraries, headers and CMake package, and the server of its
+# RPC backend. Compiled once, for this machine's processor.
+llama_cpp_python=0.3.36
+llama_cpp=$cache/llama.cpp-$llama_cpp_python
+llama_cpp_sha256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
+build_llama_cpp() {
+  [ -f "$llama_cpp/lib/cmake/llama/llama-config.cmake" ] && return
+  say "Fetching and building llama.cpp (takes some minutes)"
+  mkdir -p "$cache"
+  local folder
+  folder=$(mktemp -d "$cache/fetch.XXXXXX")
+  python3 -m pip download -q --disable-pip-version-check --no-deps --no-binary llama-cpp-python -d "$folder" \
+    "llama-cpp-python==$llama_cpp_python"
+  echo "$llama_cpp_sha256  $folder/llama_cpp_python-$llama_cpp_python.tar.gz" | sha256sum --check --quiet ||
+    die "The source package of llama-cpp-python $llama_cpp_python is not the expected file"
+  tar -xzf "$folder/llama_cpp_python-$llama_cpp_python.tar.gz" -C "$folder" --strip-components=3 \
+    "llama_cpp_python-$llama_cpp_python/vendor/llama.cpp"
+  cmake -S "$folder" -B "$folder/build" -G Ninja -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release \
+    -DCMAKE_INSTALL_PREFIX="$llama_cpp" -DCMAKE_INSTALL_LIBDIR=lib -DCMAKE_INSTALL_RPATH='$ORIGIN' -DBUILD_SHARED_LIBS=ON \
+    -DGGML_NATIVE=ON -DGGML_RPC=ON -DGGML_CCACHE=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF \
+    -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF >&2
+  cmake --build "$folder/build" >&2
+  rm -rf "$llama_cpp"
+  cmake --install "$folder/build" >/dev/null
+  mkdir -p "$llama_cpp/bin" "$llama_cpp/share/vocabularies"
+  g++ -O2 -std=c++17 -I "$llama_cpp/include" "$folder/tools/rpc/rpc-server.cpp" -o "$llama_cpp/bin/rpc-server" \
+    -L "$llama_cpp/lib" -Wl,-rpath,'$ORIGIN/../lib' -lggml -lggml-base -lggml-rpc -pthread
+  cp "$folder"/models/ggml-vocab-{llama-spm,llama-bpe}.gguf "$llama_cpp/share/vocabularies"  # for the tests
+  rm -r "$folder"
+}
+
 build_packages=(g++ cmake ninja-build pkg-config libeigen3-dev libcli11-dev nlohmann-json3-dev libpcre2-dev
                 python3 python3-pip)

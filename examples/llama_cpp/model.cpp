@@ -1,0 +1,115 @@
+#include "model.hpp"
+
+#include <ggml-backend.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+
+namespace llama_cpp {
+namespace {
+
+/// The last error that llama.cpp logged.
+struct LastError {
+  std::mutex mutex;
+  std::string text;
+};
+
+LastError& last_error() {
+  static LastError error;
+  return error;
+}
+
+void note(ggml_log_level level, const char* text, void* /*data*/) {
+  if (level != GGML_LOG_LEVEL_ERROR) return;
+  const std::lock_guard lock(last_error().mutex);
+  last_error().text = text;
+}
+
+[[noreturn]] void fail(const std::string& what) {
+  const std::lock_guard lock(last_error().mutex);
+  std::string why = last_error().text;
+  while (!why.empty() && why.back() == '\n') why.pop_back();
+  throw std::runtime_error(what + (why.empty() ? "" : ": " + why));
+}
+
+/// llama.cpp aborts the program if a server cannot be reached, so try first.
+void check_reachable(const std::string& server) {
+  const std::size_t colon = server.rfind(':');
+  if (colon == std::string::npos || colon == 0 || colon + 1 == server.size())
+    throw std::runtime_error("RPC server '" + server + "' is not of the form host:port");
+  addrinfo hints{}, *found = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  const std::string host = server.substr(0, colon), port = server.substr(colon + 1);
+  if (const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found); error != 0)
+    throw std::runtime_error("RPC server " + server + ": " + gai_strerror(error));
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, freeaddrinfo);
+  for (const addrinfo* address = found; address != nullptr; address = address->ai_next) {
+    const int connection = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
+    if (connection < 0) continue;
+    const bool connected = connect(connection, address->ai_addr, address->ai_addrlen) == 0;
+    close(connection);
+    if (connected) return;
+  }
+  throw std::runtime_error("RPC server " + server + " cannot be reached");
+}
+
+/// The servers' devices, ending with null.
+std::vector<ggml_backend_dev_t> devices_of(const std::vector<std::string>& servers) {
+  using AddServer = ggml_backend_reg_t (*)(const char*);
+  const ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
+  if (rpc == nullptr) throw std::runtime_error("llama.cpp was built without its RPC backend (GGML_RPC)");
+  const auto add_server =
+      reinterpret_cast<AddServer>(ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_add_server"));
+  std::vector<ggml_backend_dev_t> devices;
+  for (const std::string& server : servers) {
+    check_reachable(server);
+    const ggml_backend_reg_t added = add_server(server.c_str());
+    if (added == nullptr || ggml_backend_reg_dev_count(added) == 0)
+      throw std::runtime_error("RPC server " + server + " offers no device");
+    for (std::size_t i = 0; i < ggml_backend_reg_dev_count(added); ++i)
+      devices.push_back(ggml_backend_reg_dev_get(added, i));
+  }
+  devices.push_back(nullptr);
+  return devices;
+}
+
+}  // namespace
+
+void keep_quiet() { llama_log_set(note, nullptr); }
+
+llama_model_ptr load_model(const std::string& path, const std::vector<std::string>& servers) {
+  llama_model_params parameters = llama_model_default_params();
+  std::vector<ggml_backend_dev_t> devices;
+  if (!servers.empty()) {
+    devices = devices_of(servers);
+    parameters.devices = devices.data();
+    parameters.n_gpu_layers = -1;  // all of them
+  }
+  llama_model_ptr model(llama_model_load_from_file(path.c_str(), parameters));
+  if (model == nullptr) fail("llama.cpp cannot load " + path);
+  return model;
+}
+
+llama_context_ptr make_context(llama_model& model, GraphTap& tap, const ContextSettings& settings) {
+  llama_context_params parameters = llama_context_default_params();
+  parameters.n_ctx = static_cast<std::uint32_t>(settings.cells * settings.sequences);
+  parameters.n_seq_max = static_cast<std::uint32_t>(settings.sequences);
+  parameters.kv_unified = settings.sequences == 1;
+  parameters.n_batch = parameters.n_ubatch = static_cast<std::uint32_t>(settings.batch);
+  parameters.n_threads = parameters.n_threads_batch = settings.threads;
+  parameters.flash_attn_type =
+      settings.flash_attention ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
+  parameters.type_k = settings.key_type();
+  parameters.type_v = settings.value_type();
+  tap.install(parameters);
+  llama_context_ptr context(llama_init_from_model(&model, parameters));
+  if (context == nullptr)
+    fail("llama.cpp cannot make a context of " + std::to_string(settings.cells) + " cells");
+  return context;
+}
+
+}  // namespace llama_cpp

@@ -1,0 +1,133 @@
+#include "text.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <regex>
+#include <span>
+#include <stdexcept>
+
+namespace llama_cpp {
+namespace {
+
+using reading::Token;
+
+/// Stands for a text while a template is taken apart.
+constexpr std::string_view placeholder = "infinipot";
+
+bool puts_space_first(const llama_model& model) {
+  if (llama_vocab_type(llama_model_get_vocab(&model)) != LLAMA_VOCAB_TYPE_SPM) return false;
+  char text[8] = {};
+  return llama_model_meta_val_str(&model, "tokenizer.ggml.add_space_prefix", text, sizeof text) < 0 ||
+         std::string_view(text) == "true";
+}
+
+std::string apply(const char* chat_template, std::span<const llama_chat_message> messages) {
+  std::string text(4096, '\0');
+  for (;;) {
+    const std::int32_t length =
+        llama_chat_apply_template(chat_template, messages.data(), messages.size(), true, text.data(),
+                                  static_cast<std::int32_t>(text.size()));
+    if (length < 0) throw std::invalid_argument("llama.cpp does not know the model's chat template");
+    const bool fits = static_cast<std::size_t>(length) <= text.size();
+    text.resize(static_cast<std::size_t>(length));
+    if (fits) return text;
+  }
+}
+
+/// What stands before, between and behind the placeholders of a conversation: user, assistant, user.
+std::array<std::string, 4> around_placeholders(const std::string& text) {
+  std::array<std::string, 4> parts;
+  std::size_t begin = 0;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const std::size_t end = i + 1 < parts.size() ? text.find(placeholder, begin) : text.size();
+    if (end == std::string::npos)
+      throw std::invalid_argument("the model's chat template leaves out or changes what is said");
+    parts[i] = text.substr(begin, end - begin);
+    begin = end + placeholder.size();
+  }
+  return parts;
+}
+
+}  // namespace
+
+std::string default_system_message(std::string_view chat_template) {
+  // As it is written in a template: a literal whose line break may be one or stand for one.
+  static const std::regex message(R"(<\|im_start\|>system(?:\\n|\n)([^<{}'"]+)<\|im_end\|>)");
+  std::match_results<std::string_view::const_iterator> match;
+  const bool found = std::regex_search(chat_template.begin(), chat_template.end(), match, message);
+  return found ? match[1].str() : std::string();
+}
+
+Text::Text(const llama_model& model)
+    : vocabulary_(*llama_model_get_vocab(&model)), space_prefix_(puts_space_first(model)) {
+  const char* const chat_template = llama_model_chat_template(&model, nullptr);
+  if (chat_template == nullptr) {
+    chat_ = {{}, {{}, "\n"}, {{}, "\n\n"}};
+  } else {
+    // llama.cpp does not run the template but recognizes it, and so misses a system message of its own.
+    const std::string system = default_system_message(chat_template), text(placeholder);
+    std::vector<llama_chat_message> messages;
+    if (!system.empty()) messages.push_back({"system", system.c_str()});
+    for (const char* role : {"user", "assistant", "user"}) messages.push_back({role, text.c_str()});
+    const auto parts = around_placeholders(apply(chat_template, messages));
+    chat_ = {piece(parts[0]), piece(parts[3]), piece(parts[2])};
+  }
+  if (const Token bos = llama_vocab_bos(&vocabulary_);
+      llama_vocab_get_add_bos(&vocabulary_) && bos != LLAMA_TOKEN_NULL)
+    chat_.user.tokens.insert(chat_.user.tokens.begin(), bos);
+}
+
+reading::ChatPiece Text::piece(std::string_view text) const {
+  reading::ChatPiece piece;
+  const std::size_t last = text.find_last_not_of(" \t\r\n");
+  const std::size_t length = last == std::string_view::npos ? 0 : last + 1;
+  piece.space = text.substr(length);
+  encode(text.substr(0, length), Specials::parse, piece.tokens);
+  return piece;
+}
+
+void Text::encode(std::string_view text, std::vector<Token>& out) const {
+  encode(text, Specials::as_text, out);
+}
+
+void Text::encode(std::string_view text, Specials specials, std::vector<Token>& out) const {
+  if (text.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()))
+    throw std::invalid_argument("a text of " + std::to_string(text.size()) +
+                                " bytes is too long for llama.cpp");
+  const auto tokenize = [&](Token* tokens, std::size_t room) {
+    return llama_tokenize(&vocabulary_, text.data(), static_cast<std::int32_t>(text.size()), tokens,
+                          static_cast<std::int32_t>(room), false, specials == Specials::parse);
+  };
+  const std::size_t before = out.size();
+  // A token spells one byte or more; the other two make room for a space in front.
+  out.resize(before + text.size() + 2);
+  std::int32_t count = tokenize(out.data() + before, text.size() + 2);
+  if (count < 0 && count != std::numeric_limits<std::int32_t>::min()) {
+    out.resize(before + static_cast<std::size_t>(-count));
+    count = tokenize(out.data() + before, out.size() - before);
+  }
+  if (count < 0)
+    throw std::runtime_error("llama.cpp cannot tokenize a text of " + std::to_string(text.size()) + " bytes");
+  out.resize(before + static_cast<std::size_t>(count));
+}
+
+std::string Text::decode(Token token) const {
+  std::string text(64, '\0');
+  const auto convert = [&] {
+    return llama_token_to_piece(&vocabulary_, token, text.data(), static_cast<std::int32_t>(text.size()), 0,
+                                false);
+  };
+  std::int32_t length = convert();
+  if (length < 0) {
+    text.resize(static_cast<std::size_t>(-length));
+    length = convert();
+  }
+  text.resize(static_cast<std::size_t>(std::max(length, 0)));
+  return text;
+}
+
+bool Text::is_end(Token token) const { return llama_vocab_is_eog(&vocabulary_, token); }
+
+}  // namespace llama_cpp
