@@ -16,9 +16,7 @@ cmake --build build --target infinipot-read >/dev/null
 read_with() {
   echo "--- $1"
   build/examples/infinipot-read --model "$model" --document "$jargon" --max-tokens "${tokens}" --policy "$1" \
-    --pot 2048 --question "Where was the Jargon File begun in 1975, and by whom?" \
-    --answer-prefix "The Jargon File was begun in 1975 at" --answer " Stanford by Raphael Finkel." \
-    --needle "begun by Raphael Finkel at Stanford in 1975" --generate 16
+    --pot 2048 "${jargon_question[@]}"
 }
 
 tokens=${1:-24000}

@@ -65,6 +65,11 @@ fetch_jargon() {
   rm -r "$folder"
 }
 
+# Something that stands early in it, and can be answered by a small model.
+jargon_question=(--question "Where was the Jargon File begun in 1975, and by whom?"
+                 --answer-prefix "The Jargon File was begun in 1975 at" --answer " Stanford by Raphael Finkel."
+                 --needle "begun by Raphael Finkel at Stanford in 1975" --generate 16)
+
 # llama.cpp, out of the source package of llama-cpp-python: its libraries, headers and CMake package, and the server of its
 # RPC backend. Compiled once, for this machine's processor.
 llama_cpp_python=0.3.36

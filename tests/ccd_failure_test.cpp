@@ -64,6 +64,8 @@ TEST(CcdErrors, SettingsThatCannotWork) {
   expect_invalid(reader_of(policy, {.keep = 38}, 39),
                  {"capacity 40", "38 kept", "3 catalyst tokens", "at least 42"});
   expect_invalid(reader_of(policy, {.keep = 37}, 39), {"capacity 40", "37 kept", "at least 41"});
+  expect_invalid(reader_of(infinipot::Infinipot({.catalysts = {{1, 2, 3}}, .room = 21}), {.keep = 20}),
+                 {"capacity 40", "20 kept", "21 catalyst tokens", "at least 42"});
   expect_invalid(reader_of(infinipot::SnapKv(11), {.keep = 30}, 39),
                  {"capacity 40", "30 kept", "window of 11", "at least 41"});
   expect_invalid(reader_of(infinipot::SnapKv(64), {.keep = 20}), {"capacity 40", "64"});
@@ -94,6 +96,7 @@ TEST(CcdErrors, SettingsAtTheLimitsWork) {
   EXPECT_NO_THROW(reader_of(simple, {.keep = 20, .sinks = 14, .recent = 6})());
   EXPECT_NO_THROW(reader_of(simple, {.keep = 39, .sinks = 20, .recent = 19}, 39)());
   EXPECT_NO_THROW(reader_of(infinipot::Infinipot({.catalysts = {{1, 2, 3}}}), {.keep = 36}, 39)());
+  EXPECT_NO_THROW(reader_of(infinipot::Infinipot({.catalysts = {{1, 2, 3}}, .room = 19}), {.keep = 20})());
   EXPECT_NO_THROW(reader_of(infinipot::SnapKv(10), {.keep = 30}, 39)());
   EXPECT_NO_THROW(reader_of(simple, {.keep = 1, .sinks = 0})());
 }
@@ -213,6 +216,84 @@ TEST(CcdErrors, FailedPinningIsNotCounted) {
     EXPECT_NO_THROW(run.reader.feed(std::span(text).subspan(4), Retention::pinned));
     EXPECT_EQ(std::ranges::count(run.pot.entries().pinned(0), 1), 15);
   });
+}
+
+// ---------------------------------------------------------------- a policy that does not fit
+
+/// Reads on through distillations while `next` is offered again and again, and refused.
+template <class P>
+void expect_refused(const P& policy, const P& next, const std::vector<std::string>& parts) {
+  const toy::Model model;
+  const auto text = toy::text(150, 16);
+  const auto read = [&](bool offered) {
+    Trial<P, Pot<float>, toy::Shows::queries> run(model, spec_of(Kind::infinipot), policy,
+                                                  toy::make_pot(model, 40, 20), 7);
+    std::vector<Snapshot> seen;
+    run.reader.on_distillation([&](const infinipot::Distillation&) { seen.push_back(snapshot(run)); });
+    const std::size_t limit = run.reader.limit();
+    for (std::size_t at = 0; at < text.size(); at += 25) {
+      if (offered) expect_invalid([&] { run.reader.set_policy(next); }, parts);
+      EXPECT_EQ(run.reader.limit(), limit);
+      run.reader.feed(std::span(text).subspan(at, 25));
+    }
+    EXPECT_EQ(run.reader.stats().distillations, seen.size());
+    EXPECT_GE(seen.size(), 5U);
+    seen.push_back(snapshot(run));
+    EXPECT_NO_THROW(run.reader.set_policy(policy)) << "its own one always fits";
+    return seen;
+  };
+  EXPECT_EQ(read(true), read(false));
+}
+
+/// H2o that wants other entries protected.
+struct RecentH2o : infinipot::H2o {
+  std::size_t wanted;
+
+  explicit RecentH2o(std::size_t count) : wanted(count) {}
+  std::size_t recent(std::size_t /*keep*/) const { return wanted; }
+};
+
+/// A policy with a rule of a user's.
+struct RuledBy : infinipot::StreamingLlm {
+  std::array<infinipot::Rule, 1> row;
+
+  explicit RuledBy(const infinipot::Rule& rule) : row{rule} {}
+  std::span<const infinipot::Rule> rules() const { return row; }
+};
+
+TEST(CcdErrors, PolicyThatNeedsWhatTheFirstDidNotIsRefused) {
+  using infinipot::Infinipot;
+  const Infinipot four({.catalysts = {{7, 21, 3, 44}}});
+  expect_refused(four, Infinipot({.catalysts = {{1, 2, 3, 4, 5}}}), {"needs 5 tokens", "room for 4"});
+  expect_refused(four, Infinipot({.catalysts = {{1}, {1, 2, 3, 4, 5, 6}}}), {"needs 6 tokens", "room for 4"});
+  expect_refused(four, Infinipot({.catalysts = {{1}}, .room = 7}), {"needs 7 tokens", "room for 4"});
+  expect_refused(Infinipot({.catalysts = {{1}}, .room = 6}),
+                 Infinipot({.catalysts = {{1, 2, 3, 4, 5, 6, 7}}}), {"needs 7 tokens", "room for 6"});
+  expect_refused(Infinipot({.catalysts = {}, .alpha = 1}), four, {"needs 4 tokens", "room for 0"});
+  expect_refused(Infinipot({.catalysts = {{1, 2}}, .alpha = 0}),
+                 Infinipot({.catalysts = {{1, 2}}, .alpha = 0.1}), {"needs NuC"});
+  expect_refused(infinipot::SnapKv(6, 3), infinipot::SnapKv(7, 3), {"needs 7 queries", "room for 6"});
+  expect_refused(RecentH2o(5), RecentH2o(6), {"needs 6 recent entries", "room for 5"});
+  expect_refused(RecentH2o(0), RecentH2o(4), {"needs 4 recent entries", "room for 3"});
+  expect_refused(RuledBy({}), RuledBy({.share = 1.5}), {"share 1.5"});
+  expect_refused(RuledBy({}), RuledBy({.smoothing = {infinipot::Pooling::max, 4}}), {"kernel 4"});
+}
+
+TEST(CcdErrors, PolicyThatJustFitsIsTaken) {
+  using infinipot::Infinipot;
+  const toy::Model model;
+  const auto take = [&]<class P>(const P& policy, const P& next) {
+    Trial<P, Pot<float>, toy::Shows::queries> run(model, spec_of(Kind::infinipot), policy,
+                                                  toy::make_pot(model, 40, 20), 7);
+    EXPECT_NO_THROW(run.reader.set_policy(next));
+    EXPECT_NO_THROW(run.reader.feed(toy::text(100, 16)));
+  };
+  take(Infinipot({.catalysts = {{7, 21, 3, 44}}}), Infinipot({.catalysts = {{1, 2, 3, 4}, {5, 6, 7, 8}}}));
+  take(Infinipot({.catalysts = {{1}}, .room = 6}), Infinipot({.catalysts = {{1}}, .room = 6}));
+  take(Infinipot({.catalysts = {}, .alpha = 1, .room = 2}), Infinipot({.catalysts = {{1, 2}}, .alpha = 0}));
+  take(infinipot::SnapKv(6, 3), infinipot::SnapKv(6, 1));
+  take(RecentH2o(5), RecentH2o(5));
+  take(RecentH2o(0), RecentH2o(3));  // the settings' own
 }
 
 // ---------------------------------------------------------------- a forward pass that throws

@@ -1,4 +1,4 @@
-// The loop across chunks, stores and engines; laziness, generation, NuC and forks.
+// The loop across chunks, stores and engines; laziness, generation, NuC, forks and changes of policy.
 #include "infinipot/ccd.hpp"
 
 #include <gtest/gtest.h>
@@ -13,6 +13,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -284,6 +285,154 @@ TEST(Ccd, ForkRejectsAStoreThatIsNoCopy) {
     std::remove_cvref_t<decltype(run.engine)> engine(model, empty);
     EXPECT_THROW(run.reader.fork(engine, empty), std::invalid_argument);
   });
+}
+
+// ---------------------------------------------------------------- another policy
+
+template <class P>
+using QueryTrial = Trial<P, Pot<float>, toy::Shows::queries>;
+
+/// Heads of a layer keep the same, so that it matters how their scores become one.
+template <class P>
+QueryTrial<P> trial_of(const toy::Model& model, P policy) {
+  return {model, spec_of(Kind::infinipot), std::move(policy),
+          toy::make_pot(model, 40, 20, Granularity::layer), 16};
+}
+
+/// Reads with `policy`, which from the token `at` on gives way to `next`.
+template <class P>
+Snapshot read_and_change(const P& policy, std::size_t at, const P& next, std::span<const Token> text) {
+  const toy::Model model;
+  auto run = trial_of(model, policy);
+  run.reader.feed(text.first(at));
+  run.reader.set_policy(next);
+  run.reader.feed(text.subspan(at));
+  return snapshot(run);
+}
+
+/// Before the first distillation it does not matter which policy was there.
+template <class P>
+void expect_as_from_the_start(const P& policy, const P& next) {
+  const toy::Model model;
+  const auto text = toy::text(120, 17);
+  auto old = trial_of(model, policy), expected = trial_of(model, next);
+  ASSERT_EQ(old.reader.limit(), expected.reader.limit());
+  old.reader.feed(text);
+  expected.reader.feed(text);
+  ASSERT_GE(expected.reader.stats().distillations, 4U);
+  ASSERT_NE(snapshot(old).positions, snapshot(expected).positions) << "or else there is nothing to see";
+  for (const std::size_t at : {0U, 1U, 30U})
+    EXPECT_EQ(read_and_change(policy, at, next, text), snapshot(expected)) << "at " << at;
+}
+
+TEST(Ccd, PolicySetBeforeTheFirstDistillationIsAsOneFromTheStart) {
+  using infinipot::Infinipot;
+  const std::vector<std::vector<Token>> catalyst{{7, 21, 3, 44}}, other{{1, 30, 2}};
+  const Infinipot first({.catalysts = catalyst, .room = 6});
+  expect_as_from_the_start(first, Infinipot({.catalysts = other, .room = 6}));
+  expect_as_from_the_start(first, Infinipot({.catalysts = {{9, 8, 7, 6, 5, 4}}, .room = 1}));
+  expect_as_from_the_start(first, Infinipot({.catalysts = {{7, 21, 3, 44}, {30}}, .room = 6}));
+  expect_as_from_the_start(first, Infinipot({.catalysts = catalyst, .alpha = 0.2, .room = 6}));
+  expect_as_from_the_start(first, Infinipot({.catalysts = {}, .alpha = 1, .room = 6}));
+  expect_as_from_the_start(
+      first, Infinipot({.catalysts = catalyst, .over_queries = infinipot::Reduce::max, .room = 6}));
+  expect_as_from_the_start(
+      first, Infinipot({.catalysts = catalyst, .over_heads = infinipot::Aggregate::max, .room = 6}));
+  expect_as_from_the_start(first, Infinipot({.catalysts = catalyst, .kernel = 5, .room = 6}));
+  expect_as_from_the_start(infinipot::SnapKv(6, 1), infinipot::SnapKv(6, 5));
+  expect_as_from_the_start(infinipot::SirLlm(0.9), infinipot::SirLlm(0.1));
+}
+
+/// What set_policy ought to amount to, as one policy: `before` until `changed`, then `after`. Both must have
+/// the same rules.
+struct Turncoat {
+  static constexpr infinipot::Watch watch = infinipot::Watch::probes;
+  infinipot::Infinipot before, after;
+  const bool* changed;
+
+  const infinipot::Infinipot& now() const { return *changed ? after : before; }
+  std::string_view name() const { return "turncoat"; }
+  bool uses_nuc() const { return now().uses_nuc(); }
+  std::span<const infinipot::Rule> rules() const { return before.rules(); }
+  infinipot::Reduce reduce() const { return now().reduce(); }
+  std::size_t longest_probe() const { return before.longest_probe(); }
+  std::span<const Token> probe(std::size_t i, const infinipot::ProbeContext& context) const {
+    return now().probe(i, context);
+  }
+  void score(std::size_t rule, const infinipot::ScoreView& view, std::span<float> scores) const {
+    now().score(rule, view, scores);
+  }
+};
+
+TEST(Ccd, PolicySetAfterDistillationsDecidesTheLaterOnes) {
+  using infinipot::Aggregate;
+  using infinipot::Infinipot;
+  using infinipot::Reduce;
+  const toy::Model model;
+  const auto text = toy::text(150, 18);
+  const Infinipot before({.catalysts = {{7, 21, 3, 44}}, .room = 6});
+  for (const Infinipot& after :
+       {Infinipot({.catalysts = {{1, 30, 2}}}), Infinipot({.catalysts = {{9, 8, 7, 6, 5, 4}, {3}}}),
+        Infinipot({.catalysts = {{7, 21, 3, 44}}, .over_queries = Reduce::max}),
+        Infinipot({.catalysts = {{7, 21, 3, 44}}, .over_heads = Aggregate::max})}) {
+    bool changed = false;
+    auto run = trial_of(model, before), unchanged = trial_of(model, before);
+    auto expected = trial_of(model, Turncoat{before, after, &changed});
+    std::vector<Snapshot> seen, unchanged_seen, expected_seen;
+    const auto note_distillations = [](auto& trial, std::vector<Snapshot>& all) {
+      trial.reader.on_distillation([&](const infinipot::Distillation&) { all.push_back(snapshot(trial)); });
+    };
+    note_distillations(run, seen);
+    note_distillations(unchanged, unchanged_seen);
+    note_distillations(expected, expected_seen);
+    const auto feed_all = [&](std::span<const Token> part) {
+      run.reader.feed(part);
+      unchanged.reader.feed(part);
+      expected.reader.feed(part);
+    };
+
+    feed_all(std::span(text).first(60));  // the pot is full at 34 entries
+    EXPECT_EQ(seen.size(), 2U);
+    EXPECT_EQ(seen, unchanged_seen);
+    run.reader.set_policy(after);
+    changed = true;
+    EXPECT_EQ(snapshot(run), snapshot(unchanged)) << "nothing happens until the next distillation";
+    feed_all(std::span(text).subspan(60));
+    ASSERT_EQ(seen.size(), 9U);
+    EXPECT_EQ(seen, expected_seen) << "the observer stays, too";
+    EXPECT_NE(seen[2].positions, unchanged_seen[2].positions);
+    EXPECT_EQ(snapshot(run), snapshot(expected));
+  }
+}
+
+// One document, several questions: each is the catalyst of a fork.
+TEST(Ccd, PolicyOfAForkIsItsOwn) {
+  using infinipot::Infinipot;
+  const toy::Model model;
+  const auto text = toy::text(120, 19);
+  const Infinipot policy({.catalysts = {{7, 21, 3, 44}}, .room = 6}),
+      question({.catalysts = {{5, 6, 7, 8, 9}}});
+  auto run = trial_of(model, policy), undisturbed = trial_of(model, policy);
+  run.reader.feed(std::span(text).first(60));
+  auto pot = run.pot.fork();
+  toy::QueryEngine<Pot<float>> engine(model, pot);
+  auto reader = run.reader.fork(engine, pot);
+  reader.set_policy(question);
+  reader.feed(std::span(text).subspan(60));
+  EXPECT_EQ(snapshot_of(pot, reader), read_and_change(policy, 60, question, text));
+
+  run.reader.feed(std::span(text).subspan(60));
+  undisturbed.reader.feed(text);
+  EXPECT_EQ(snapshot(run), snapshot(undisturbed));
+
+  // And a fork made after the change goes on with the new policy.
+  run.reader.set_policy(question);
+  auto later_pot = run.pot.fork();
+  toy::QueryEngine<Pot<float>> later_engine(model, later_pot);
+  auto later = run.reader.fork(later_engine, later_pot);
+  run.reader.feed(text);
+  later.feed(text);
+  EXPECT_EQ(snapshot_of(later_pot, later), snapshot(run));
 }
 
 }  // namespace

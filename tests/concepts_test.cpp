@@ -9,10 +9,13 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <iterator>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "infinipot/infinipot.hpp"
@@ -122,6 +125,143 @@ struct BothEngine {
   toy::AttentionEngine<Pot>& engine;
   int queries_asked = 0, attention_asked = 0;
 };
+
+/// Shows either, whichever it is told to.
+class ChoosingEngine {
+ public:
+  ChoosingEngine(const toy::Model& model, Pot& pot) : by_queries_(model, pot), by_attention_(model, pot) {}
+
+  Shape shape() const { return by_queries_.shape(); }
+  std::size_t vocab_size() const { return by_queries_.vocab_size(); }
+  bool shows_queries() const { return queries; }
+  void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits) {
+    by_queries_.forward(tokens, first, logits);
+  }
+  void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits, QuerySink& sink) {
+    asked += 'q';
+    by_queries_.forward(tokens, first, logits, sink);
+  }
+  void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits, AttentionSink& sink) {
+    asked += 'a';
+    by_attention_.forward(tokens, first, logits, sink);
+  }
+
+  bool queries = true;
+  std::string asked;  // q and a, in the order of the calls
+
+ private:
+  toy::QueryEngine<Pot> by_queries_;
+  toy::AttentionEngine<Pot> by_attention_;
+};
+
+static_assert(infinipot::ChoosesWhatToShow<ChoosingEngine>);
+static_assert(infinipot::YieldsQueries<BothEngine> && infinipot::YieldsAttention<BothEngine> &&
+              !infinipot::ChoosesWhatToShow<BothEngine>);
+static_assert(!infinipot::ChoosesWhatToShow<toy::QueryEngine<Pot>>);
+
+TEST(Seams, EngineThatShowsEitherMayChangeItsMindAtEveryCall) {
+  const toy::Model model;
+  auto pot = toy::make_pot(model, 20, 10);
+  ChoosingEngine engine(model, pot);
+  Ccd reader(engine, pot, infinipot::H2o(), {.keep = 10, .chunk = 5});
+  reader.feed(toy::text(10, 1));
+  engine.queries = false;
+  reader.feed(1);
+  engine.queries = true;
+  reader.feed(1);
+  EXPECT_EQ(engine.asked, "qqaq");
+}
+
+TEST(Seams, EngineThatShowsEitherIsAskedAgainForEveryCatalyst) {
+  const toy::Model model;
+  auto pot = toy::make_pot(model, 20, 10);
+  ChoosingEngine engine(model, pot);
+  Ccd reader(engine, pot, infinipot::Infinipot({.catalysts = {{1, 2}, {3}}}), {.keep = 10});
+  reader.feed(toy::text(18, 1));
+  EXPECT_EQ(engine.asked, "") << "the text itself is not watched";
+  engine.queries = false;
+  reader.feed(toy::text(8, 2));
+  EXPECT_EQ(engine.asked, "aa");
+  engine.queries = true;
+  reader.feed(1);
+  EXPECT_EQ(engine.asked, "aaqq");
+}
+
+/// A policy that notes the scores it gives.
+template <class P>
+struct Witness : P {
+  Witness(P policy, std::vector<float>& noted) : P(std::move(policy)), seen(&noted) {}
+
+  void score(std::size_t rule, const infinipot::ScoreView& view, std::span<float> scores) const {
+    P::score(rule, view, scores);
+    seen->insert(seen->end(), scores.begin(), scores.end());
+  }
+
+  std::vector<float>* seen;
+};
+
+/// What one distillation saw and left.
+struct Seen {
+  std::vector<float> scores;                          // (lanes, entries)
+  std::vector<std::vector<std::uint64_t>> positions;  // by lane
+};
+
+enum class Way { queries, attention, by_turns };
+
+template <class P>
+Seen distil(const P& policy, Way way) {
+  const toy::Model model;
+  auto pot = toy::make_pot(model, 42, 20);
+  ChoosingEngine engine(model, pot);
+  Seen seen;
+  Ccd reader(engine, pot, Witness<P>(policy, seen.scores), {.keep = 20, .sinks = 0});
+  const auto text = toy::text(reader.limit() + 1, 6);
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    engine.queries = way == Way::queries || (way == Way::by_turns && i % 2 == 0);
+    reader.feed(text[i]);
+  }
+  EXPECT_EQ(reader.stats().distillations, 1U);
+  for (std::size_t lane = 0; lane < 4; ++lane) seen.positions.push_back(positions(pot.entries(), lane));
+  return seen;
+}
+
+/// How far two sums of probabilities may be apart, relatively. Weights are below 0.4 and a normed input of 16
+/// channels has length 4, so that no channel of a query or key exceeds 0.4 * 4 * 4 = 6.4 and no logit
+/// L = 8 * 6.4^2 / sqrt(8) < 116. A logit, of 8 products and a scale, is off by 10 L units (2^-24) at most,
+/// its difference from the largest by 2 L more, exp by 3 + 1.5 * 2 L; the sum of up to 42 of them adds as
+/// much and 42, the sum of up to 84 probabilities 84, quotients a few. Either way may be off by all that.
+constexpr double both_ways = 2 * (2 * ((10 + 2 + 3) * 116 + 3) + 42 + 84 + 4) * 0x1p-24;
+
+template <class P>
+void expect_same_either_way(const P& policy, std::size_t free) {
+  const Seen by_queries = distil(policy, Way::queries);
+  ASSERT_EQ(by_queries.scores.size() % 4, 0U);
+  const std::size_t size = by_queries.scores.size() / 4;
+  for (std::size_t lane = 0; lane < 4; ++lane) {
+    // What is chosen among: all but the recent that are protected.
+    std::vector<float> ranked(by_queries.scores.begin() + static_cast<std::ptrdiff_t>(lane * size),
+                              by_queries.scores.begin() + static_cast<std::ptrdiff_t>((lane + 1) * size));
+    ranked.resize(size - (20 - free));
+    std::ranges::sort(ranked, std::greater());
+    ASSERT_GT(static_cast<double>(ranked[free - 1]) * (1 - both_ways), static_cast<double>(ranked[free]))
+        << "a case without a near tie, or else either choice would be right";
+  }
+  for (const Way way : {Way::attention, Way::by_turns}) {
+    const Seen other = distil(policy, way);
+    EXPECT_EQ(other.positions, by_queries.positions);
+    ASSERT_EQ(other.scores.size(), by_queries.scores.size());
+    for (std::size_t i = 0; i < other.scores.size(); ++i) {
+      const auto expected = static_cast<double>(by_queries.scores[i]);
+      ASSERT_GT(expected, 0);
+      ASSERT_NEAR(static_cast<double>(other.scores[i]), expected, both_ways * expected) << i;
+    }
+  }
+}
+
+TEST(Seams, QueriesAndProbabilitiesGiveTheSameScores) {
+  expect_same_either_way(infinipot::H2o(), 10);
+  expect_same_either_way(infinipot::Infinipot({.catalysts = {{7, 21}}, .alpha = 0}), 20);
+}
 
 /// A pot whose keys the loop cannot see.
 struct KeylessStore {

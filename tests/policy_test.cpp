@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstddef>
 #include <functional>
+#include <map>
 #include <numeric>
 #include <span>
 #include <string_view>
@@ -256,6 +257,45 @@ TEST(InfinipotPolicy, AttentionOfAnEarlierDistillationIsForgotten) {
   catalyst_runs = 2;
   reader.feed(numbers(8, 14));
   EXPECT_EQ(kept(pot), (Tokens{7, 13}));
+}
+
+TEST(InfinipotPolicy, SettingsMayChangeBetweenDistillations) {
+  const std::map<Token, float> novel{{3, 9.0F},  {4, 8.0F},  {13, 10.0F}, {20, 11.0F},
+                                     {23, 7.0F}, {26, 9.0F}, {28, 8.5F},  {30, 8.0F}};
+  using Pair = std::pair<Token, Token>;  // query, entry
+  const std::map<Pair, float> paid{{{60, 6}, 0.5F},  {{60, 7}, 0.4F},  {{61, 15}, 0.5F}, {{61, 16}, 0.4F},
+                                   {{61, 12}, 0.3F}, {{61, 23}, 0.6F}, {{61, 33}, 0.3F}, {{62, 33}, 0.3F},
+                                   {{61, 35}, 0.5F}, {{62, 36}, 0.4F}, {{61, 37}, 0.35F}};
+  Script script;
+  script.novelty = [&](Token token) { return novel.contains(token) ? novel.at(token) : 6.0F; };
+  script.pays = [&](const Attention& a) {
+    const auto found = paid.find({a.query, a.entry});
+    return found == paid.end() ? 0.0F : found->second;
+  };
+  auto pot = make_pot(13);
+  ScriptedEngine engine(script, pot);
+  using infinipot::Infinipot;
+  infinipot::Ccd reader(engine, pot, Infinipot({.catalysts = {{60}}, .room = 2}), {.keep = 4, .sinks = 0});
+  Token next = 0;
+  const auto distil = [&] {
+    const auto more = static_cast<Token>(reader.limit() - pot.size());
+    reader.feed(numbers(next, next + more + 1));
+    next += more + 1;
+    auto left = kept(pot);
+    left.pop_back();  // the token that made it distil
+    return left;
+  };
+
+  EXPECT_EQ(distil(), (Tokens{3, 4, 6, 7})) << "two by NuC, two by CaP";
+  EXPECT_EQ(next, 12);
+  reader.set_policy(Infinipot({.catalysts = {{61}}, .alpha = 0.25}));
+  EXPECT_EQ(distil(), (Tokens{12, 13, 15, 16})) << "of 3 4 6 7, 11 .. 17: 13 by NuC";
+  reader.set_policy(Infinipot({.catalysts = {{61}}, .alpha = 0.25, .kernel = 3}));
+  EXPECT_EQ(distil(), (Tokens{19, 22, 23, 24})) << "the neighbours of 20 and 23";
+  reader.set_policy(Infinipot({.catalysts = {}, .alpha = 1}));
+  EXPECT_EQ(distil(), (Tokens{23, 26, 28, 30})) << "by NuC alone, without neighbours";
+  reader.set_policy(Infinipot({.catalysts = {{61, 62}}, .alpha = 0, .over_queries = infinipot::Reduce::max}));
+  EXPECT_EQ(distil(), (Tokens{23, 35, 36, 37})) << "both queries pay to 33, but little each";
 }
 
 TEST(InfinipotPolicy, PaperSettingsAreThePapers) {
@@ -578,6 +618,38 @@ TEST(PolicyNeeds, CatalystsRunBehindTheTextAndAreDropped) {
   EXPECT_EQ(engine.calls.at(1).tokens, (Tokens{60}));
   EXPECT_EQ(engine.calls.at(2).tokens, (Tokens{61, 62, 63}));
   EXPECT_EQ(kept(pot), (Tokens{0, 1, 2, 3, 4, 7}));
+}
+
+TEST(PolicyNeeds, RoomForCatalystsIsTheLongestOrMore) {
+  using infinipot::Infinipot;
+  for (const std::size_t room : {0U, 1U, 2U, 3U, 4U, 9U, 15U}) {
+    auto pot = make_pot(20);
+    ScriptedEngine engine({}, pot);
+    const auto limit = [&](const std::vector<Tokens>& catalysts, double alpha) {
+      const Infinipot policy({.catalysts = catalysts, .alpha = alpha, .room = room});
+      return infinipot::Ccd(engine, pot, policy, {.keep = 4, .sinks = 0}).limit();
+    };
+    EXPECT_EQ(limit({{60}, {61, 62, 63}}, 0.5), 20 - std::max<std::size_t>(room, 3));
+    EXPECT_EQ(limit({{60}}, 0), 20 - std::max<std::size_t>(room, 1));
+    EXPECT_EQ(limit({{60}}, 1), 20 - room) << "no catalyst runs";
+    EXPECT_EQ(limit({}, 1), 20 - room);
+  }
+}
+
+TEST(PolicyNeeds, RoomForCatalystsServesALongerOne) {
+  using infinipot::Infinipot;
+  auto pot = make_pot(10);
+  ScriptedEngine engine({}, pot);
+  infinipot::Ccd reader(engine, pot, Infinipot({.catalysts = {{60}}, .alpha = 0, .room = 4}),
+                        {.keep = 5, .sinks = 0});
+  reader.feed(numbers(0, 6));
+  reader.set_policy(Infinipot({.catalysts = {{60, 61, 62, 63}}, .alpha = 0}));
+  EXPECT_EQ(reader.limit(), 6U);
+  reader.feed(numbers(6, 7));
+  EXPECT_EQ(engine.calls.at(1).tokens, (Tokens{60, 61, 62, 63}));
+  reader.set_policy(Infinipot({.catalysts = {{60}}, .alpha = 0}));
+  EXPECT_EQ(reader.limit(), 6U) << "room that was kept remains, for the next long one";
+  EXPECT_NO_THROW(reader.set_policy(Infinipot({.catalysts = {{63, 62, 61, 60}}, .alpha = 0})));
 }
 
 TEST(PolicyNeeds, PinnedTokensStayWhateverTheScore) {

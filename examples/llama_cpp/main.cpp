@@ -124,7 +124,12 @@ const reading::Program program{
          "a fused kernel, from which the catalyst's queries and the keys are taken; without it attention "
          "probabilities",
          "on"},
-        {"--rpc", &Options::rpc, {}, "HOST:PORT,...", "llama.cpp RPC servers that share the layers", "none"},
+        {"--rpc",
+         &Options::rpc,
+         {},
+         "HOST:PORT,...",
+         "llama.cpp RPC servers that share the layers; none if empty",
+         ""},
     }};
 
 }  // namespace
@@ -134,5 +139,5 @@ int main(int argc, char** argv) {
   llama_cpp::keep_quiet();
   llama_backend_init();
   return reading::run_program(llama_cpp::program, argc, argv,
-                              [](Options& options) { return llama_cpp::Backend(options); });
+                              [](reading::Options& options) { return llama_cpp::Backend(options); });
 }

@@ -94,7 +94,7 @@ llama_model_ptr load_model(const std::string& path, const std::vector<std::strin
   return model;
 }
 
-llama_context_ptr make_context(llama_model& model, GraphTap& tap, const ContextSettings& settings) {
+llama_context_params context_parameters(const ContextSettings& settings) noexcept {
   llama_context_params parameters = llama_context_default_params();
   parameters.n_ctx = static_cast<std::uint32_t>(settings.cells * settings.sequences);
   parameters.n_seq_max = static_cast<std::uint32_t>(settings.sequences);
@@ -105,6 +105,11 @@ llama_context_ptr make_context(llama_model& model, GraphTap& tap, const ContextS
       settings.flash_attention ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
   parameters.type_k = settings.key_type();
   parameters.type_v = settings.value_type();
+  return parameters;
+}
+
+llama_context_ptr make_context(llama_model& model, GraphTap& tap, const ContextSettings& settings) {
+  llama_context_params parameters = context_parameters(settings);
   tap.install(parameters);
   llama_context_ptr context(llama_init_from_model(&model, parameters));
   if (context == nullptr)

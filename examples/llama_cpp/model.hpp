@@ -34,7 +34,10 @@ struct ContextSettings {
   }
 };
 
-/// Throws std::runtime_error with llama.cpp's own reason.
+/// The same in llama.cpp's terms, without a tap.
+llama_context_params context_parameters(const ContextSettings& settings) noexcept;
+
+/// A context that shows itself to the tap. Throws std::runtime_error with llama.cpp's own reason.
 llama_context_ptr make_context(llama_model& model, GraphTap& tap, const ContextSettings& settings);
 
 }  // namespace llama_cpp

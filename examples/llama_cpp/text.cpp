@@ -23,7 +23,7 @@ bool puts_space_first(const llama_model& model) {
          std::string_view(text) == "true";
 }
 
-std::string apply(const char* chat_template, std::span<const llama_chat_message> messages) {
+std::string filled(const char* chat_template, std::span<const llama_chat_message> messages) {
   std::string text(4096, '\0');
   for (;;) {
     const std::int32_t length =
@@ -64,14 +64,15 @@ Text::Text(const llama_model& model)
     : vocabulary_(*llama_model_get_vocab(&model)), space_prefix_(puts_space_first(model)) {
   const char* const chat_template = llama_model_chat_template(&model, nullptr);
   if (chat_template == nullptr) {
-    chat_ = {{}, {{}, "\n"}, {{}, "\n\n"}};
+    chat_.assistant.space = "\n";
+    chat_.next_user.space = "\n\n";
   } else {
     // llama.cpp does not run the template but recognizes it, and so misses a system message of its own.
     const std::string system = default_system_message(chat_template), text(placeholder);
     std::vector<llama_chat_message> messages;
     if (!system.empty()) messages.push_back({"system", system.c_str()});
     for (const char* role : {"user", "assistant", "user"}) messages.push_back({role, text.c_str()});
-    const auto parts = around_placeholders(apply(chat_template, messages));
+    const auto parts = around_placeholders(filled(chat_template, messages));
     chat_ = {piece(parts[0]), piece(parts[3]), piece(parts[2])};
   }
   if (const Token bos = llama_vocab_bos(&vocabulary_);

@@ -88,9 +88,10 @@ inline void add_choice(CLI::App& app, const std::string& name, std::string& targ
                        const std::vector<std::string>& words, const std::string& type,
                        const std::string& meaning, const std::string& fallback) {
   const std::string list = CLI::detail::join(words, ", ");
-  const auto set = [&target, name, words, list](const std::string& text) {
+  const std::string range = words.size() > 1 ? "one of " + list : list;
+  const auto set = [&target, name, words, range](const std::string& text) {
     if (std::find(words.begin(), words.end(), text) == words.end())
-      throw CLI::ValidationError(name, "must be one of " + list + ", not " + smollm2::quoted(text));
+      throw CLI::ValidationError(name, "must be " + range + ", not " + smollm2::quoted(text));
     target = text;
   };
   app.add_option_function<std::string>(name, set, wrapped(meaning + "; " + list + " [" + fallback + "]"))
@@ -99,13 +100,33 @@ inline void add_choice(CLI::App& app, const std::string& name, std::string& targ
 
 enum class Text { may_be_empty, not_empty };
 
+inline void require(CLI::Option& option, Text text) {
+  if (text == Text::not_empty)
+    option.check(CLI::Validator(
+        [](const std::string& value) { return value.empty() ? "must not be empty" : ""; }, std::string()));
+}
+
 /// Any text.
 inline CLI::Option* add_text(CLI::App& app, const std::string& name, std::string& target, Text text,
                              const std::string& type, const std::string& meaning) {
   CLI::Option* option = app.add_option(name, target, wrapped(meaning))->type_name(type);
-  if (text == Text::not_empty)
-    option->check(CLI::Validator(
-        [](const std::string& value) { return value.empty() ? "must not be empty" : ""; }, std::string()));
+  require(*option, text);
+  return option;
+}
+
+/// Any texts, one each time that the option is given.
+inline CLI::Option* add_texts(CLI::App& app, const std::string& name, std::vector<std::string>& target,
+                              Text text, const std::string& type, const std::string& meaning) {
+  // Not as a vector, of which CLI11 would take "{}" for an empty one.
+  const auto set = [&target](const CLI::results_t& texts) {
+    target = texts;
+    return true;
+  };
+  CLI::Option* option = app.add_option(name, CLI::callback_t(set), wrapped(meaning))
+                            ->type_name(type)
+                            ->expected(1, CLI::detail::expected_max_vector_size)
+                            ->allow_extra_args(false);
+  require(*option, text);
   return option;
 }
 

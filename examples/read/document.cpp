@@ -6,8 +6,6 @@
 #include <filesystem>
 #include <utility>
 
-#include "options.hpp"
-
 namespace reading {
 
 Document::Document(std::string path) : path_(std::move(path)), buffer_(std::size_t{1} << 12, '\0') {
@@ -37,6 +35,13 @@ std::string_view Document::next() {
 std::optional<double> Document::progress() const {
   if (size_ == 0) return std::nullopt;
   return std::min(1.0, static_cast<double>(read_) / static_cast<double>(size_));
+}
+
+std::vector<Document> open_documents(const Options& options) {
+  std::vector<Document> documents;
+  for (const Turn& turn : options.turns)
+    if (!turn.document.empty()) documents.emplace_back(turn.document);
+  return documents;
 }
 
 }  // namespace reading

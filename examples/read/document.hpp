@@ -7,6 +7,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
+
+#include "options.hpp"
 
 namespace reading {
 
@@ -34,5 +37,8 @@ class Document {
   std::uint64_t read_ = 0;
   std::uint64_t size_ = 0;  // 0 if unknown
 };
+
+/// The documents of the turns, which the first ones have. Throws UsageError.
+std::vector<Document> open_documents(const Options& options);
 
 }  // namespace reading

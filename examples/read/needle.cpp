@@ -16,6 +16,12 @@ void Needle::push(std::uint64_t position, std::string_view text) {
     drop_needless();
 }
 
+void Needle::end_text() {
+  dropped_ += text_.size();
+  text_.clear();
+  pieces_.clear();
+}
+
 void Needle::note_match(std::uint64_t begin) {
   for (std::size_t i = 0; i < pieces_.size(); ++i) {
     const std::uint64_t end = i + 1 < pieces_.size() ? pieces_[i + 1].begin : dropped_ + text_.size();

@@ -1,4 +1,4 @@
-// Finds a phrase in a stream of tokens, to see later how much of it a pot still holds.
+// Finds a phrase in streams of tokens, to see later how much of it a pot still holds.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +14,8 @@
 
 namespace reading {
 
-/// Looks for the first occurrence of a phrase in the text that tokens spell. Holds little more than a
-/// phrase's length of it.
+/// Looks for the first occurrence of a phrase in the texts that tokens spell. Holds little more than a
+/// phrase's length of them.
 class Needle {
  public:
   explicit Needle(std::string phrase) : phrase_(std::move(phrase)) {}
@@ -25,6 +25,9 @@ class Needle {
 
   /// The next token of the stream, which spells `text` and stands at `position` of it.
   void push(std::uint64_t position, std::string_view text);
+
+  /// The text ends: no match spans what was pushed and what will be.
+  void end_text();
 
   /// Positions of the tokens that spell some part of the phrase, ascending; none if it was not found.
   const std::vector<std::uint64_t>& positions() const { return positions_; }
@@ -36,7 +39,7 @@ class Needle {
  private:
   struct Piece {
     std::uint64_t position;
-    std::uint64_t begin;  // of its bytes in the whole text
+    std::uint64_t begin;  // of its bytes in all text
   };
 
   void note_match(std::uint64_t begin);

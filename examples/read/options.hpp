@@ -6,6 +6,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace reading {
 
@@ -15,12 +16,20 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// A question, and what belongs to it. What is empty was not given.
+struct Turn {
+  std::string document = {};  ///< read before the question: a file, or - for standard input
+  std::string question = {};
+  std::string answer_prefix = {};
+  std::string answer = {};
+  std::string needle = {};
+};
+
 struct Options {
   std::string model;
-  std::string document;  ///< a file, or - for standard input
-  std::string question;
-  std::size_t pot = 2048;  ///< M
-  std::size_t keep = 0;    ///< C; not given means half the pot
+  std::vector<Turn> turns;  ///< at least one; each goes on with the conversation of those before
+  std::size_t pot = 2048;   ///< M
+  std::size_t keep = 0;     ///< C; not given means half the pot, or what the policy context_shift keeps
   std::string policy = "infinipot";
   double alpha = 0.25;
   std::string granularity;  ///< head, layer or shared; not given means the policy's usual one
@@ -28,24 +37,49 @@ struct Options {
   std::size_t kernel = 0;  ///< odd; not given means the policy's usual one
   std::size_t sinks = 4;
   std::size_t recent = 0;
-  std::string catalyst = "@question";  ///< a text, @question or @generic
-  std::string answer_prefix;
-  std::string answer;
-  std::string needle;
-  std::optional<std::size_t> max_tokens;  ///< of the document
-  std::size_t generate = 64;
+  std::string catalyst = "@question";     ///< a text, @question or @generic
+  std::optional<std::size_t> max_tokens;  ///< of each document
+  std::size_t generate = 64;              ///< for each answer
   std::size_t chunk = 256;
-  std::size_t threads = 0;  ///< 0 means one per core
-  std::string json;         ///< a file, or - for standard output; empty for none
+  std::size_t threads = 0;   ///< 0 means one per core, or what the program thinks best
+  std::string json;          ///< a file, or - for standard output; empty for none
+  bool report_kept = false;  ///< write what stayed to the JSON
   std::uint64_t seed = 0;
   double temperature = 0;
   double top_p = 1;
   std::size_t window = 64;  ///< snapkv
   double decay = 0.9;       ///< sirllm
+
+  // What only some programs have (Program::more_options).
+  std::string cache_type;       ///< element type of keys and values: f32, f16 or q8_0
+  std::string flash_attention;  ///< on or off
+  std::string rpc;              ///< host:port,... of other machines that compute; empty for none
+};
+
+/// An option that only some programs have. As a setting in the JSON it has the same name, without the leading
+/// dashes and with underscores for the others: --cache-type becomes cache_type.
+struct MoreOption {
+  std::string name;  ///< with its dashes
+  std::string Options::*target;
+  std::vector<std::string> words;  ///< that it may be; any text if there are none
+  std::string type;                ///< of its argument, as the help shows it: f32|f16|q8_0
+  std::string meaning;             ///< for the help
+  std::string fallback;            ///< what it is if it is not given
+};
+
+/// In what one reading program differs from another.
+struct Program {
+  std::string name;
+  std::string model_help;  ///< what --model may name
+  /// What the store can do, in the order of the help. The only one, or the policy's usual one, is the
+  /// default.
+  std::vector<std::string> granularities{"head", "layer", "shared"};
+  bool context_shift = false;  ///< whether it has this policy
+  std::vector<MoreOption> more_options = {};
 };
 
 /// Reads the command line, fills in what was not given and checks all that can be checked without the model.
 /// Prints help or version and returns nothing if that is what it asks for. Throws UsageError.
-std::optional<Options> parse_options(int argc, const char* const* argv);
+std::optional<Options> parse_options(const Program& program, int argc, const char* const* argv);
 
 }  // namespace reading

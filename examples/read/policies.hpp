@@ -4,13 +4,21 @@
 #include <algorithm>
 #include <cstddef>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "infinipot/infinipot.hpp"
 #include "options.hpp"
 
 namespace reading {
+
+/// A catalyst prompt for each turn.
+using Catalysts = std::vector<std::vector<infinipot::Token>>;
+
+inline std::size_t longest(const Catalysts& catalysts) {
+  std::size_t most = 0;
+  for (const auto& catalyst : catalysts) most = std::max(most, catalyst.size());
+  return most;
+}
 
 inline infinipot::Granularity granularity_of(const Options& options) {
   using infinipot::Granularity;
@@ -19,28 +27,59 @@ inline infinipot::Granularity granularity_of(const Options& options) {
   return Granularity::head;
 }
 
-/// Fills in what depends on other options and was not given.
-inline void complete(Options& options) {
+/// The policy context_shift: the first entries stay, as many as there are sinks or tokens of the header, and
+/// of the rest the later half, rounded up. Sets `keep`. Throws UsageError.
+inline void fit_context_shift(Options& options, std::size_t header) {
+  const std::size_t first = std::max(options.sinks, header);
+  const std::string stay = " (" + std::to_string(first) + " entries always stay: the header or the sinks)";
+  if (options.pot < first + 2)
+    throw UsageError("--pot " + std::to_string(options.pot) + " is too small; it must be at least " +
+                     std::to_string(first + 2) + stay);
+  const std::size_t dropped = (options.pot - first) / 2;
+  options.keep = options.pot - dropped;
+  if (const std::size_t latest = options.keep - first; options.recent > latest)
+    throw UsageError("--recent " + std::to_string(options.recent) + " is out of range 0 .. " +
+                     std::to_string(latest) + " for context_shift and --pot " + std::to_string(options.pot) +
+                     stay);
+}
+
+/// Fills in what depends on other options and was not given. Throws UsageError for what cannot be together.
+inline void complete(Options& options, const Program& program) {
   const bool infinipot = options.policy == "infinipot";
+  if (options.policy == "context_shift") {
+    if (options.keep != 0)
+      throw UsageError("--keep: context_shift keeps the header and the later half of what follows it, not " +
+                       std::to_string(options.keep) + " entries");
+    fit_context_shift(options, 0);
+  }
   if (options.keep == 0) options.keep = options.pot / 2;
   if (options.granularity.empty()) options.granularity = infinipot ? "shared" : "head";
+  if (program.granularities.size() == 1) options.granularity = program.granularities.front();
   if (options.kernel == 0) options.kernel = infinipot ? 9 : options.policy == "snapkv" ? 5 : 1;
 }
 
-/// Calls run(policy) with the policy that the options name. Throws std::invalid_argument for bad settings.
+/// The policy infinipot with the catalyst of one turn, and room for those of all.
+inline infinipot::Infinipot infinipot_policy(const Options& options, const Catalysts& catalysts,
+                                             std::size_t turn) {
+  return infinipot::Infinipot(
+      {.catalysts = {catalysts.at(turn)},
+       .alpha = options.alpha,
+       .over_heads = options.aggregate == "max" ? infinipot::Aggregate::max : infinipot::Aggregate::sum,
+       .kernel = options.kernel,
+       .room = options.alpha < 1 ? longest(catalysts) : 0});
+}
+
+/// Calls run(policy) with the policy that the options name, for the first turn. Throws std::invalid_argument
+/// for bad settings.
 template <class Run>
-auto with_policy(const Options& options, std::vector<infinipot::Token> catalyst, const Run& run) {
+auto with_policy(const Options& options, const Catalysts& catalysts, const Run& run) {
   if (options.policy == "snapkv") return run(infinipot::SnapKv(options.window, options.kernel));
   if (options.policy == "tova") return run(infinipot::Tova());
   if (options.policy == "h2o") return run(infinipot::H2o());
   if (options.policy == "sirllm") return run(infinipot::SirLlm(options.decay));
-  if (options.policy == "infinipot")
-    return run(infinipot::Infinipot(
-        {.catalysts = {std::move(catalyst)},
-         .alpha = options.alpha,
-         .over_heads = options.aggregate == "max" ? infinipot::Aggregate::max : infinipot::Aggregate::sum,
-         .kernel = options.kernel}));
-  return run(infinipot::StreamingLlm());  // and full, whose pot never fills
+  if (options.policy == "infinipot") return run(infinipot_policy(options, catalysts, 0));
+  return run(
+      infinipot::StreamingLlm());  // context_shift, which differs in keep, and full, whose pot never fills
 }
 
 /// Throws UsageError unless pot and keep leave room for what always stays, of which `header` is the tokens

@@ -1,4 +1,4 @@
-// The prompt around a document, as a stream of tokens.
+// The prompt of one turn, around a document, as a stream of tokens.
 #pragma once
 
 #include <algorithm>
@@ -11,32 +11,30 @@
 #include <vector>
 
 #include "document.hpp"
-#include "infinipot/concepts.hpp"
 #include "options.hpp"
-#include "smollm2/chat.hpp"
-#include "smollm2/streaming_tokenizer.hpp"
-#include "smollm2/tokenizer.hpp"
+#include "streaming_tokenizer.hpp"
+#include "text_model.hpp"
 
 namespace reading {
 
-using infinipot::Token;
-
-/// What a token of the prompt belongs to: system turn and user header; the document; or the blank line, the
-/// question, the assistant header and the answer's prefix.
+/// What a token of a prompt belongs to: what the chat template opens the turn with; the document; or the
+/// blank line, the question, the assistant header and the answer's prefix.
 enum class Part { header, document, question };
 
-/// The model's chat template around a document, which is tokenized as it is read. One use only: either
-/// feed_to(), or record() and then feed_to().
+/// The model's chat template around a turn's document, which is tokenized as it is read, and its question.
+/// One use only: either feed_to(), or record() and then feed_to().
 class Prompt {
  public:
-  /// All but the document must outlive the prompt.
-  Prompt(const smollm2::Tokenizer& tokenizer, const smollm2::ChatTemplate& chat, const Options& options,
-         Document document)
-      : tokenizer_(tokenizer),
-        chat_(chat),
+  /// The first turn has a header of its own. All but the document must outlive the prompt.
+  Prompt(const TextModel& model, const ChatPiece& header, const Options& options, const Turn& turn,
+         std::optional<Document> document)
+      : model_(model),
+        header_(header),
         options_(options),
+        turn_(turn),
         document_(std::move(document)),
-        limit_(options.max_tokens ? *options.max_tokens + line_break : SIZE_MAX) {}
+        lead_(tokens_of(header.space)),
+        limit_(options.max_tokens ? *options.max_tokens + lead_ : SIZE_MAX) {}
 
   /// Calls feed(tokens, part) with one piece after the other, none of the document's longer than a chunk.
   template <class Feed>
@@ -59,17 +57,13 @@ class Prompt {
   }
 
   /// Tokens of the header, which are fed first.
-  std::size_t header_tokens() const {
-    smollm2::StreamingTokenizer stream(tokenizer_);
-    std::vector<Token> tokens;
-    open(stream, tokens);
-    return tokens.size();
-  }
+  std::size_t header_tokens() const { return header_.tokens.size(); }
 
   /// How much was fed, 0 .. 1; nothing while the length is unknown.
   std::optional<double> progress() const {
     if (recorded_tokens_ > 0) return static_cast<double>(fed_) / static_cast<double>(recorded_tokens_);
-    const std::optional<double> of_file = document_.progress();
+    if (!document_) return std::nullopt;
+    const std::optional<double> of_file = document_->progress();
     if (!options_.max_tokens) return of_file;
     return std::max(of_file.value_or(0), static_cast<double>(fed_) / static_cast<double>(limit_));
   }
@@ -78,84 +72,106 @@ class Prompt {
   std::uint64_t document_tokens() const { return document_tokens_; }
 
  private:
-  /// The token behind the user header. It comes out of the stream, before the document's: white space at the
-  /// document's beginning may merge with it.
-  static constexpr std::size_t line_break = 1;
-
   struct Piece {
     std::vector<Token> tokens;
     Part part;
   };
 
-  void open(smollm2::StreamingTokenizer& stream, std::vector<Token>& out) const {
-    chat_.system_turn(out);
-    chat_.begin_user_turn(stream, out);
+  std::size_t tokens_of(std::string_view text) const {
+    std::vector<Token> tokens;
+    if (!text.empty()) model_.encode(text, tokens);
+    return tokens.size();
   }
 
-  void close(smollm2::StreamingTokenizer& stream, std::vector<Token>& out) const {
-    stream.push("\n\n" + options_.question, out);
-    chat_.end_user_turn(stream, out, options_.answer_prefix);
+  std::string blank_line() const { return document_ ? "\n\n" : ""; }
+
+  /// From the end of the question to the beginning of the answer.
+  void answer_header(std::vector<Token>& out) const {
+    const ChatPiece& piece = model_.chat().assistant;
+    out.insert(out.end(), piece.tokens.begin(), piece.tokens.end());
+    if (const std::string text = piece.space + turn_.answer_prefix; !text.empty()) model_.encode(text, out);
   }
 
   template <class Feed>
   void read(const Feed& feed) {
-    smollm2::StreamingTokenizer stream(tokenizer_);
+    feed(std::span<const Token>(header_.tokens), Part::header);
+    StreamingTokenizer stream(model_);
     std::vector<Token> tokens;
-    open(stream, tokens);
-    feed(std::span<const Token>(tokens), Part::header);
-
-    tokens.clear();
-    while (fed_ + tokens.size() < limit_) {
-      const std::string_view piece = document_.next();
+    stream.push(header_.space, tokens);
+    while (document_ && fed_ + tokens.size() < limit_) {
+      const std::string_view piece = document_->next();
       if (piece.empty()) break;
       stream.push(piece, tokens);
       tokens.resize(std::min(tokens.size(), limit_ - fed_));
-      feed_chunks(tokens, feed);
+      const std::size_t done = feed_chunks(tokens, feed);
+      tokens.erase(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(done));
     }
 
     const std::size_t own = end_document(stream, tokens);
     const auto rest = std::span<const Token>(tokens);
-    fed_ += own;
-    document_tokens_ = fed_ - std::min(fed_, line_break);
-    feed(rest.first(own), Part::document);
+    const std::size_t done = feed_chunks(rest.first(own), feed);
+    fed_ += own - done;
+    document_tokens_ = fed_ - std::min(fed_, lead_);
+    feed(rest.subspan(done, own - done), Part::document);
     feed(rest.subspan(own), Part::question);
   }
 
-  /// Feeds whole chunks and takes them out of `tokens`.
+  /// Feeds those of the document's tokens that make whole chunks. Returns how many.
   template <class Feed>
-  void feed_chunks(std::vector<Token>& tokens, const Feed& feed) {
+  std::size_t feed_chunks(std::span<const Token> tokens, const Feed& feed) {
     std::size_t done = 0;
     for (; tokens.size() - done >= options_.chunk; done += options_.chunk) {
       fed_ += options_.chunk;
-      feed(std::span<const Token>(tokens).subspan(done, options_.chunk), Part::document);
+      feed(tokens.subspan(done, options_.chunk), Part::document);
     }
-    tokens.erase(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(done));
+    return done;
   }
 
   /// Appends what the stream still holds of the document, no more than may be, and all that follows it.
   /// Returns how many of the tokens are the document's.
-  std::size_t end_document(smollm2::StreamingTokenizer& stream, std::vector<Token>& tokens) const {
-    std::vector<Token> question;
-    smollm2::StreamingTokenizer alone(tokenizer_);
-    close(alone, question);
-    close(stream, tokens);
+  std::size_t end_document(StreamingTokenizer& stream, std::vector<Token>& tokens) const {
+    const std::string ending = blank_line() + turn_.question;
+    stream.push(ending, tokens);
+    stream.finish(tokens);
+    answer_header(tokens);
+    if (!document_) return 0;
+
+    std::vector<Token> alone;
+    encode_behind(model_, ending, alone);
+    answer_header(alone);
     // White space at the document's end may have merged with the blank line.
-    const std::size_t own = tokens.size() - std::min(tokens.size(), question.size());
+    const std::size_t own = tokens.size() - std::min(tokens.size(), alone.size());
     if (own <= limit_ - fed_) return own;
     tokens.resize(limit_ - fed_);
-    tokens.insert(tokens.end(), question.begin(), question.end());
+    tokens.insert(tokens.end(), alone.begin(), alone.end());
     return limit_ - fed_;
   }
 
-  const smollm2::Tokenizer& tokenizer_;
-  const smollm2::ChatTemplate& chat_;
+  const TextModel& model_;
+  const ChatPiece& header_;
   const Options& options_;
-  Document document_;
-  std::size_t limit_;  // most tokens from the line break to the document's end
-  std::size_t fed_ = 0;
+  const Turn& turn_;
+  std::optional<Document> document_;
+  std::size_t
+      lead_;  // tokens of the white space before the document; some at its beginning may merge with it
+  std::size_t limit_;    // most tokens from there to the document's end
+  std::size_t fed_ = 0;  // of those
   std::vector<Piece> recorded_;
   std::size_t recorded_tokens_ = 0;
   std::uint64_t document_tokens_ = 0;
 };
+
+/// The prompts of all turns, of which the first ones read the documents. All but these must outlive them.
+inline std::vector<Prompt> prompts_of(const TextModel& model, const Options& options,
+                                      std::vector<Document> documents) {
+  std::vector<Prompt> prompts;
+  prompts.reserve(options.turns.size());
+  for (std::size_t k = 0; k < options.turns.size(); ++k) {
+    const ChatPiece& header = k == 0 ? model.chat().user : model.chat().next_user;
+    prompts.emplace_back(model, header, options, options.turns[k],
+                         k < documents.size() ? std::optional(std::move(documents[k])) : std::nullopt);
+  }
+  return prompts;
+}
 
 }  // namespace reading

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
@@ -22,59 +23,131 @@ Json number(std::optional<double> value) {
   return value && std::isfinite(*value) ? Json(*value) : Json(nullptr);
 }
 
-Json settings(const Options& options) {
-  return {{"model", options.model},
-          {"document", options.document},
-          {"question", options.question},
-          {"pot", options.pot},
-          {"keep", options.keep},
-          {"policy", options.policy},
-          {"alpha", options.alpha},
-          {"granularity", options.granularity},
-          {"aggregate", options.aggregate},
-          {"kernel", options.kernel},
-          {"sinks", options.sinks},
-          {"recent", options.recent},
-          {"catalyst", options.catalyst},
-          {"answer_prefix", options.answer_prefix},
-          {"answer", options.answer},
-          {"needle", options.needle},
-          {"max_tokens", options.max_tokens ? Json(*options.max_tokens) : Json(nullptr)},
-          {"generate", options.generate},
-          {"chunk", options.chunk},
-          {"threads", options.threads},
-          {"seed", options.seed},
-          {"temperature", options.temperature},
-          {"top_p", options.top_p},
-          {"window", options.window},
-          {"decay", options.decay}};
+Json text_or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
+
+/// A setting of the turns: an array, unless there is one turn only.
+template <class Get>
+Json of_turns(const Options& options, const Get& get) {
+  if (options.turns.size() == 1) return get(options.turns.front());
+  Json values = Json::array();
+  for (const Turn& turn : options.turns) values.push_back(get(turn));
+  return values;
 }
 
-Json to_json(const Report& report, const Options& options) {
-  return {{"document_tokens", report.document_tokens},
-          {"prompt_tokens", report.prompt_tokens},
-          {"pot_capacity", report.pot_capacity},
-          {"pot_entries", report.pot_entries},
-          {"distillations", report.distillations},
-          {"nan_scores", report.nan_scores},
-          {"pot_bytes", report.pot_bytes},
-          {"full_cache_bytes", report.full_cache_bytes},
-          {"peak_rss_bytes", report.peak_rss_bytes},
-          {"prefill_seconds", number(report.prefill_seconds)},
-          {"tokens_per_second", number(report.tokens_per_second)},
-          {"ttft_seconds", number(report.ttft_seconds)},
-          {"distill_seconds", number(report.distill_seconds)},
-          {"catalyst_seconds", number(report.catalyst_seconds)},
+Json of_turns(const Options& options, std::string Turn::*text) {
+  return of_turns(options, [text](const Turn& turn) { return Json(turn.*text); });
+}
+
+/// --cache-type becomes cache_type.
+std::string setting_name(const std::string& option) {
+  std::string name = option.substr(option.find_first_not_of('-'));
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+Json settings(const Options& options, const Program& program) {
+  Json json{{"model", options.model},
+            {"document", of_turns(options, [](const Turn& turn) { return text_or_null(turn.document); })},
+            {"question", of_turns(options, &Turn::question)},
+            {"pot", options.pot},
+            {"keep", options.keep},
+            {"policy", options.policy},
+            {"alpha", options.alpha},
+            {"granularity", options.granularity},
+            {"aggregate", options.aggregate},
+            {"kernel", options.kernel},
+            {"sinks", options.sinks},
+            {"recent", options.recent},
+            {"catalyst", options.catalyst},
+            {"answer_prefix", of_turns(options, &Turn::answer_prefix)},
+            {"answer", of_turns(options, &Turn::answer)},
+            {"needle", of_turns(options, &Turn::needle)},
+            {"max_tokens", options.max_tokens ? Json(*options.max_tokens) : Json(nullptr)},
+            {"generate", options.generate},
+            {"chunk", options.chunk},
+            {"threads", options.threads},
+            {"seed", options.seed},
+            {"temperature", options.temperature},
+            {"top_p", options.top_p},
+            {"window", options.window},
+            {"decay", options.decay}};
+  for (const MoreOption& more : program.more_options) json[setting_name(more.name)] = options.*more.target;
+  return json;
+}
+
+Json to_json(const TurnReport& report, const Turn& turn) {
+  return {{"question", turn.question},
+          {"document", text_or_null(turn.document)},
+          {"document_tokens", report.document_tokens},
+          {"answer_prefix", turn.answer_prefix},
           {"answer_text", report.answer_text},
           {"answer_tokens", report.answer_tokens},
           {"answer_nll", number(report.answer_nll)},
           {"hit_rate", number(report.hit_rate)},
-          {"settings", settings(options)}};
+          {"ttft_seconds", number(report.ttft_seconds)},
+          {"needle_position", report.needle_position ? Json(*report.needle_position) : Json(nullptr)}};
+}
+
+Json to_json(const Report& report, const Options& options, const Program& program) {
+  const TurnReport& last = report.turns.back();
+  Json turns = Json::array();
+  for (std::size_t k = 0; k < report.turns.size(); ++k)
+    turns.push_back(to_json(report.turns[k], options.turns[k]));
+  Json json{{"document_tokens", report.document_tokens()},
+            {"prompt_tokens", report.prompt_tokens()},
+            {"pot_capacity", report.pot_capacity},
+            {"pot_entries", report.pot_entries},
+            {"distillations", report.distillations},
+            {"nan_scores", report.nan_scores},
+            {"pot_bytes", report.pot_bytes},
+            {"full_cache_bytes", report.full_cache_bytes},
+            {"peak_rss_bytes", report.peak_rss_bytes},
+            {"prefill_seconds", number(report.prefill_seconds())},
+            {"tokens_per_second", number(report.tokens_per_second())},
+            {"ttft_seconds", number(last.ttft_seconds)},
+            {"distill_seconds", number(report.distill_seconds)},
+            {"catalyst_seconds", number(report.catalyst_seconds)},
+            {"answer_text", last.answer_text},
+            {"answer_tokens", last.answer_tokens},
+            {"answer_nll", number(last.answer_nll)},
+            {"hit_rate", number(last.hit_rate)},
+            {"turns", turns}};
+  if (report.kept) json["kept"] = *report.kept;
+  json["settings"] = settings(options, program);
+  return json;
 }
 
 double mib(std::uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
 
+/// What print() says of one turn. `of` names it where there are several.
+void print_turn(const TurnReport& report, const Turn& turn, const std::string& of) {
+  if (report.answer_nll)
+    std::fprintf(stderr, "answer NLL %.4f nats per token%s\n", *report.answer_nll, of.c_str());
+  if (report.hit_rate)
+    std::fprintf(stderr, "needle: %.1f %% still in the pot%s\n", 100 * *report.hit_rate, of.c_str());
+  if (!turn.needle.empty() && !report.needle_position)
+    std::fprintf(stderr, "the needle is not in the document%s\n", of.empty() ? "" : ("s read" + of).c_str());
+}
+
 }  // namespace
+
+std::uint64_t Report::document_tokens() const {
+  std::uint64_t sum = 0;
+  for (const TurnReport& turn : turns) sum += turn.document_tokens;
+  return sum;
+}
+
+std::uint64_t Report::prompt_tokens() const {
+  std::uint64_t sum = 0;
+  for (const TurnReport& turn : turns) sum += turn.prompt_tokens;
+  return sum;
+}
+
+double Report::prefill_seconds() const {
+  double sum = 0;
+  for (const TurnReport& turn : turns) sum += turn.prefill_seconds;
+  return sum;
+}
 
 void check_json_path(const std::string& path) {
   if (path.empty() || path == "-") return;
@@ -89,9 +162,11 @@ void check_json_path(const std::string& path) {
   if (access(folder.empty() ? "." : folder.c_str(), W_OK | X_OK) != 0) refuse(std::strerror(errno));
 }
 
-void write_json(const std::string& path, const Report& report, const Options& options) {
+void write_json(const std::string& path, const Report& report, const Options& options,
+                const Program& program) {
   // A generated answer may stop in the middle of a character.
-  const std::string text = to_json(report, options).dump(2, ' ', false, Json::error_handler_t::replace);
+  const std::string text =
+      to_json(report, options, program).dump(2, ' ', false, Json::error_handler_t::replace);
   if (path == "-") {
     std::cout << text << "\n";
     return;
@@ -102,20 +177,21 @@ void write_json(const std::string& path, const Report& report, const Options& op
 }
 
 void print(const Report& report, const Options& options) {
-  if (options.json != "-") std::cout << report.answer_text << "\n";
+  if (options.json != "-")
+    for (const TurnReport& turn : report.turns) std::cout << turn.answer_text << "\n";
   if (!std::cout.flush()) throw UsageError("cannot write to standard output");
   std::fprintf(
       stderr,
       "%llu document tokens through %zu entries (%s): %llu distillations, pot %.1f MiB where a full cache "
-      "takes %.1f MiB\n%.0f tokens/s, first token of the answer after %.1f s, distillation %.2f s in all, "
-      "peak "
-      "memory %.0f MiB\n",
-      static_cast<unsigned long long>(report.document_tokens), report.pot_capacity, options.policy.c_str(),
+      "takes %.1f MiB\n%.0f tokens/s, first token of the %sanswer after %.1f s, distillation %.2f s in all, "
+      "peak memory %.0f MiB\n",
+      static_cast<unsigned long long>(report.document_tokens()), report.pot_capacity, options.policy.c_str(),
       static_cast<unsigned long long>(report.distillations), mib(report.pot_bytes),
-      mib(report.full_cache_bytes), report.tokens_per_second, report.ttft_seconds, report.distill_seconds,
-      mib(report.peak_rss_bytes));
-  if (report.answer_nll) std::fprintf(stderr, "answer NLL %.4f nats per token\n", *report.answer_nll);
-  if (report.hit_rate) std::fprintf(stderr, "needle: %.1f %% still in the pot\n", 100 * *report.hit_rate);
+      mib(report.full_cache_bytes), report.tokens_per_second(), report.turns.size() > 1 ? "last " : "",
+      report.turns.back().ttft_seconds, report.distill_seconds, mib(report.peak_rss_bytes));
+  for (std::size_t k = 0; k < report.turns.size(); ++k)
+    print_turn(report.turns[k], options.turns[k],
+               report.turns.size() > 1 ? " (question " + std::to_string(k + 1) + ")" : "");
 }
 
 std::uint64_t peak_rss_bytes() {

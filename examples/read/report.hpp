@@ -5,39 +5,56 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "options.hpp"
 
 namespace reading {
 
-struct Report {
-  std::uint64_t document_tokens = 0;  ///< what the document adds to the prompt
+/// Of one question.
+struct TurnReport {
+  std::uint64_t document_tokens = 0;  ///< what its document adds to the prompt
   std::uint64_t prompt_tokens = 0;    ///< document, question and what the chat template adds
-  std::size_t pot_capacity = 0;       ///< per layer and head
-  std::size_t pot_entries = 0;        ///< per layer and head, after the prompt
-  std::uint64_t distillations = 0;    ///< answer included
+  double prefill_seconds = 0;
+  double ttft_seconds = 0;  ///< from the start of reading until the answer's first token was chosen
+  std::string answer_text;
+  std::uint64_t answer_tokens = 0;
+  std::optional<double> answer_nll;              ///< nats per token, mean
+  std::optional<double> hit_rate;                ///< 0 .. 1, after the prompt
+  std::optional<std::uint64_t> needle_position;  ///< of its first token, in all that was read
+};
+
+struct Report {
+  std::vector<TurnReport> turns;  ///< at least one
+  std::size_t pot_capacity = 0;   ///< per layer and head
+  std::size_t pot_entries = 0;    ///< per layer and head, after the last prompt
+  /// Positions in all that was read, ascending, of what the first layer's first head holds after the last
+  /// prompt.
+  std::optional<std::vector<std::uint64_t>> kept;
+  std::uint64_t distillations = 0;  ///< answers included
   std::uint64_t nan_scores = 0;
   std::uint64_t pot_bytes = 0;
   std::uint64_t full_cache_bytes = 0;  ///< keys and values of all tokens, what an unbounded cache would hold
   std::uint64_t peak_rss_bytes = 0;
-  double prefill_seconds = 0;
-  double tokens_per_second = 0;
-  double ttft_seconds = 0;     ///< from the start of reading until the answer's first token was chosen
-  double distill_seconds = 0;  ///< catalyst and answer included
+  double distill_seconds = 0;  ///< catalysts and answers included
   double catalyst_seconds = 0;
-  std::string answer_text;
-  std::uint64_t answer_tokens = 0;
-  std::optional<double> answer_nll;  ///< nats per token, mean
-  std::optional<double> hit_rate;    ///< 0 .. 1, after the prompt
+
+  // Sums over the turns.
+  std::uint64_t document_tokens() const;
+  std::uint64_t prompt_tokens() const;
+  double prefill_seconds() const;
+
+  double tokens_per_second() const { return static_cast<double>(prompt_tokens()) / prefill_seconds(); }
 };
 
 /// Throws UsageError if a report cannot go to `path` (a file; - or empty are fine), without touching it.
 void check_json_path(const std::string& path);
 
-/// Writes the report and the options to a file or, for -, to standard output. Throws UsageError.
-void write_json(const std::string& path, const Report& report, const Options& options);
+/// Writes the report and the program's options to a file or, for -, to standard output. Throws UsageError.
+void write_json(const std::string& path, const Report& report, const Options& options,
+                const Program& program);
 
-/// The answer, unless standard output is the JSON's, and a few lines of figures on standard error. Throws
+/// The answers, unless standard output is the JSON's, and a few lines of figures on standard error. Throws
 /// UsageError.
 void print(const Report& report, const Options& options);
 

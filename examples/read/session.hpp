@@ -1,69 +1,105 @@
-// The main job: feed a prompt with a long document through a reader, then measure and generate the answer.
+// The main job: a conversation about long documents, from the moment that the model is loaded to the report.
 #pragma once
 
-#include <chrono>
+#include <algorithm>
+#include <concepts>
 #include <cstddef>
+#include <numeric>
 #include <span>
+#include <utility>
+#include <vector>
 
+#include "backend.hpp"
+#include "document.hpp"
 #include "infinipot/infinipot.hpp"
 #include "needle.hpp"
 #include "options.hpp"
-#include "progress.hpp"
+#include "policies.hpp"
 #include "prompt.hpp"
 #include "report.hpp"
 #include "smollm2/sampler.hpp"
-#include "smollm2/tokenizer.hpp"
+#include "text_model.hpp"
+#include "texts.hpp"
+#include "turn.hpp"
 
 namespace reading {
 
-inline double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+/// --policy full: as large a pot as all prompts and answers need.
+inline void fit_full(std::vector<Prompt>& prompts, const Texts& texts, Options& options) {
+  options.pot = 1;
+  for (std::size_t k = 0; k < prompts.size(); ++k)
+    options.pot += prompts[k].record() + std::max(options.generate, texts.answers[k].size());
+  // What is pinned; never asked for.
+  options.keep = std::max(prompts.front().header_tokens(), std::size_t{1});
+  options.sinks = options.recent = 0;
 }
 
-/// Reads the whole prompt, its header never to be dropped; looks for the needle in the document.
-template <class Reader>
-void prefill(Reader& reader, Prompt& prompt, const smollm2::Tokenizer& tokenizer, Needle& needle,
-             Report& report) {
-  Progress progress;
-  const auto start = std::chrono::steady_clock::now();
-  prompt.feed_to([&](std::span<const Token> tokens, Part part) {
-    if (part == Part::document && needle.wanted())
-      for (std::size_t i = 0; i < tokens.size(); ++i)
-        needle.push(reader.stats().tokens_read + i, tokenizer.decode(tokens[i]));
+/// Cross-entropy of an answer, without a trace in the conversation.
+template <class Memory, class Reader>
+double forked_nll(Memory& memory, const Reader& reader, std::span<const Token> answer) {
+  auto copy = memory.fork();
+  auto fork = reader.fork(copy.engine(), copy.store());
+  return answer_nll(fork, answer);
+}
+
+/// All turns, one after the other in the same pot. Only the first one's header is pinned.
+template <Backend B, infinipot::Policy P>
+Report converse(B& backend, const Options& options, std::vector<Prompt>& prompts, const Texts& texts,
+                P policy) {
+  check_room(policy, options, prompts.front().header_tokens());
+  const TextModel& model = backend.text();
+  smollm2::Sampler sampler(
+      {static_cast<float>(options.temperature), static_cast<float>(options.top_p), options.seed});
+  const std::size_t batch = std::max(std::min(options.chunk, options.pot), longest(texts.catalysts));
+  auto memory = backend.memory(options, batch, texts.any_answer());
+  auto& store = memory.store();
+  infinipot::Ccd reader(
+      memory.engine(), store, std::move(policy),
+      {.keep = options.keep, .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk});
+
+  std::vector<Needle> needles;
+  for (const Turn& turn : options.turns) needles.emplace_back(turn.needle);
+  Report report;
+  for (std::size_t k = 0; k < prompts.size(); ++k) {
     using infinipot::Retention;
-    reader.feed(tokens, part == Part::header ? Retention::pinned : Retention::evictable);
-    progress.show(prompt.progress(), reader.stats().tokens_read, reader.stats().distillations);
-  });
-  report.prefill_seconds = seconds_since(start);
-  report.document_tokens = prompt.document_tokens();
-  report.prompt_tokens = reader.stats().tokens_read;
-  report.tokens_per_second = static_cast<double>(report.prompt_tokens) / report.prefill_seconds;
-}
-
-/// Mean cross-entropy of `answer`, of which there must be some, read token by token. Nats per token.
-template <class Reader>
-double answer_nll(Reader& reader, std::span<const Token> answer) {
-  double total = 0;
-  for (std::size_t i = 0; i < answer.size(); ++i) {
-    if (i > 0) reader.feed(answer[i - 1]);
-    total += static_cast<double>(infinipot::nuc(reader.logits(), answer[i]));
+    if constexpr (std::same_as<P, infinipot::Infinipot>)
+      if (k > 0) reader.set_policy(infinipot_policy(options, texts.catalysts, k));
+    TurnReport& turn = report.turns.emplace_back();
+    prefill(reader, prompts[k], k == 0 ? Retention::pinned : Retention::evictable, model,
+            std::span(needles).subspan(k), turn);
+    turn.hit_rate = needles[k].hit_rate(store.entries());
+    if (needles[k].found()) turn.needle_position = needles[k].positions().front();
+    report.pot_entries = store.entries().size();
+    if (options.report_kept && k + 1 == prompts.size()) {
+      const auto kept = store.entries().positions(0);
+      report.kept.emplace(kept.begin(), kept.end());
+    }
+    if (!texts.answers[k].empty()) turn.answer_nll = forked_nll(memory, reader, texts.answers[k]);
+    generate(reader, model, sampler, options.generate, turn);
   }
-  return total / static_cast<double>(answer.size());
+  report.pot_capacity = store.capacity();
+  report.pot_bytes = memory.bytes();
+  report.full_cache_bytes = backend.bytes_per_token() * reader.stats().tokens_read;
+  report.distillations = reader.stats().distillations;
+  report.nan_scores = reader.stats().nan_scores;
+  report.distill_seconds = reader.stats().distill_seconds;
+  report.catalyst_seconds = reader.stats().probe_seconds;
+  report.peak_rss_bytes = peak_rss_bytes();
+  return report;
 }
 
-/// Generates up to options.generate tokens, or to the model's end of turn.
-template <class Reader>
-void generate(Reader& reader, const smollm2::Tokenizer& tokenizer, smollm2::Sampler& sampler,
-              const Options& options, Report& report) {
-  const auto start = std::chrono::steady_clock::now();
-  bool first = true;
-  report.ttft_seconds = report.prefill_seconds;  // unless there is a token to choose
-  report.answer_tokens = reader.generate(options.generate, sampler, [&](Token token) {
-    if (first) report.ttft_seconds += seconds_since(start);
-    first = false;
-    if (tokenizer.is_end(token)) return false;
-    report.answer_text += tokenizer.decode(token);
-    return true;
+/// Reads the documents, which belong to the first turns, and answers the questions. What depends on the
+/// prompts (the pot of --policy full, what context_shift keeps) is filled into the options. Throws
+/// UsageError, and what the engine throws.
+template <Backend B>
+Report run_session(B& backend, Options& options, std::vector<Document> documents) {
+  const TextModel& model = backend.text();
+  std::vector<Prompt> prompts = prompts_of(model, options, std::move(documents));
+  const Texts texts = texts_of(model, options);
+  if (options.policy == "full") fit_full(prompts, texts, options);
+  if (options.policy == "context_shift") fit_context_shift(options, prompts.front().header_tokens());
+  return with_policy(options, texts.catalysts, [&](auto policy) {
+    return converse(backend, options, prompts, texts, std::move(policy));
   });
 }
 

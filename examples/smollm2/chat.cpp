@@ -23,41 +23,24 @@ std::int32_t required_mark(const GgufFile& file, const Tokenizer& tokenizer, std
 
 }  // namespace
 
-ChatTemplate::ChatTemplate(const GgufFile& file, const Tokenizer& tokenizer)
-    : tokenizer_(&tokenizer),
-      start_(required_mark(file, tokenizer, "<|im_start|>")),
-      end_(required_mark(file, tokenizer, "<|im_end|>")) {}
-
-void ChatTemplate::system_turn(std::vector<std::int32_t>& out, std::string_view message) const {
-  turn_opening(out, "system\n" + std::string(message));
-  turn_closing(out);
-}
-
-void ChatTemplate::begin_user_turn(StreamingTokenizer& stream, std::vector<std::int32_t>& out) const {
-  turn_opening(out, "user");
-  stream.push("\n", out);
-}
-
-void ChatTemplate::end_user_turn(StreamingTokenizer& stream, std::vector<std::int32_t>& out,
-                                 std::string_view answer_prefix) const {
-  stream.finish(out);
-  turn_closing(out);
-  turn_opening(out, "assistant\n" + std::string(answer_prefix));
-}
-
-void ChatTemplate::turn_opening(std::vector<std::int32_t>& out, std::string_view text) const {
-  out.push_back(start_);
-  plain(out, text);
-}
-
-void ChatTemplate::turn_closing(std::vector<std::int32_t>& out) const {
-  out.push_back(end_);
-  plain(out, "\n");
-}
-
-void ChatTemplate::plain(std::vector<std::int32_t>& out, std::string_view text) const {
-  Tokenizer::Workspace workspace = tokenizer_->make_workspace();
-  tokenizer_->encode(text, Specials::as_text, workspace, out);
+ChatTemplate::ChatTemplate(const GgufFile& file, const Tokenizer& tokenizer,
+                           std::string_view system_message) {
+  const std::int32_t start = required_mark(file, tokenizer, "<|im_start|>");
+  const std::int32_t end = required_mark(file, tokenizer, "<|im_end|>");
+  Tokenizer::Workspace workspace = tokenizer.make_workspace();
+  const auto open_turn = [&](std::string_view text, Tokens& out) {
+    out.push_back(start);
+    tokenizer.encode(text, Specials::as_text, workspace, out);
+  };
+  const auto close_turn = [&](Tokens& out) {
+    out.push_back(end);
+    tokenizer.encode("\n", Specials::as_text, workspace, out);
+  };
+  open_turn("system\n" + std::string(system_message), user_);
+  for (Tokens* const piece : {&user_, &assistant_, &next_user_}) {
+    close_turn(*piece);
+    open_turn(piece == &assistant_ ? "assistant" : "user", *piece);
+  }
 }
 
 }  // namespace smollm2

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "gguf.hpp"
-#include "streaming_tokenizer.hpp"
 #include "tokenizer.hpp"
 
 namespace smollm2 {
@@ -14,40 +13,33 @@ namespace smollm2 {
 inline constexpr std::string_view default_system_message =
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
 
-/// SmolLM2's chat template in pieces, so that a user turn of any length can be streamed between them:
+/// SmolLM2's chat template in pieces, so that texts of any length can stand between them:
 ///
-///     <|im_start|>system\n{system message}<|im_end|>\n
-///     <|im_start|>user\n{streamed text}<|im_end|>\n
-///     <|im_start|>assistant\n{answer prefix}
+///     user       <|im_start|>system\n{system message}<|im_end|>\n<|im_start|>user
+///                \n{text}
+///     assistant  <|im_end|>\n<|im_start|>assistant
+///                \n{answer}
+///     next_user  <|im_end|>\n<|im_start|>user
+///                \n{text} ...
 ///
-/// The tokens equal those of the whole prompt tokenized at once, except that messages are plain text:
-/// control tokens written out in them are not parsed. All functions append to `out`.
+/// The line breaks before the texts are not part of the pieces, because they may form tokens with white space
+/// that the texts begin with. Tokenized together with these, all tokens equal those of the whole conversation
+/// tokenized at once, except that messages are plain text: control tokens written out in them are not parsed.
 class ChatTemplate {
  public:
-  /// `tokenizer` must outlive the object. Throws GgufError when the file's tokenizer.chat_template is
-  /// missing or does not use "<|im_start|>" and "<|im_end|>", or these are no control tokens.
-  ChatTemplate(const GgufFile& file, const Tokenizer& tokenizer);
+  using Tokens = std::vector<std::int32_t>;
 
-  /// A whole system turn.
-  void system_turn(std::vector<std::int32_t>& out, std::string_view message = default_system_message) const;
+  /// Throws GgufError when the file's tokenizer.chat_template is missing or does not use "<|im_start|>" and
+  /// "<|im_end|>", or these are no control tokens.
+  ChatTemplate(const GgufFile& file, const Tokenizer& tokenizer,
+               std::string_view system_message = default_system_message);
 
-  /// Opens a user turn; push its text to `stream` afterwards. The line break after "user" goes through
-  /// the stream too, because it may form a token with white space that the text begins with.
-  void begin_user_turn(StreamingTokenizer& stream, std::vector<std::int32_t>& out) const;
-
-  /// Finishes the stream, closes the user turn and opens the assistant's, which starts with
-  /// `answer_prefix`.
-  void end_user_turn(StreamingTokenizer& stream, std::vector<std::int32_t>& out,
-                     std::string_view answer_prefix = {}) const;
+  const Tokens& user() const { return user_; }
+  const Tokens& assistant() const { return assistant_; }
+  const Tokens& next_user() const { return next_user_; }
 
  private:
-  void turn_opening(std::vector<std::int32_t>& out, std::string_view text) const;
-  void turn_closing(std::vector<std::int32_t>& out) const;
-  void plain(std::vector<std::int32_t>& out, std::string_view text) const;
-
-  const Tokenizer* tokenizer_;
-  std::int32_t start_;
-  std::int32_t end_;
+  Tokens user_, assistant_, next_user_;
 };
 
 }  // namespace smollm2

@@ -4,15 +4,21 @@
 #include <llama-cpp.h>
 #include <unistd.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "model.hpp"
+#include "smollm2/chat.hpp"
 #include "smollm2/tiny_llama.hpp"
+#include "smollm2/tiny_vocabulary.hpp"
 
 namespace llama_cpp::test {
 
@@ -52,6 +58,97 @@ inline std::vector<std::byte> tiny_file(const smollm2::test::TinyLlama& model) {
   auto writer = model.file({{"vocab_size", static_cast<std::uint32_t>(model.vocab_size)}});
   writer.string("tokenizer.ggml.model", "no_vocab");
   return writer.build();
+}
+
+/// It reads and writes texts of small letters, one token each, in SmolLM2's chat template. Both reading
+/// programs can load it.
+inline std::vector<std::byte> tiny_chatting_file() {
+  const smollm2::test::TinyLlama model = tiny_llama();
+  smollm2::test::TinyVocabulary vocabulary;
+  for (const char letter : std::string("defghjklnopqrstuvwxyz.,?3")) {
+    vocabulary.tokens.emplace_back(1, letter);
+    vocabulary.types.push_back(1);
+  }
+  auto writer = model.file({{"vocab_size", static_cast<std::uint32_t>(model.vocab_size)}});
+  writer.string("tokenizer.ggml.model", vocabulary.model).string("tokenizer.ggml.pre", vocabulary.pre);
+  writer.strings("tokenizer.ggml.tokens", vocabulary.tokens)
+      .ints("tokenizer.ggml.token_type", vocabulary.types);
+  writer.strings("tokenizer.ggml.merges", vocabulary.merges);
+  writer.u32("tokenizer.ggml.bos_token_id", vocabulary.bos)
+      .u32("tokenizer.ggml.eos_token_id", vocabulary.eos);
+  writer.value("tokenizer.ggml.add_bos_token", smollm2::GgufType::boolean,
+               smollm2::test::Bytes().put(std::uint8_t{0}));
+  writer.string("tokenizer.chat_template", "{{ '<|im_start|>system\\n" +
+                                               std::string(smollm2::default_system_message) +
+                                               "<|im_end|>\\n' }}{{ messages }}");
+  return writer.build();
+}
+
+/// The same as a model of another architecture, whose own metadata and `numbers` are to be added.
+inline smollm2::test::GgufWriter tiny_file_of(const std::string& architecture,
+                                              const smollm2::test::TinyLlama& model,
+                                              const std::map<std::string, std::size_t>& numbers = {}) {
+  smollm2::test::GgufWriter writer;
+  writer.string("general.architecture", architecture).string("tokenizer.ggml.model", "no_vocab");
+  const auto add = [&](const std::map<std::string, std::size_t>& more) {
+    for (const auto& [name, number] : more)
+      writer.u32(architecture + "." + name, static_cast<std::uint32_t>(number));
+  };
+  add({{"block_count", model.layers},
+       {"embedding_length", model.embedding},
+       {"feed_forward_length", model.feed_forward},
+       {"context_length", 512},
+       {"vocab_size", model.vocab_size},
+       {"attention.head_count", model.query_heads},
+       {"attention.head_count_kv", model.kv_heads}});
+  add(numbers);
+  writer.f32(architecture + ".attention.layer_norm_rms_epsilon", model.epsilon);
+  for (const auto& [name, tensor] : model.tensors)
+    writer.tensor(name, smollm2::GgmlType::f32, model.dims.at(name), std::as_bytes(std::span(tensor)));
+  return writer;
+}
+
+/// Positions of three numbers (M-RoPE).
+inline std::vector<std::byte> tiny_mrope_file() {
+  return tiny_file_of("qwen2vl", tiny_llama()).ints("qwen2vl.rope.dimension_sections", {1, 1, 1, 0}).build();
+}
+
+/// Every other layer sees the last `window` tokens only.
+inline std::vector<std::byte> tiny_sliding_window_file(std::size_t window) {
+  smollm2::test::TinyLlama model = tiny_llama();
+  for (std::size_t layer = 0; layer < model.layers; ++layer)
+    for (const char* name : {"post_attention_norm", "post_ffw_norm"})
+      model.add(model.prefix(layer) + name + ".weight", 1, model.embedding);
+  return tiny_file_of("gemma2", model, {{"attention.sliding_window", window}}).build();
+}
+
+/// No attention.
+inline std::vector<std::byte> tiny_recurrent_file() {
+  smollm2::test::TinyLlama model = tiny_llama();
+  const std::size_t width = model.embedding, inner = 2 * width, state = 8, rank = 2, convolved = 4;
+  model.tensors.clear();
+  model.query_heads = model.kv_heads = model.feed_forward = 0;
+  model.add("token_embd.weight", model.vocab_size, width);
+  model.add("output_norm.weight", 1, width);
+  for (std::size_t layer = 0; layer < model.layers; ++layer) {
+    const std::string block = model.prefix(layer);
+    model.add(block + "attn_norm.weight", 1, width);
+    model.add(block + "ssm_in.weight", 2 * inner, width);
+    model.add(block + "ssm_conv1d.weight", inner, convolved);
+    model.add(block + "ssm_conv1d.bias", 1, inner);
+    model.add(block + "ssm_x.weight", rank + 2 * state, inner);
+    model.add(block + "ssm_dt.weight", inner, rank);
+    model.add(block + "ssm_dt.bias", 1, inner);
+    model.add(block + "ssm_a", inner, state);
+    model.add(block + "ssm_d", 1, inner);
+    model.add(block + "ssm_out.weight", width, inner);
+  }
+  return tiny_file_of("mamba", model,
+                      {{"ssm.conv_kernel", convolved},
+                       {"ssm.inner_size", inner},
+                       {"ssm.state_size", state},
+                       {"ssm.time_step_rank", rank}})
+      .build();
 }
 
 }  // namespace llama_cpp::test

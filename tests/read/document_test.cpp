@@ -6,6 +6,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "options.hpp"
 #include "temporary_file.hpp"
@@ -114,6 +115,18 @@ TEST(Document, MayBeStandardInput) {
   Document document("-");
   EXPECT_EQ(all_of(document), text);
   EXPECT_FALSE(document.progress().has_value());
+}
+
+TEST(Document, ThoseOfTheTurnsAreOpened) {
+  const TemporaryFile first("one"), second("two");
+  Options options;
+  options.turns = {{.document = first.path()}, {.document = second.path()}, {}};
+  std::vector<Document> documents = open_documents(options);
+  ASSERT_EQ(documents.size(), 2U);
+  EXPECT_EQ(all_of(documents[0]), "one");
+  EXPECT_EQ(all_of(documents[1]), "two");
+  options.turns[1].document = "/no/such/file";
+  EXPECT_THROW(open_documents(options), UsageError);
 }
 
 TEST(Document, RefusesWhatCannotBeRead) {

@@ -100,6 +100,36 @@ TEST(Needle, AgreesWithASearchOfTheWholeText) {
   }
 }
 
+TEST(Needle, SpansNoTwoTexts) {
+  Needle needle("abc");
+  needle.push(0, "ab");
+  needle.end_text();
+  needle.push(1, "c");
+  EXPECT_FALSE(needle.found());
+  needle.push(2, "ab");
+  needle.push(3, "c");
+  EXPECT_EQ(needle.positions(), (Positions{2, 3}));
+}
+
+TEST(Needle, StaysFoundWhenItsTextEnds) {
+  Needle needle("ab");
+  needle.push(0, "ab");
+  needle.end_text();
+  needle.push(1, "ab");
+  EXPECT_EQ(needle.positions(), (Positions{0}));
+}
+
+TEST(Needle, IsFoundInALaterText) {
+  Needle needle("long phrase");
+  for (std::uint64_t position = 0; position < 90; ++position) {
+    needle.push(position, "text");
+    if (position % 7 == 0) needle.end_text();
+  }
+  needle.push(90, "a long");
+  needle.push(91, " phrase");
+  EXPECT_EQ(needle.positions(), (Positions{90, 91}));
+}
+
 TEST(Needle, HitRateIsTheMeanOverLanes) {
   Needle needle("cd");
   const std::vector<std::string> tokens{"a", "b", "c", "d", "e", "f"};

@@ -16,40 +16,55 @@ namespace {
 
 using Arguments = std::vector<std::string>;
 
-std::optional<Options> parse(Arguments arguments) {
-  arguments.insert(arguments.begin(), "infinipot-read");
+const Program plain{.name = "infinipot-read", .model_help = "a model"};
+
+/// A program with all that a program may have.
+Program extended() {
+  return {
+      .name = "other",
+      .model_help = "another model",
+      .granularities = {"shared"},
+      .context_shift = true,
+      .more_options = {{"--cache-type", &Options::cache_type, {"f32", "f16"}, "f32|f16", "element", "f16"},
+                       {"--rpc", &Options::rpc, {}, "HOST:PORT,...", "servers", ""}}};
+}
+
+std::optional<Options> parse(Arguments arguments, const Program& program = plain) {
+  arguments.insert(arguments.begin(), "program");
   std::vector<const char*> pointers;
   for (const std::string& argument : arguments) pointers.push_back(argument.c_str());
-  return parse_options(static_cast<int>(pointers.size()), pointers.data());
+  return parse_options(program, static_cast<int>(pointers.size()), pointers.data());
 }
 
 /// The options of a command line with all that is required and these.
-Options with(const Arguments& more) {
+Options with(const Arguments& more, const Program& program = plain) {
   Arguments all{"--model", "m.gguf", "--document", "d.txt", "--question", "Why?"};
   all.insert(all.end(), more.begin(), more.end());
-  return parse(all).value();
+  return parse(all, program).value();
 }
 
-std::string refusal(const Arguments& more) {
+std::string refusal(const Arguments& more, const Program& program = plain) {
   try {
-    with(more);
+    with(more, program);
   } catch (const UsageError& error) {
     return error.what();
   }
   return "accepted";
 }
 
-std::string printed(const char* option) {
+std::string printed(const char* option, const Program& program = plain) {
   testing::internal::CaptureStdout();
-  EXPECT_FALSE(parse({option}).has_value());
+  EXPECT_FALSE(parse({option}, program).has_value());
   return testing::internal::GetCapturedStdout();
 }
 
 TEST(ReadingOptions, HaveDefaults) {
   const Options o = with({});
   EXPECT_EQ(o.model, "m.gguf");
-  EXPECT_EQ(o.document, "d.txt");
-  EXPECT_EQ(o.question, "Why?");
+  ASSERT_EQ(o.turns.size(), 1U);
+  EXPECT_EQ(o.turns[0].document, "d.txt");
+  EXPECT_EQ(o.turns[0].question, "Why?");
+  EXPECT_EQ(o.turns[0].answer_prefix + o.turns[0].answer + o.turns[0].needle, "");
   EXPECT_EQ(o.pot, 2048U);
   EXPECT_EQ(o.keep, 1024U);
   EXPECT_EQ(o.policy, "infinipot");
@@ -60,7 +75,8 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.sinks, 4U);
   EXPECT_EQ(o.recent, 0U);
   EXPECT_EQ(o.catalyst, "@question");
-  EXPECT_EQ(o.answer_prefix + o.answer + o.needle + o.json, "");
+  EXPECT_EQ(o.json, "");
+  EXPECT_FALSE(o.report_kept);
   EXPECT_FALSE(o.max_tokens.has_value());
   EXPECT_EQ(o.generate, 64U);
   EXPECT_EQ(o.chunk, 256U);
@@ -73,29 +89,53 @@ TEST(ReadingOptions, HaveDefaults) {
 }
 
 TEST(ReadingOptions, AreAllRead) {
-  const Options o = with({"--pot",           "500",
-                          "--keep",          "200",
-                          "--policy",        "snapkv",
-                          "--alpha",         "0.5",
-                          "--granularity",   "layer",
-                          "--aggregate",     "sum",
-                          "--kernel",        "7",
-                          "--sinks",         "3",
-                          "--recent",        "2",
-                          "--catalyst",      "-x",
-                          "--answer-prefix", "It",
-                          "--answer",        " is",
-                          "--needle",        "so",
-                          "--max-tokens",    "0",
-                          "--generate",      "0",
-                          "--chunk",         "16",
-                          "--threads",       "2",
-                          "--json",          "-",
-                          "--seed",          "18446744073709551615",
-                          "--temperature",   "1e-1",
-                          "--top-p",         "0.9",
-                          "--window",        "32",
-                          "--decay",         "1"});
+  const Options o = with({"--pot",
+                          "500",
+                          "--keep",
+                          "200",
+                          "--policy",
+                          "snapkv",
+                          "--alpha",
+                          "0.5",
+                          "--granularity",
+                          "layer",
+                          "--aggregate",
+                          "sum",
+                          "--kernel",
+                          "7",
+                          "--sinks",
+                          "3",
+                          "--recent",
+                          "2",
+                          "--catalyst",
+                          "-x",
+                          "--answer-prefix",
+                          "It",
+                          "--answer",
+                          " is",
+                          "--needle",
+                          "so",
+                          "--max-tokens",
+                          "0",
+                          "--generate",
+                          "0",
+                          "--chunk",
+                          "16",
+                          "--threads",
+                          "2",
+                          "--json",
+                          "-",
+                          "--report-kept",
+                          "--seed",
+                          "18446744073709551615",
+                          "--temperature",
+                          "1e-1",
+                          "--top-p",
+                          "0.9",
+                          "--window",
+                          "32",
+                          "--decay",
+                          "1"});
   EXPECT_EQ(o.pot, 500U);
   EXPECT_EQ(o.keep, 200U);
   EXPECT_EQ(o.policy, "snapkv");
@@ -106,19 +146,115 @@ TEST(ReadingOptions, AreAllRead) {
   EXPECT_EQ(o.sinks, 3U);
   EXPECT_EQ(o.recent, 2U);
   EXPECT_EQ(o.catalyst, "-x");
-  EXPECT_EQ(o.answer_prefix, "It");
-  EXPECT_EQ(o.answer, " is");
-  EXPECT_EQ(o.needle, "so");
+  EXPECT_EQ(o.turns[0].answer_prefix, "It");
+  EXPECT_EQ(o.turns[0].answer, " is");
+  EXPECT_EQ(o.turns[0].needle, "so");
   EXPECT_EQ(o.max_tokens, 0U);
   EXPECT_EQ(o.generate, 0U);
   EXPECT_EQ(o.chunk, 16U);
   EXPECT_EQ(o.threads, 2U);
   EXPECT_EQ(o.json, "-");
+  EXPECT_TRUE(o.report_kept);
   EXPECT_EQ(o.seed, UINT64_MAX);
   EXPECT_EQ(o.temperature, 0.1);
   EXPECT_EQ(o.top_p, 0.9);
   EXPECT_EQ(o.window, 32U);
   EXPECT_EQ(o.decay, 1);
+}
+
+TEST(ReadingOptions, TheKthBelongsToTheKthQuestion) {
+  const Options o = with({"--question", "-x", "--answer-prefix", "", "--question", "{}", "--document", "e",
+                          "--needle", "[n]", "--answer-prefix", "Since", "--answer", "a,b", "--needle", ""});
+  ASSERT_EQ(o.turns.size(), 3U);
+  const auto expect_turn = [](const Turn& turn, const Arguments& texts) {
+    EXPECT_EQ((Arguments{turn.document, turn.question, turn.answer_prefix, turn.answer, turn.needle}), texts);
+  };
+  expect_turn(o.turns[0], {"d.txt", "Why?", "", "a,b", "[n]"});
+  expect_turn(o.turns[1], {"e", "-x", "Since", "", ""});
+  expect_turn(o.turns[2], {"", "{}", "", "", ""});
+}
+
+TEST(ReadingOptions, RefuseMoreTextsThanQuestions) {
+  EXPECT_EQ(refusal({"--document", "e"}),
+            "--document: given 2 times, but there may be at most 1, one for each question (see --help)");
+  for (const char* option : {"--answer-prefix", "--answer", "--needle"})
+    EXPECT_EQ(refusal({option, "a", "--question", "How?", option, "", option, "c"}),
+              std::string(option) +
+                  ": given 3 times, but there may be at most 2, one for each question (see --help)");
+}
+
+TEST(ReadingOptions, ReadStandardInputOnce) {
+  const Arguments model{"--model", "m", "--question", "q", "--question", "r", "--document", "-"};
+  const auto and_document = [&](const char* document) {
+    Arguments all = model;
+    all.insert(all.end(), {"--document", document});
+    return all;
+  };
+  EXPECT_EQ(parse(and_document("d"))->turns[0].document, "-");
+  EXPECT_THROW(parse(and_document("-")), UsageError);
+}
+
+TEST(ReadingOptions, SomeProgramsHaveMore) {
+  const Options o = with({}, extended());
+  EXPECT_EQ(o.cache_type, "f16");
+  EXPECT_EQ(o.rpc, "");
+  const Options set =
+      with({"--cache-type", "f32", "--rpc", "a:1,b:2", "--policy", "context_shift"}, extended());
+  EXPECT_EQ(set.cache_type, "f32");
+  EXPECT_EQ(set.rpc, "a:1,b:2");
+  EXPECT_EQ(set.policy, "context_shift");
+  EXPECT_EQ(refusal({"--cache-type", "q1"}, extended()),
+            "--cache-type: must be one of f32, f16, not 'q1' (see --help)");
+
+  EXPECT_EQ(refusal({"--cache-type", "f32"}), "unknown argument '--cache-type' (see --help)");
+  EXPECT_EQ(refusal({"--rpc", "a:1"}), "unknown argument '--rpc' (see --help)");
+  EXPECT_NE(refusal({"--policy", "context_shift"}).find("h2o, sirllm, full, not 'context_shift'"),
+            std::string::npos);
+}
+
+TEST(ReadingOptions, SomeStoresKnowOneGranularity) {
+  for (const char* policy :
+       {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm", "context_shift", "full"})
+    EXPECT_EQ(with({"--policy", policy}, extended()).granularity, "shared");
+  EXPECT_EQ(with({"--granularity", "shared"}, extended()).granularity, "shared");
+  for (const char* granularity : {"head", "layer"})
+    EXPECT_EQ(refusal({"--granularity", granularity}, extended()),
+              "--granularity: must be shared, not '" + std::string(granularity) + "' (see --help)");
+}
+
+TEST(ReadingOptions, ContextShiftKeepsTheLaterHalf) {
+  const auto keep = [](Arguments more, std::size_t header) {
+    more.insert(more.end(), {"--policy", "context_shift"});
+    Options o = with(more, extended());
+    fit_context_shift(o, header);
+    return o.keep;
+  };
+  EXPECT_EQ(with({"--pot", "100", "--policy", "context_shift"}, extended()).keep,
+            52U);  // 4 sinks and 48 of 96
+  EXPECT_EQ(keep({"--pot", "100"}, 0), 52U);
+  EXPECT_EQ(keep({"--pot", "100"}, 30), 65U);
+  EXPECT_EQ(keep({"--pot", "100"}, 31), 66U);  // 34 of 69 go
+  EXPECT_EQ(keep({"--pot", "100", "--sinks", "50"}, 31), 75U);
+  EXPECT_EQ(keep({"--pot", "100", "--recent", "35"}, 30), 65U);
+}
+
+TEST(ReadingOptions, ContextShiftRefusesWhatItCannotDo) {
+  const auto refused = [](Arguments more) {
+    more.insert(more.end(), {"--policy", "context_shift"});
+    return refusal(more, extended());
+  };
+  EXPECT_EQ(refused({"--keep", "50"}),
+            "--keep: context_shift keeps the header and the later half of what follows it, not 50 entries");
+  EXPECT_EQ(refused({"--pot", "5"}),
+            "--pot 5 is too small; it must be at least 6 (4 entries always stay: the header or the sinks)");
+  EXPECT_EQ(refused({"--pot", "6"}), "accepted");
+  EXPECT_EQ(refused({"--pot", "100", "--recent", "49"}),
+            "--recent 49 is out of range 0 .. 48 for context_shift and --pot 100 (4 entries always stay: the "
+            "header or the sinks)");
+  Options o = with({"--pot", "100", "--policy", "context_shift"}, extended());
+  EXPECT_THROW(fit_context_shift(o, 99), UsageError);
+  EXPECT_NO_THROW(fit_context_shift(o, 98));
+  check_room(infinipot::StreamingLlm(), o, 98);
 }
 
 TEST(ReadingOptions, KeepIsHalfThePot) { EXPECT_EQ(with({"--pot", "101"}).keep, 50U); }
@@ -139,7 +275,7 @@ TEST(ReadingOptions, GranularityAndKernelDependOnThePolicy) {
 
 TEST(ReadingOptions, PolicyHasTheSettings) {
   const auto smoothing = [](const Arguments& more) {
-    return with_policy(with(more), {1, 2},
+    return with_policy(with(more), {{1, 2}},
                        [](const auto& policy) { return policy.rules().front().smoothing; });
   };
   EXPECT_EQ(smoothing({"--kernel", "3"}).kernel, 3U);
@@ -147,7 +283,7 @@ TEST(ReadingOptions, PolicyHasTheSettings) {
   EXPECT_EQ(smoothing({"--policy", "snapkv", "--kernel", "7"}).kernel, 7U);
   EXPECT_EQ(smoothing({"--policy", "tova", "--kernel", "7"}).kernel, 1U);
   // CaP is smoothed as NuC is.
-  with_policy(with({"--kernel", "3", "--alpha", "0.75"}), {1, 2}, [](const auto& policy) {
+  with_policy(with({"--kernel", "3", "--alpha", "0.75"}), {{1, 2}}, [](const auto& policy) {
     ASSERT_EQ(policy.rules().size(), 2U);
     EXPECT_EQ(policy.rules()[0].share, 0.75);
     EXPECT_EQ(policy.rules()[1].smoothing.kernel, 3U);
@@ -159,7 +295,32 @@ TEST(ReadingOptions, PolicyHasTheSettings) {
 
 TEST(ReadingOptions, EachNameMakesItsPolicy) {
   for (const char* name : {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm"})
-    with_policy(with({"--policy", name}), {1}, [&](const auto& policy) { EXPECT_EQ(policy.name(), name); });
+    with_policy(with({"--policy", name}), {{1}}, [&](const auto& policy) { EXPECT_EQ(policy.name(), name); });
+}
+
+TEST(ReadingOptions, RoomIsForTheLongestCatalyst) {
+  const Catalysts catalysts{{1, 2}, {3, 4, 5, 6}, {7}};
+  const Options o = with({"--pot", "100"});
+  for (const std::size_t turn : {0U, 1U, 2U}) {
+    const infinipot::Infinipot policy = infinipot_policy(o, catalysts, turn);
+    EXPECT_EQ(policy.longest_probe(), 4U);
+    const auto probe = policy.probe(0, {});
+    EXPECT_EQ(std::vector<infinipot::Token>(probe.begin(), probe.end()), catalysts[turn]);
+  }
+  const auto refused = [&](std::size_t longest) {
+    return with_policy(o, {{1}, std::vector<infinipot::Token>(longest)}, [&](const auto& policy) {
+      try {
+        check_room(policy, o, 10);
+      } catch (const UsageError& error) {
+        return std::string(error.what());
+      }
+      return std::string("accepted");
+    });
+  };
+  EXPECT_EQ(refused(49), "accepted");  // beside 50 entries that are kept and one to read
+  EXPECT_NE(refused(50).find("--keep 50 is out of range 10 .. 49"), std::string::npos);
+  // Nobody runs them when NuC alone decides.
+  EXPECT_EQ(infinipot_policy(with({"--alpha", "1"}), catalysts, 0).longest_probe(), 0U);
 }
 
 TEST(ReadingOptions, RefusalsNameTheOptionAndItsRange) {
@@ -240,12 +401,12 @@ TEST(ReadingOptions, RefusesWhatDoesNotFitThePot) {
 
 TEST(ReadingOptions, RefusesACatalystAsLongAsThePot) {
   const Options options = with({"--pot", "100"});
-  EXPECT_THROW(with_policy(options, std::vector<infinipot::Token>(100),
+  EXPECT_THROW(with_policy(options, {std::vector<infinipot::Token>(100)},
                            [&](const auto& policy) { check_room(policy, options, 10); }),
                UsageError);
   // Nobody runs it when NuC alone decides.
   const Options nuc = with({"--pot", "100", "--alpha", "1"});
-  EXPECT_NO_THROW(with_policy(nuc, std::vector<infinipot::Token>(100),
+  EXPECT_NO_THROW(with_policy(nuc, {std::vector<infinipot::Token>(100)},
                               [&](const auto& policy) { check_room(policy, nuc, 10); }));
 }
 
@@ -290,6 +451,8 @@ TEST(ReadingOptions, HelpIsComplete) {
                              "--chunk N",
                              "--threads N",
                              "--json FILE|-",
+                             "--report-kept",
+                             "Several questions",
                              "--seed N",
                              "--temperature X",
                              "--top-p X",
@@ -304,6 +467,21 @@ TEST(ReadingOptions, HelpIsComplete) {
   std::istringstream lines(help);
   for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100U) << line;
   EXPECT_EQ(printed("-h"), help);
+}
+
+TEST(ReadingOptions, HelpIsTheProgramsOwn) {
+  const std::string plain_help = printed("--help"), help = printed("--help", extended());
+  EXPECT_NE(plain_help.find("Usage: infinipot-read "), std::string::npos);
+  EXPECT_NE(help.find("Usage: other "), std::string::npos);
+  EXPECT_NE(help.find("another model"), std::string::npos);
+  EXPECT_NE(help.find("--granularity shared"), std::string::npos);
+  for (const char* part :
+       {"--cache-type f32|f16", "f32, f16 [f16]", "--rpc HOST:PORT,...", "servers [none]", "context_shift"}) {
+    EXPECT_NE(help.find(part), std::string::npos) << part;
+    EXPECT_EQ(plain_help.find(part), std::string::npos) << part;
+  }
+  std::istringstream lines(help);
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100U) << line;
 }
 
 TEST(ReadingOptions, HelpTellsEveryDefault) {

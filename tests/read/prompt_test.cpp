@@ -1,4 +1,4 @@
-// How the program streams its prompt into a reader. All of it needs the real model and skips without it.
+// How the programs stream a turn's prompt into a reader. What needs the real model skips without it.
 #include "prompt.hpp"
 
 #include <gtest/gtest.h>
@@ -9,15 +9,17 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "document.hpp"
+#include "fake_text.hpp"
 #include "infinipot/infinipot.hpp"
 #include "long_text.hpp"
 #include "needle.hpp"
 #include "options.hpp"
 #include "report.hpp"
-#include "session.hpp"
 #include "smollm2/chat.hpp"
 #include "smollm2/gguf.hpp"
 #include "smollm2/llama_engine.hpp"
@@ -25,13 +27,102 @@
 #include "smollm2/test_files.hpp"
 #include "smollm2/thread_pool.hpp"
 #include "smollm2/tokenizer.hpp"
+#include "smollm2_text.hpp"
 #include "temporary_file.hpp"
+#include "turn.hpp"
 
 namespace reading {
 namespace {
 
 using test::long_text;
 using test::TemporaryFile;
+using Tokens = std::vector<Token>;
+
+struct Fed {
+  Tokens tokens;
+  std::size_t header = 0, document = 0, question = 0;
+  std::uint64_t document_tokens = 0;
+};
+
+Fed feed(Prompt& prompt, std::size_t chunk, bool recorded = false) {
+  const std::size_t length = recorded ? prompt.record() : 0;
+  Fed fed;
+  prompt.feed_to([&](std::span<const Token> tokens, Part part) {
+    fed.tokens.insert(fed.tokens.end(), tokens.begin(), tokens.end());
+    if (part == Part::header) fed.header += tokens.size();
+    if (part == Part::document) fed.document += tokens.size();
+    if (part == Part::question) fed.question += tokens.size();
+    if (part == Part::document) {
+      EXPECT_LE(tokens.size(), chunk);
+    }
+  });
+  EXPECT_EQ(fed.header, prompt.header_tokens());
+  EXPECT_EQ(length, recorded ? fed.tokens.size() : 0);
+  fed.document_tokens = prompt.document_tokens();
+  return fed;
+}
+
+Options one_question(const std::string& question, const std::string& answer_prefix) {
+  Options options;
+  options.turns = {{.question = question, .answer_prefix = answer_prefix}};
+  options.chunk = 7;
+  return options;
+}
+
+Fed feed_first(const TextModel& model, const Options& options, const std::string& document,
+               bool recorded = false) {
+  const TemporaryFile file(document);
+  Prompt prompt(model, model.chat().user, options, options.turns[0], Document(file.path()));
+  return feed(prompt, options.chunk, recorded);
+}
+
+/// Tokens of a document that is cut after so many are the first ones, and the rest of the prompt is the same.
+void expect_cut_at_max_tokens(const TextModel& model, Options options, const std::string& text) {
+  const Fed whole = feed_first(model, options, text);
+  const std::size_t lead = whole.document - whole.document_tokens;
+  for (const std::size_t most :
+       {std::size_t{0}, std::size_t{1}, std::size_t{6}, std::size_t{7}, std::size_t{40},
+        static_cast<std::size_t>(whole.document_tokens) - 1, static_cast<std::size_t>(whole.document_tokens),
+        static_cast<std::size_t>(whole.document_tokens) + 1}) {
+    options.max_tokens = most;
+    const Fed fed = feed_first(model, options, text);
+    EXPECT_EQ(fed.document_tokens, std::min<std::uint64_t>(most, whole.document_tokens)) << most;
+    const auto at = [&](std::size_t i) { return whole.tokens.begin() + static_cast<std::ptrdiff_t>(i); };
+    Tokens expected(at(0), at(fed.header + lead + fed.document_tokens));
+    expected.insert(expected.end(), at(whole.header + whole.document), whole.tokens.end());
+    EXPECT_EQ(fed.tokens, expected) << most;
+  }
+}
+
+TEST(Prompt, WithoutADocumentIsTheQuestion) {
+  const test::GroupingText model;
+  const Options options = one_question("Why so?", "It");
+  Prompt prompt(model, model.chat().next_user, options, options.turns[0], std::nullopt);
+  EXPECT_FALSE(prompt.progress().has_value());
+  const Fed fed = feed(prompt, options.chunk);
+  EXPECT_EQ(fed.header, 2U);
+  EXPECT_EQ(fed.document, 0U);
+  EXPECT_EQ(fed.document_tokens, 0U);
+  Tokens expected{model.end_mark, model.user_mark};
+  for (const Token token : model.tokens("\nWhy so?")) expected.push_back(token);
+  expected.insert(expected.end(), {model.end_mark, model.answer_mark});
+  for (const Token token : model.tokens("\nIt")) expected.push_back(token);
+  EXPECT_EQ(fed.tokens, expected);
+}
+
+TEST(Prompt, CutsTheDocumentOfAnyVocabulary) {
+  // Without a full stop at its end, which Llama 3 joins with the blank line.
+  const std::string text = long_text() + "The end";
+  expect_cut_at_max_tokens(test::GroupingText(), one_question("Why?", "It"), text);
+  expect_cut_at_max_tokens(test::SpaceText(), one_question("Why?", "It"), text);
+}
+
+TEST(Prompt, HasOneSpaceInFrontOfTheTextWhereEveryTextGetsOne) {
+  const test::SpaceText model;
+  const Fed fed = feed_first(model, one_question("Why?", "It"), "One two\nthree");
+  EXPECT_EQ(model.decoded(fed.tokens), " \nOne two\nthree\n\nWhy? \nIt");
+  EXPECT_EQ(fed.document_tokens, model.tokens("\nOne two\nthree").size() - model.tokens("\n").size());
+}
 
 class ReadPrompt : public testing::Test {
  protected:
@@ -40,38 +131,21 @@ class ReadPrompt : public testing::Test {
     if (!path) GTEST_SKIP() << smollm2::test::no_model;
     file_.emplace(*path);
     tokenizer_.emplace(*file_);
-    chat_.emplace(*file_, *tokenizer_);
-    options_.question = "What is the password?";
-    options_.answer_prefix = "The password";
-    options_.chunk = 7;
+    model_.emplace(*file_);
   }
-
-  struct Fed {
-    std::vector<Token> tokens;
-    std::size_t header = 0, document = 0;
-    std::uint64_t document_tokens = 0;
-  };
 
   Fed feed(const std::string& document, bool recorded = false) const {
-    const TemporaryFile file(document);
-    Prompt prompt(*tokenizer_, *chat_, options_, Document(file.path()));
-    const std::size_t length = recorded ? prompt.record() : 0;
-    Fed fed;
-    prompt.feed_to([&](std::span<const Token> tokens, Part part) {
-      fed.tokens.insert(fed.tokens.end(), tokens.begin(), tokens.end());
-      if (part == Part::header) fed.header += tokens.size();
-      if (part == Part::document) fed.document += tokens.size();
-    });
-    EXPECT_EQ(fed.header, prompt.header_tokens());
-    EXPECT_EQ(length, recorded ? fed.tokens.size() : 0);
-    fed.document_tokens = prompt.document_tokens();
-    return fed;
+    return feed_first(*model_, options_, document, recorded);
   }
 
-  std::vector<Token> at_once(const std::string& document) const {
-    return tokenizer_->encode("<|im_start|>system\n" + std::string(smollm2::default_system_message) +
-                                  "<|im_end|>\n<|im_start|>user\n" + document + "\n\n" + options_.question +
-                                  "<|im_end|>\n<|im_start|>assistant\n" + options_.answer_prefix,
+  static std::string header() {
+    return "<|im_start|>system\n" + std::string(smollm2::default_system_message) +
+           "<|im_end|>\n<|im_start|>user\n";
+  }
+
+  Tokens at_once(const std::string& document) const {
+    return tokenizer_->encode(header() + document + "\n\n" + options_.turns[0].question +
+                                  "<|im_end|>\n<|im_start|>assistant\n" + options_.turns[0].answer_prefix,
                               smollm2::Specials::parse);
   }
 
@@ -81,8 +155,8 @@ class ReadPrompt : public testing::Test {
 
   std::optional<smollm2::GgufFile> file_;
   std::optional<smollm2::Tokenizer> tokenizer_;
-  std::optional<smollm2::ChatTemplate> chat_;
-  Options options_;
+  std::optional<Smollm2Text> model_;
+  Options options_ = one_question("What is the password?", "The password");
 };
 
 TEST_F(ReadPrompt, EqualsTheTemplateTokenizedAtOnce) {
@@ -101,20 +175,31 @@ TEST_F(ReadPrompt, CountsTheDocumentsTokens) {
 }
 
 TEST_F(ReadPrompt, CutsTheDocumentAtMaxTokens) {
-  const std::string text = long_text() + "End.";
-  const std::size_t length = tokens_in(text);
-  const std::vector<Token> all = feed(text).tokens;
-  const std::size_t rest = all.size() - feed(text).header - 1 - length;  // from the blank line on
-  for (const std::size_t most : {std::size_t{0}, std::size_t{1}, std::size_t{6}, std::size_t{7},
-                                 std::size_t{100}, length - 1, length, length + 1}) {
-    options_.max_tokens = most;
-    const Fed fed = feed(text);
-    EXPECT_EQ(fed.document_tokens, std::min(most, length)) << most;
-    std::vector<Token> expected(
-        all.begin(), all.begin() + static_cast<std::ptrdiff_t>(fed.header + 1 + fed.document_tokens));
-    expected.insert(expected.end(), all.end() - static_cast<std::ptrdiff_t>(rest), all.end());
-    EXPECT_EQ(fed.tokens, expected) << most;
+  expect_cut_at_max_tokens(*model_, options_, long_text() + "End.");
+}
+
+TEST_F(ReadPrompt, SeveralTurnsEqualTheConversationTokenizedAtOnce) {
+  const TemporaryFile first("\n\n One text.\n" + long_text()), second("  Another\n\n");
+  options_.turns = {{.document = first.path(), .question = "Why?", .answer_prefix = "Because"},
+                    {.document = second.path(), .question = "Who?"},
+                    {.question = "  And now?", .answer_prefix = "Now"}};
+  std::vector<Prompt> prompts = prompts_of(*model_, options_, open_documents(options_));
+  ASSERT_EQ(prompts.size(), 3U);
+  const std::vector<std::string> answers{" of rain.", "Yes.", " it ends"};
+  Tokens all;
+  for (std::size_t k = 0; k < prompts.size(); ++k) {
+    const Fed fed = reading::feed(prompts[k], options_.chunk, k == 1);
+    all.insert(all.end(), fed.tokens.begin(), fed.tokens.end());
+    EXPECT_EQ(fed.document > 0, k < 2);
+    model_->encode(answers[k], all);
   }
+
+  const std::string to_answer = "<|im_end|>\n<|im_start|>assistant\n",
+                    to_user = "<|im_end|>\n<|im_start|>user\n";
+  EXPECT_EQ(all, tokenizer_->encode(header() + first.content() + "\n\nWhy?" + to_answer + "Because of rain." +
+                                        to_user + second.content() + "\n\nWho?" + to_answer + "Yes." +
+                                        to_user + "  And now?" + to_answer + "Now it ends",
+                                    smollm2::Specials::parse));
 }
 
 TEST_F(ReadPrompt, CutsALongWordAtMaxTokens) {
@@ -134,10 +219,10 @@ TEST_F(ReadPrompt, HeaderStaysThroughManyDistillations) {
   smollm2::LlamaEngine engine(weights, pot, pool, 64);
   infinipot::Ccd reader(engine, pot, infinipot::StreamingLlm(), {.sinks = 0});
   options_.chunk = 64;
-  Prompt prompt(*tokenizer_, *chat_, options_, Document(file.path()));
+  Prompt prompt(*model_, model_->chat().user, options_, options_.turns[0], Document(file.path()));
   Needle needle("lighthouse is marigold");
-  Report figures;
-  prefill(reader, prompt, *tokenizer_, needle, figures);
+  TurnReport figures;
+  prefill(reader, prompt, infinipot::Retention::pinned, *model_, {&needle, 1}, figures);
 
   EXPECT_GT(reader.stats().distillations, 8U);
   const std::vector<Token> all = at_once(long_text());

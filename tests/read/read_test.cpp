@@ -12,9 +12,7 @@
 
 #include "long_text.hpp"
 #include "program.hpp"
-#include "smollm2/gguf.hpp"
-#include "smollm2/test_files.hpp"
-#include "smollm2/tokenizer.hpp"
+#include "read_model.hpp"
 #include "temporary_file.hpp"
 
 namespace reading {
@@ -22,8 +20,10 @@ namespace {
 
 using nlohmann::json;
 using test::Arguments;
+using test::arguments;
 using test::long_text;
 using test::Outcome;
+using test::ReadModel;
 using test::run_program;
 using test::TemporaryFile;
 
@@ -34,16 +34,18 @@ void expect_refusal(const Outcome& outcome, const std::string& cause) {
   EXPECT_EQ(outcome.out, "");
 }
 
-Arguments arguments(const std::string& model, const std::string& document, const Arguments& more = {}) {
-  using test::operator+;
-  return Arguments{"--model", model, "--document", document, "--question", "What is the password?"} + more;
-}
-
 TEST(ReadProgram, RefusesOptions) {
   expect_refusal(run_program({}), "--model");
   expect_refusal(run_program({"--no-such-option"}), "--no-such-option");
   expect_refusal(run_program(arguments("m", "d", {"--pot", "1"})),
                  "--pot: must be a whole number, 2 .. 16777216");
+  expect_refusal(run_program(arguments("m", "d", {"--needle", "a", "--needle", "b"})),
+                 "--needle: given 2 times, but there may be at most 1");
+  expect_refusal(run_program(arguments("m", "-", {"--question", "And?", "--document", "-"})),
+                 "--document: standard input (-) can be read once only");
+  expect_refusal(run_program(arguments("m", "d", {"--policy", "context_shift"})), "not 'context_shift'");
+  expect_refusal(run_program(arguments("m", "d", {"--cache-type", "f16"})),
+                 "unknown argument '--cache-type'");
   expect_refusal(run_program(arguments("m", "d", {"--policy", "a\nb"})), "not 'a?b'");
 }
 
@@ -53,6 +55,9 @@ TEST(ReadProgram, RefusesDocuments) {
   expect_refusal(run_program(arguments(model.path(), "/no/such/file")), "cannot open /no/such/file");
   expect_refusal(run_program(arguments(model.path(), "/no/such\nfile")), "cannot open /no/such?file");
   expect_refusal(run_program(arguments(model.path(), folder)), folder + " is a directory");
+  expect_refusal(run_program(arguments(model.path(), model.path(),
+                                       {"--document", "/no/second/file", "--question", "And?"})),
+                 "cannot open /no/second/file");
 }
 
 TEST(ReadProgram, RefusesModels) {
@@ -81,39 +86,6 @@ TEST(ReadProgram, TellsWhenStandardOutputIsFull) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "there is no /dev/full";
   expect_refusal(run_program({"--help"}, ">/dev/full"), "cannot write to standard output");
 }
-
-/// Tests on the real model.
-class ReadModel : public testing::Test {
- protected:
-  void SetUp() override {
-    const auto path = smollm2::test::model_path();
-    if (!path) GTEST_SKIP() << smollm2::test::no_model;
-    model_ = path->string();
-  }
-
-  Outcome run(const std::string& document, const Arguments& more, const std::string& redirection = {}) const {
-    return run_program(arguments(model_, document, more), redirection);
-  }
-
-  /// What --json - writes; the defaults are small.
-  json report(const std::string& document, const Arguments& more, const std::string& redirection = {}) const {
-    using test::operator+;
-    Arguments all = more + Arguments{"--json", "-"};
-    for (const auto& [option, value] : {std::pair("--pot", "128"), std::pair("--generate", "8")})
-      if (std::find(all.begin(), all.end(), option) == all.end()) all = all + Arguments{option, value};
-    const Outcome outcome = run(document, all, redirection);
-    EXPECT_EQ(outcome.status, 0) << outcome.err;
-    return outcome.status == 0 ? outcome.json() : json::object();
-  }
-
-  std::size_t tokens_in(const std::string& text) const {
-    const smollm2::GgufFile file(model_);
-    return smollm2::Tokenizer(file).encode(text, smollm2::Specials::as_text).size();
-  }
-
-  std::string model_;
-  const TemporaryFile text_{long_text()};
-};
 
 TEST_F(ReadModel, ReportHasConsistentFigures) {
   const json r = report(text_.path(), {"--answer-prefix", "The password is", "--answer", " marigold.",

@@ -27,21 +27,16 @@ std::string template_error(const TinyVocabulary& vocabulary) {
   return "no error";
 }
 
-TEST(ChatTemplate, SurroundsTheStreamedText) {
+TEST(ChatTemplate, PiecesStandAroundTexts) {
   const std::vector<std::byte> bytes = TinyVocabulary().build().build();
   const GgufFile file(bytes, "x.gguf");
   const Tokenizer tokenizer(file);
-  const ChatTemplate chat(file, tokenizer);
-  StreamingTokenizer stream(tokenizer);
-  Ids ids;
-  chat.system_turn(ids, "ab");
-  chat.begin_user_turn(stream, ids);
-  stream.push("abc<|im_", ids);
-  stream.push("end|>", ids);
-  chat.end_user_turn(stream, ids, "ab");
+  const ChatTemplate chat(file, tokenizer, "ab");
+  const auto shown = [&](const Ids& ids) { return tokenizer.decode(ids, ControlTokens::show); };
   // The tiny vocabulary knows few letters: "system" is "m", "user" nothing, "assistant" "a i a".
-  EXPECT_EQ(tokenizer.decode(ids, ControlTokens::show),
-            "<|im_start|>m\nab<|im_end|>\n<|im_start|>\nabc<|im|><|im_end|>\n<|im_start|>aia\nab");
+  EXPECT_EQ(shown(chat.user()), "<|im_start|>m\nab<|im_end|>\n<|im_start|>");
+  EXPECT_EQ(shown(chat.assistant()), "<|im_end|>\n<|im_start|>aia");
+  EXPECT_EQ(shown(chat.next_user()), "<|im_end|>\n<|im_start|>");
 }
 
 TEST(ChatTemplate, RefusesOtherTemplates) {
@@ -64,23 +59,37 @@ TEST(ChatTemplate, PiecesEqualTheWholePromptOfTheReference) {
   if (!path) GTEST_SKIP() << test::no_model;
   const GgufFile file(*path);
   const Tokenizer tokenizer(file);
-  const ChatTemplate chat(file, tokenizer);
   for (const auto& sample : test::golden("tokens.json", "chats")) {
-    StreamingTokenizer stream(tokenizer);
-    Ids ids;
-    if (sample.at("system").is_null()) {
-      chat.system_turn(ids);
-    } else {
-      chat.system_turn(ids, sample.at("system").get<std::string>());
-    }
-    chat.begin_user_turn(stream, ids);
-    stream.push(sample.at("document").get<std::string>(), ids);
-    stream.push("\n\n", ids);
-    stream.push(sample.at("question").get<std::string>(), ids);
-    chat.end_user_turn(stream, ids, sample.at("prefix").get<std::string>());
+    const std::string system = sample.at("system").is_null() ? std::string(default_system_message)
+                                                             : sample.at("system").get<std::string>();
+    const ChatTemplate chat(file, tokenizer, system);
+    Ids ids = chat.user();
+    const auto append = [&](const Ids& more) { ids.insert(ids.end(), more.begin(), more.end()); };
+    append(tokenizer.encode(
+        "\n" + sample.at("document").get<std::string>() + "\n\n" + sample.at("question").get<std::string>(),
+        Specials::as_text));
+    append(chat.assistant());
+    append(tokenizer.encode("\n" + sample.at("prefix").get<std::string>(), Specials::as_text));
     EXPECT_EQ(ids, sample.at("ids").get<Ids>()) << sample.at("text");
     EXPECT_EQ(tokenizer.decode(ids, ControlTokens::show), sample.at("text").get<std::string>());
   }
+}
+
+TEST(ChatTemplate, AnotherTurnEqualsTheConversationAtOnce) {
+  const auto path = test::model_path();
+  if (!path) GTEST_SKIP() << test::no_model;
+  const GgufFile file(*path);
+  const Tokenizer tokenizer(file);
+  const ChatTemplate chat(file, tokenizer);
+  Ids ids = chat.assistant();
+  const auto append = [&](const Ids& more) { ids.insert(ids.end(), more.begin(), more.end()); };
+  append(tokenizer.encode("\nYes.", Specials::as_text));
+  append(chat.next_user());
+  append(tokenizer.encode("\nWhy?", Specials::as_text));
+  append(chat.assistant());
+  EXPECT_EQ(ids, tokenizer.encode("<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>\n"
+                                  "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant",
+                                  Specials::parse));
 }
 
 }  // namespace

@@ -13,7 +13,6 @@
 #include <thread>
 #include <vector>
 
-#include "streaming_tokenizer.hpp"
 #include "test_files.hpp"
 #include "tiny_vocabulary.hpp"
 
@@ -41,20 +40,6 @@ std::string tiny_error(const std::function<void(TinyVocabulary&)>& change) {
   TinyVocabulary vocabulary;
   change(vocabulary);
   return error_of([&] { tiny(vocabulary); });
-}
-
-Ids streamed(const Tokenizer& tokenizer, std::string_view text,
-             const std::function<std::size_t()>& piece_size) {
-  StreamingTokenizer stream(tokenizer);
-  Ids ids;
-  while (!text.empty()) {
-    const std::size_t size = std::min(piece_size(), text.size());
-    stream.push(text.substr(0, size), ids);
-    text.remove_prefix(size);
-  }
-  stream.finish(ids);
-  EXPECT_EQ(stream.forced_cuts(), 0U);
-  return ids;
 }
 
 TEST(Tokenizer, MergesLowestRankFirst) {
@@ -161,43 +146,6 @@ TEST(Tokenizer, CorruptionOfAnyByteLoadsOrIsAnError) {
   }
 }
 
-TEST(StreamingTokenizer, CutsALongWordAtACharacter) {
-  const Tokenizer tokenizer = tiny();
-  StreamingTokenizer stream(tokenizer, 5);
-  Ids ids;
-  stream.push(
-      "aaa\xEF\xBF\xBD"
-      "aaa",
-      ids);  // cut after "aaa", then after U+FFFD and two more
-  EXPECT_EQ(stream.forced_cuts(), 2U);
-  stream.finish(ids);
-  EXPECT_EQ(tokenizer.decode(ids),
-            "aaa\xEF\xBF\xBD"
-            "aaa");
-  EXPECT_THROW(StreamingTokenizer(tokenizer, 3), std::invalid_argument);
-}
-
-TEST(StreamingTokenizer, HoldsInvalidUtf8Together) {
-  const Tokenizer tokenizer = tiny();
-  const std::string text =
-      "a\xE2\x82 b\xE2\x82"
-      "1\xF0\x9F\x98\n\xED\xA0 \xC2 a\xFF";
-  EXPECT_EQ(streamed(tokenizer, text, [] { return std::size_t{1}; }),
-            tokenizer.encode(text, Specials::as_text));
-}
-
-TEST(StreamingTokenizer, StartsAnewAfterFinish) {
-  const Tokenizer tokenizer = tiny();
-  StreamingTokenizer stream(tokenizer);
-  Ids ids;
-  stream.finish(ids);
-  stream.push("a", ids);
-  stream.finish(ids);
-  stream.push("bc", ids);
-  stream.finish(ids);
-  EXPECT_EQ(ids, (Ids{3, 4, 5}));
-}
-
 /// The real model's vocabulary, loaded once.
 class ModelTokenizer : public testing::Test {
  protected:
@@ -233,34 +181,6 @@ TEST_F(ModelTokenizer, DecodesWhatItEncoded) {
     const auto text = test_case.at("text").get<std::string>();
     const Ids ids = tokenizer().encode(text, Specials::parse);
     EXPECT_EQ(tokenizer().decode(ids, ControlTokens::show), text) << test_case.at("name");
-  }
-}
-
-TEST_F(ModelTokenizer, StreamingInAnyPiecesEqualsTheWhole) {
-  std::mt19937 random(1);
-  std::string all;
-  for (const auto& test_case : test::golden("tokens.json", "cases"))
-    all += test_case.at("text").get<std::string>();
-  const Ids whole = tokenizer().encode(all, Specials::as_text);
-  for (const std::size_t longest : {1U, 2U, 3U, 7U, 40U, 500U, 100000U}) {
-    for (int repeat = 0; repeat < 5; ++repeat) {
-      EXPECT_EQ(streamed(tokenizer(), all, [&] { return 1 + random() % longest; }), whole) << longest;
-    }
-  }
-}
-
-// Random texts of the characters whose neighbours matter most, broken UTF-8 among them.
-TEST_F(ModelTokenizer, StreamingOfRandomTextEqualsTheWhole) {
-  const std::vector<std::string> parts{"a",    "don't",    "'s",       " ",    "  ",        "\n",       "\t",
-                                       "\r\n", "1",        "٣",        "½",    "!",         "",         "。",
-                                       "中",   "\xC2\x85", "\xC2\xA0", "　",   "\xFF",      "\xE2\x80", "👍",
-                                       "\x04", "e\u0301",  "\u180e",   "Word", "<|im_end|>"};
-  std::mt19937 random(2);
-  for (int repeat = 0; repeat < 300; ++repeat) {
-    std::string text;
-    for (int i = 0; i < 60; ++i) text += parts[random() % parts.size()];
-    const Ids whole = tokenizer().encode(text, Specials::as_text);
-    EXPECT_EQ(streamed(tokenizer(), text, [&] { return 1 + random() % 4; }), whole) << text;
   }
 }
 

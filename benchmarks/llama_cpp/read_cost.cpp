@@ -1,0 +1,215 @@
+// infinipot-llama-cost: what reading through a pot costs llama.cpp, step by step, against its own plain
+// prefill.
+#include <llama-cpp.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cell_pot.hpp"
+#include "engine.hpp"
+#include "infinipot/infinipot.hpp"
+#include "model.hpp"
+
+namespace {
+
+using infinipot::Token;
+using llama_cpp::CellPot;
+using llama_cpp::ContextSettings;
+using llama_cpp::Engine;
+using llama_cpp::GraphTap;
+
+struct Options {
+  std::string model, document, json;
+  std::size_t tokens = 8192, pot = 2048, keep = 1024, chunk = 256, catalyst = 16, repeat = 3;
+  int threads = 2;
+  std::string cache_type = "f16";
+  bool flash_attention = false;
+};
+
+/// Everything that a run needs, made anew for each.
+struct Setting {
+  const Options& options;
+  llama_model& model;
+  std::vector<Token> text, catalyst;
+
+  ContextSettings context() const {
+    return {.cells = options.pot,
+            .batch = options.chunk,
+            .threads = options.threads,
+            .cache_type = options.cache_type == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16,
+            .flash_attention = options.flash_attention};
+  }
+};
+
+double seconds(const std::function<void()>& run) {
+  const auto start = std::chrono::steady_clock::now();
+  run();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// llama.cpp alone: chunks go through a context of the pot's size. When it is where a distillation would be
+/// due, the last entries are cut off to leave what it would keep, so that attention is as long as with a pot.
+double plain(const Setting& setting, bool all_logits) {
+  const Options& o = setting.options;
+  GraphTap unused;
+  ContextSettings settings = setting.context();
+  llama_context_params parameters = llama_cpp::context_parameters(settings);
+  const llama_context_ptr context(llama_init_from_model(&setting.model, parameters));
+  if (context == nullptr) throw std::runtime_error("cannot make a context");
+  llama_batch batch = llama_batch_init(static_cast<std::int32_t>(o.chunk), 0, 1);
+  const double time = seconds([&] {
+    std::size_t position = 0;
+    for (std::size_t done = 0; done < setting.text.size();) {
+      const std::size_t limit = o.pot - o.catalyst;
+      if (position == limit) {
+        llama_memory_seq_rm(llama_get_memory(context.get()), 0, static_cast<llama_pos>(o.keep), -1);
+        position = o.keep;
+      }
+      const std::size_t count = std::min({o.chunk, setting.text.size() - done, limit - position});
+      batch.n_tokens = static_cast<std::int32_t>(count);
+      for (std::size_t i = 0; i < count; ++i) {
+        batch.token[i] = setting.text[done + i];
+        batch.pos[i] = static_cast<llama_pos>(position + i);
+        batch.n_seq_id[i] = 1;
+        batch.seq_id[i][0] = 0;
+        batch.logits[i] = all_logits || i + 1 == count;
+      }
+      if (llama_decode(context.get(), batch) != 0) throw std::runtime_error("llama_decode failed");
+      llama_synchronize(context.get());
+      done += count;
+      position += count;
+    }
+  });
+  llama_batch_free(batch);
+  return time;
+}
+
+/// A pot that cuts off its end instead of choosing and shifting.
+struct CutPot : CellPot {
+  using CellPot::CellPot;
+  void keep(const infinipot::Selection& kept) { truncate(kept.keep()); }
+};
+
+/// The library's loop over llama.cpp.
+template <class Pot>
+double read(const Setting& setting, double alpha) {
+  const Options& o = setting.options;
+  GraphTap tap;
+  const llama_context_ptr context = llama_cpp::make_context(setting.model, tap, setting.context());
+  Pot pot(*context, 0, o.pot);
+  Engine engine(tap, pot);
+  infinipot::InfinipotSettings policy;
+  policy.alpha = alpha;
+  policy.over_heads = infinipot::Aggregate::max;
+  policy.kernel = 9;
+  policy.room = o.catalyst;  // also for what runs no catalyst, so that all distil at the same size
+  if (alpha < 1) policy.catalysts = {setting.catalyst};
+  infinipot::Ccd reader(engine, pot, infinipot::Infinipot(policy), {.keep = o.keep, .chunk = o.chunk});
+  return seconds([&] { reader.feed(setting.text); });
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t n = values.size();
+  return (values[(n - 1) / 2] + values[n / 2]) / 2;
+}
+
+std::vector<Token> tokens_of(const llama_model& model, const std::string& path, std::size_t wanted) {
+  std::ifstream file(path);
+  std::string text(wanted * 8, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<std::size_t>(file.gcount()));
+  std::vector<Token> tokens(text.size() + 2);
+  const std::int32_t count =
+      llama_tokenize(llama_model_get_vocab(&model), text.data(), static_cast<std::int32_t>(text.size()),
+                     tokens.data(), static_cast<std::int32_t>(tokens.size()), false, false);
+  if (count < static_cast<std::int32_t>(wanted))
+    throw std::runtime_error(path + " has " + std::to_string(std::max(count, 0)) + " tokens, but " +
+                             std::to_string(wanted) + " are wanted");
+  tokens.resize(wanted);
+  return tokens;
+}
+
+void run(const Options& o) {
+  llama_cpp::keep_quiet();
+  const llama_model_ptr model = llama_cpp::load_model(o.model);
+  std::vector<Token> text = tokens_of(*model, o.document, o.tokens + o.catalyst);
+  const std::vector<Token> catalyst(text.end() - static_cast<std::ptrdiff_t>(o.catalyst), text.end());
+  text.resize(o.tokens);
+  const Setting setting{o, *model, text, catalyst};
+
+  // Each step has all that the ones before it have.
+  const std::vector<std::pair<std::string, std::function<double()>>> steps{
+      {"prefill", [&] { return plain(setting, false); }},
+      {"logits", [&] { return plain(setting, true); }},
+      {"callback_and_nuc", [&] { return read<CutPot>(setting, 1); }},
+      {"catalyst", [&] { return read<CutPot>(setting, 0.25); }},
+      {"shift", [&] { return read<CellPot>(setting, 0.25); }}};
+  std::vector<std::vector<double>> times(steps.size());
+  for (std::size_t round = 0; round < o.repeat; ++round)
+    for (std::size_t i = 0; i < steps.size(); ++i) times[i].push_back(steps[i].second());
+
+  nlohmann::ordered_json result{
+      {"model", o.model},     {"tokens", o.tokens},         {"pot", o.pot},
+      {"keep", o.keep},       {"chunk", o.chunk},           {"catalyst", o.catalyst},
+      {"threads", o.threads}, {"cache_type", o.cache_type}, {"flash_attention", o.flash_attention}};
+  const double prefill = median(times[0]);
+  double before = 0;
+  std::printf("%-18s %8s %10s %22s\n", "up to this step", "seconds", "tokens/s", "costs, of prefill");
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    const double time = median(times[i]);
+    std::printf("%-18s %8.2f %10.0f %21.1f%%\n", steps[i].first.c_str(), time,
+                static_cast<double>(o.tokens) / time, i == 0 ? 100 : 100 * (time - before) / prefill);
+    result["steps"].push_back({{"step", steps[i].first}, {"seconds", time}, {"all_seconds", times[i]}});
+    before = time;
+  }
+  const double beyond = (median(times.back()) - median(times[1])) / prefill;
+  std::printf("beyond the logits: %.1f%% of prefill\n", 100 * beyond);
+  result["beyond_logits"] = beyond;
+  if (!o.json.empty()) std::ofstream(o.json) << result.dump(2) << "\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options o;
+  CLI::App app(
+      "What reading through a pot costs llama.cpp: tokens/s of the same text through the same number of "
+      "cells,\n"
+      "one step after the other: plain prefill, with logits of every token, with the callback and NuC, with\n"
+      "the catalyst, with the choice and the shift. Steps take turns; medians are printed.",
+      "infinipot-llama-cost");
+  app.add_option("--model", o.model, "GGUF file")->required()->check(CLI::ExistingFile);
+  app.add_option("--document", o.document, "text to read")->required()->check(CLI::ExistingFile);
+  app.add_option("--tokens", o.tokens, "to read")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--pot", o.pot, "entries (M)")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--keep", o.keep, "entries that a distillation keeps (C)")->capture_default_str();
+  app.add_option("--chunk", o.chunk, "tokens per forward pass")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  app.add_option("--catalyst", o.catalyst, "tokens of the catalyst")->capture_default_str();
+  app.add_option("--threads", o.threads, "threads")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--repeat", o.repeat, "rounds")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--cache-type", o.cache_type, "f16 or q8_0")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f16", "q8_0"}));
+  app.add_flag("--flash-attention", o.flash_attention, "on");
+  app.add_option("--json", o.json, "file for the figures");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    run(o);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "infinipot-llama-cost: %s\n", error.what());
+    return 1;
+  }
+}

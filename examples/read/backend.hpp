@@ -1,0 +1,51 @@
+// The seam between a reading program and its engine.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "infinipot/concepts.hpp"
+#include "options.hpp"
+#include "text_model.hpp"
+
+namespace reading {
+
+/// A store and an engine that runs against it. Neither need be copyable or movable: they are made in place.
+template <class M>
+concept StoreWithEngine = requires(M& memory) {
+  requires infinipot::Store<std::remove_reference_t<decltype(memory.store())>>;
+  requires infinipot::ForwardPass<std::remove_reference_t<decltype(memory.engine())>>;
+  { memory.store() } -> std::same_as<std::remove_reference_t<decltype(memory.store())>&>;
+  { memory.engine() } -> std::same_as<std::remove_reference_t<decltype(memory.engine())>&>;
+};
+
+/// A model that is loaded. All that it hands out lives no longer than itself.
+///
+///     const TextModel& text() const;
+///     std::uint64_t bytes_per_token() const;  // keys and values of one token in all layers, as it stores
+///     them Memory memory(const Options& options, std::size_t batch, bool forks);
+///
+/// memory() makes an empty store of options.pot entries, of which a distillation keeps options.keep, with
+/// options.granularity, and an engine whose calls have at most `batch` tokens. It is called once. `forks`
+/// says whether fork() will be called. Throws UsageError for options that the engine cannot do.
+///
+///     Store& Memory::store();
+///     Engine& Memory::engine();
+///     std::uint64_t Memory::bytes() const;  // what the store takes
+///     Fork Memory::fork();                  // with store() and engine(), of the very same types
+///
+/// fork() makes a copy of all that the store holds at that time, and an engine that runs against the copy, so
+/// that an answer can be measured without disturbing the conversation. One fork lives at a time; while it
+/// does, nothing runs against the memory that it was made of.
+template <class B>
+concept Backend = requires(B& backend, const B& view, const Options& options, std::size_t batch, bool forks) {
+  { view.text() } -> std::convertible_to<const TextModel&>;
+  { view.bytes_per_token() } -> std::convertible_to<std::uint64_t>;
+  requires StoreWithEngine<decltype(backend.memory(options, batch, forks))>;
+  requires StoreWithEngine<decltype(backend.memory(options, batch, forks).fork())>;
+  { backend.memory(options, batch, forks).bytes() } -> std::convertible_to<std::uint64_t>;
+};
+
+}  // namespace reading

@@ -1,0 +1,48 @@
+// Texts of the command line as tokens.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "options.hpp"
+#include "policies.hpp"
+#include "streaming_tokenizer.hpp"
+#include "text_model.hpp"
+
+namespace reading {
+
+struct Texts {
+  Catalysts catalysts;                      ///< of each turn
+  std::vector<std::vector<Token>> answers;  ///< expected ones of each turn, empty where there is none
+
+  bool any_answer() const { return longest(answers) > 0; }
+};
+
+/// Tokens of a text behind others. Throws UsageError naming the option for a text that has none.
+inline std::vector<Token> tokens_of(const TextModel& model, std::string_view text, const char* option) {
+  std::vector<Token> tokens;
+  if (!text.empty()) encode_behind(model, text, tokens);
+  // Some control characters have no token.
+  if (tokens.empty() && !text.empty()) throw UsageError(std::string(option) + ": the text has no tokens");
+  return tokens;
+}
+
+inline std::string catalyst_text(const Options& options, const Turn& turn) {
+  if (options.catalyst == "@question") return "\n\n" + turn.question;
+  if (options.catalyst == "@generic")
+    return "\n\nWhat in the text above matters most for questions that may be asked about it?";
+  return options.catalyst;
+}
+
+/// Throws UsageError.
+inline Texts texts_of(const TextModel& model, const Options& options) {
+  Texts texts;
+  for (const Turn& turn : options.turns) {
+    texts.catalysts.push_back(tokens_of(model, catalyst_text(options, turn), "--catalyst"));
+    texts.answers.push_back(tokens_of(model, turn.answer, "--answer"));
+  }
+  return texts;
+}
+
+}  // namespace reading

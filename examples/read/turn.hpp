@@ -1,0 +1,85 @@
+// One turn of a conversation: feed its prompt through a reader, then measure and generate the answer.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "infinipot/infinipot.hpp"
+#include "needle.hpp"
+#include "options.hpp"
+#include "progress.hpp"
+#include "prompt.hpp"
+#include "report.hpp"
+#include "smollm2/sampler.hpp"
+#include "text_model.hpp"
+
+namespace reading {
+
+inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Shows needles the tokens of a document, of which the first stands at `position` of the stream.
+inline void show(std::span<Needle> needles, std::uint64_t position, std::span<const Token> tokens,
+                 const TextModel& model) {
+  if (std::none_of(needles.begin(), needles.end(),
+                   [](const Needle& needle) { return needle.wanted() && !needle.found(); }))
+    return;
+  for (const Token token : tokens) {
+    const std::string text = model.decode(token);
+    for (Needle& needle : needles) needle.push(position, text);
+    ++position;
+  }
+}
+
+/// Reads the whole prompt and looks for the needles in its document.
+template <class Reader>
+void prefill(Reader& reader, Prompt& prompt, infinipot::Retention header, const TextModel& model,
+             std::span<Needle> needles, TurnReport& report) {
+  Progress progress;
+  const std::uint64_t before = reader.stats().tokens_read;
+  const auto start = std::chrono::steady_clock::now();
+  prompt.feed_to([&](std::span<const Token> tokens, Part part) {
+    if (part == Part::document) show(needles, reader.stats().tokens_read, tokens, model);
+    reader.feed(tokens, part == Part::header ? header : infinipot::Retention::evictable);
+    progress.show(prompt.progress(), reader.stats().tokens_read - before, reader.stats().distillations);
+  });
+  report.prefill_seconds = seconds_since(start);
+  report.document_tokens = prompt.document_tokens();
+  report.prompt_tokens = reader.stats().tokens_read - before;
+  for (Needle& needle : needles) needle.end_text();
+}
+
+/// Mean cross-entropy of `answer`, of which there must be some, read token by token. Nats per token.
+template <class Reader>
+double answer_nll(Reader& reader, std::span<const Token> answer) {
+  double total = 0;
+  for (std::size_t i = 0; i < answer.size(); ++i) {
+    if (i > 0) reader.feed(answer[i - 1]);
+    total += static_cast<double>(infinipot::nuc(reader.logits(), answer[i]));
+  }
+  return total / static_cast<double>(answer.size());
+}
+
+/// Generates up to `most` tokens, or to the model's end of turn.
+template <class Reader>
+void generate(Reader& reader, const TextModel& model, smollm2::Sampler& sampler, std::size_t most,
+              TurnReport& report) {
+  const auto start = std::chrono::steady_clock::now();
+  bool first = true;
+  report.ttft_seconds = report.prefill_seconds;  // unless there is a token to choose
+  report.answer_tokens = reader.generate(most, sampler, [&](Token token) {
+    if (first) report.ttft_seconds += seconds_since(start);
+    first = false;
+    if (model.is_end(token)) return false;
+    report.answer_text += model.decode(token);
+    return true;
+  });
+}
+
+}  // namespace reading
