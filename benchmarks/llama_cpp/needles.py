@@ -36,7 +36,7 @@ def arguments():
     parser.add_argument("--depths", type=float, nargs="+", default=[0.1, 0.3, 0.5, 0.7, 0.9], help="0 .. 1 %(default)s")
     parser.add_argument("--cache-types", nargs="+", default=["f16", "q8_0"], help="%(default)s")
     parser.add_argument("--policies", nargs="+", default=["full", "context_shift", "streaming_llm", "snapkv", "infinipot"],
-                        help="%(default)s")
+                        help="each may have options of its own, such as 'infinipot --kernel 17' %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the number and the place in the text %(default)s")
     parser.add_argument("--pot", type=int, default=2048, help="entries [%(default)s]")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, of one thread each [%(default)s]")
@@ -66,7 +66,7 @@ def run(options, haystack, cell):
                    "--question", "What is the access code of the old library?",
                    "--answer-prefix", "The access code of the old library is", "--answer", f" {number}.",
                    "--needle", f"The access code of the old library is {number}.",
-                   "--policy", cell["policy"], "--generate", "8", "--json", "-"]
+                   "--policy", *cell["policy"].split(), "--generate", "8", "--json", "-"]
         if cell["policy"] != "full":
             command += ["--pot", str(options.pot)]
         if cell["cache_type"] != "-":

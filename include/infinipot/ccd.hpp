@@ -128,9 +128,9 @@ class Ccd {
   void feed(Token token, Retention retention = Retention::evictable) { feed({&token, 1}, retention); }
 
   /// Goes on with another policy of the type, for instance one whose catalyst is the question that has just
-  /// become known. Allocates. Throws std::invalid_argument, before anything changes, if the policy needs what
-  /// the first one did not make sure of: a longer probe (InfinipotSettings::room reserves one), a longer
-  /// window, more recent entries, or NuC.
+  /// become known. Room for probes, window and recent entries stay what the first policy asked for.
+  /// Allocates. Throws std::invalid_argument, before anything changes, if the policy needs more of them than
+  /// that (InfinipotSettings::room reserves some for a longer catalyst), or NuC where the one before did not.
   void set_policy(P policy) {
     const auto most = [](const char* what, std::size_t needed, std::size_t available) {
       if (needed > available)
@@ -141,7 +141,7 @@ class Ccd {
     most("queries to watch", window(policy), limit_ - window_start_);
     if constexpr (ProtectsRecent<P>) most("recent entries", policy.recent(settings_.keep), settings_.recent);
     if (policy.uses_nuc() && !policy_.uses_nuc())
-      detail::invalid("the new policy needs NuC, which the first one did not ask for");
+      detail::invalid("the new policy needs NuC, which the one before did not ask for");
     selector_ =
         Selector(store_.shape(), store_.granularity(), store_.capacity(), settings_.keep, policy.rules());
     policy_ = std::move(policy);

@@ -28,8 +28,9 @@ struct Rows {
 };
 
 /// The keys and values of an engine, for instance
-///   calm, yalm:  separate K and V, (layer, entry, kv_heads * head_dim)
+///   calm (CPU):  separate K and V, (layer, entry, kv_heads * head_dim)
 ///   gemma.cpp:   one row per entry, [layer][kv_head][K, V]
+/// Layers must be equally far apart, so that memory allocated per layer (yalm) does not fit in one.
 template <Element T>
 struct KvLayout {
   Rows<T> keys;

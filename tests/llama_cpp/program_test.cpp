@@ -129,7 +129,7 @@ TEST_F(LlamaProgram, AgreesWithTheOtherProgram) {
   for (const char* policy : {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm"}) {
     SCOPED_TRACE(policy);
     const Arguments more{"--policy", policy,          "--granularity", "shared", "--keep",
-                         "120",      "--report-kept", "--chunk",       "50",     "--window",
+                         "170",      "--report-kept", "--chunk",       "50",     "--window",
                          "16",       "--answer",      "it is a bakery"};
     const json found = report(more + Arguments{"--cache-type", "f32", "--flash-attention", "off"});
     const json expected = report_of(infinipot_read, arguments(more));
@@ -141,12 +141,12 @@ TEST_F(LlamaProgram, AgreesWithTheOtherProgram) {
 }
 
 TEST_F(LlamaProgram, AllPoliciesRun) {
-  for (const char* policy :
+  for (const std::string policy :
        {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm", "context_shift", "full"})
     for (const char* flash_attention : {"on", "off"}) {
-      const json r = report({"--policy", policy, "--flash-attention", flash_attention, "--window", "16",
-                             "--keep", "120", "--generate", "3"});
-      EXPECT_EQ(r.at("distillations").get<int>() > 0, std::string(policy) != "full") << policy;
+      const json r = report(
+          {"--policy", policy, "--flash-attention", flash_attention, "--pot", "400", "--generate", "3"});
+      EXPECT_EQ(r.at("distillations").get<int>() > 0, policy != "full") << policy;
       EXPECT_EQ(r.at("nan_scores"), 0) << policy;
     }
 }
@@ -199,7 +199,7 @@ TEST_F(LlamaProgram, ContextShiftKeepsTheFirstAndTheNewestHalf) {
 
 TEST_F(LlamaProgram, MeasuringAnAnswerLeavesTheConversationAlone) {
   const Arguments turns{"--document",    text_.path(), "--document", text_.path(), "--question",
-                        "and now",       "--keep",     "150",        "--generate", "70",
+                        "and now",       "--keep",     "170",        "--generate", "70",
                         "--report-kept", "--chunk",    "30"};
   // So long that its measuring distils.
   std::string answer;

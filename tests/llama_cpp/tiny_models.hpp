@@ -4,6 +4,7 @@
 #include <llama-cpp.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -60,15 +61,19 @@ inline std::vector<std::byte> tiny_file(const smollm2::test::TinyLlama& model) {
   return writer.build();
 }
 
-/// It reads and writes texts of small letters, one token each, in SmolLM2's chat template. Both reading
+/// It reads and writes ASCII, most of it one letter a token, in SmolLM2's chat template. Both reading
 /// programs can load it.
 inline std::vector<std::byte> tiny_chatting_file() {
-  const smollm2::test::TinyLlama model = tiny_llama();
   smollm2::test::TinyVocabulary vocabulary;
-  for (const char letter : std::string("defghjklnopqrstuvwxyz.,?3")) {
-    vocabulary.tokens.emplace_back(1, letter);
-    vocabulary.types.push_back(1);
-  }
+  for (char letter = '!'; letter <= '~'; ++letter)
+    if (const std::string token(1, letter); std::ranges::count(vocabulary.tokens, token) == 0) {
+      vocabulary.tokens.push_back(token);
+      vocabulary.types.push_back(1);
+    }
+  smollm2::test::TinyLlama model = tiny_llama();
+  model.vocab_size = vocabulary.tokens.size();
+  model.tensors.erase("token_embd.weight");
+  model.add("token_embd.weight", model.vocab_size, model.embedding);
   auto writer = model.file({{"vocab_size", static_cast<std::uint32_t>(model.vocab_size)}});
   writer.string("tokenizer.ggml.model", vocabulary.model).string("tokenizer.ggml.pre", vocabulary.pre);
   writer.strings("tokenizer.ggml.tokens", vocabulary.tokens)

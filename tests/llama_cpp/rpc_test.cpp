@@ -1,0 +1,110 @@
+// Layers on other machines: two RPC servers of llama.cpp. It needs those and the real model and skips
+// without.
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <future>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "programs.hpp"
+#include "read/long_text.hpp"
+#include "rpc_server.hpp"
+#include "smollm2/test_files.hpp"
+#include "vocabularies.hpp"
+
+namespace llama_cpp {
+namespace {
+
+using nlohmann::json;
+using reading::test::long_text;
+using reading::test::TemporaryFile;
+using test::Arguments;
+using test::infinipot_llama;
+using test::Outcome;
+using test::RpcServer;
+using test::operator+;
+
+/// Of a server that holds its part of the weights, which are 94 MiB in all.
+constexpr std::size_t part_of_the_weights = std::size_t{24} << 20;
+
+class Rpc : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto model = smollm2::test::model_path();
+    if (!model) GTEST_SKIP() << smollm2::test::no_model;
+    const auto binary = test::installed("bin/rpc-server");
+    if (!binary) GTEST_SKIP() << test::no_llama_cpp;
+    model_ = model->string();
+    for (auto& server : servers_) server = std::make_unique<RpcServer>(*binary);
+  }
+
+  Arguments arguments(const Arguments& more = {}) const {
+    return Arguments{"--model",         model_,
+                     "--document",      text_.path(),
+                     "--question",      "What is the password?",
+                     "--answer-prefix", "The password is",
+                     "--answer",        " marigold.",
+                     "--pot",           "128",
+                     "--generate",      "8",
+                     "--threads",       "1"} +
+           more;
+  }
+
+  Arguments remote() const { return {"--rpc", servers_[0]->address() + "," + servers_[1]->address()}; }
+
+  std::string model_;
+  std::unique_ptr<RpcServer> servers_[2];
+  const TemporaryFile text_{long_text()};
+};
+
+TEST_F(Rpc, GivesWhatOneMachineGives) {
+  for (const char* flash_attention : {"on", "off"}) {
+    SCOPED_TRACE(flash_attention);
+    const Arguments all = arguments({"--report-kept", "--flash-attention", flash_attention});
+    const json alone = test::report_of(infinipot_llama, all);
+    const json shared = test::report_of(infinipot_llama, all + remote());
+    EXPECT_GT(shared.at("distillations"), 4);
+    for (const char* field : {"kept", "answer_text", "distillations", "pot_bytes"})
+      EXPECT_EQ(shared.at(field), alone.at(field)) << field;
+    EXPECT_NEAR(shared.at("answer_nll"), alone.at("answer_nll"), 1e-4);
+  }
+}
+
+TEST_F(Rpc, ServerThatIsGoneIsNamed) {
+  for (auto& server : servers_) {
+    server->stop();
+    const Outcome outcome = test::run(infinipot_llama, arguments(remote()));
+    EXPECT_EQ(outcome.status, 2);
+    EXPECT_EQ(outcome.err, "infinipot-llama: RPC server " + server->address() + " cannot be reached\n");
+    server = std::make_unique<RpcServer>(*test::installed("bin/rpc-server"));
+  }
+}
+
+// The layers are really there: both servers hold weights, and without either of them nothing goes on.
+TEST_F(Rpc, EndsWithAServerThatHasLayers) {
+  const std::string chapter = long_text();
+  std::string book;
+  for (int i = 0; i < 40; ++i) book += chapter;
+  const TemporaryFile document(book);
+  for (const std::size_t k : {0U, 1U}) {
+    std::future<Outcome> reading = std::async(std::launch::async, [&] {
+      return test::run(infinipot_llama, Arguments{"--model", model_, "--document", document.path(),
+                                                  "--question", "Why?", "--pot", "128", "--threads", "1"} +
+                                            remote());
+    });
+    EXPECT_TRUE(test::wait_until([&] {
+      return servers_[0]->memory() > part_of_the_weights && servers_[1]->memory() > part_of_the_weights;
+    }));
+    servers_[k]->stop();
+    const Outcome outcome = reading.get();
+    EXPECT_NE(outcome.status, 0);
+    EXPECT_NE(outcome.status, test::took_too_long);
+    EXPECT_EQ(outcome.out, "");
+    for (auto& server : servers_) server = std::make_unique<RpcServer>(*test::installed("bin/rpc-server"));
+  }
+}
+
+}  // namespace
+}  // namespace llama_cpp
