@@ -109,8 +109,8 @@ struct Trace {
   static Trace of(Reader& reader, const Store& store, const Tokens& tokens) {
     Trace trace;
     reader.on_distillation([&](const Distillation& distillation) {
-      const auto kept = distillation.kept.lane(0);
-      trace.kept.emplace_back(kept.begin(), kept.end());
+      const auto indices = distillation.kept.lane(0);
+      trace.kept.emplace_back(indices.begin(), indices.end());
     });
     reader.feed(tokens);
     const auto positions = store.entries().positions(0);

@@ -22,7 +22,7 @@ inline const std::string infinipot_read = INFINIPOT_READ, infinipot_llama = INFI
 
 /// What a status of exit means: the program had to be ended after `limit_seconds`.
 inline constexpr int took_too_long = 124;
-inline constexpr int limit_seconds = 100;
+inline constexpr int limit_seconds = 300;
 
 inline Outcome run(const std::string& program, const Arguments& arguments) {
   const reading::test::TemporaryFile out, err;
