@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -159,10 +160,15 @@ void run(const Options& o) {
   for (std::size_t round = 0; round < o.repeat; ++round)
     for (std::size_t i = 0; i < steps.size(); ++i) times[i].push_back(steps[i].second());
 
-  nlohmann::ordered_json result{
-      {"model", o.model},     {"tokens", o.tokens},         {"pot", o.pot},
-      {"keep", o.keep},       {"chunk", o.chunk},           {"catalyst", o.catalyst},
-      {"threads", o.threads}, {"cache_type", o.cache_type}, {"flash_attention", o.flash_attention}};
+  nlohmann::ordered_json result{{"model", std::filesystem::path(o.model).filename().string()},
+                                {"tokens", o.tokens},
+                                {"pot", o.pot},
+                                {"keep", o.keep},
+                                {"chunk", o.chunk},
+                                {"catalyst", o.catalyst},
+                                {"threads", o.threads},
+                                {"cache_type", o.cache_type},
+                                {"flash_attention", o.flash_attention}};
   const double prefill = median(times[0]);
   double before = 0;
   std::printf("%-18s %8s %10s %22s\n", "up to this step", "seconds", "tokens/s", "costs, of prefill");

@@ -73,15 +73,17 @@ Text::Text(const llama_model& model)
     if (!system.empty()) messages.push_back({"system", system.c_str()});
     for (const char* role : {"user", "assistant", "user"}) messages.push_back({role, text.c_str()});
     const auto parts = around_placeholders(filled(chat_template, messages));
-    chat_ = {piece(parts[0]), piece(parts[3]), piece(parts[2])};
+    chat_ = {piece(parts[0], true), piece(parts[3]), piece(parts[2])};
   }
   if (const Token bos = llama_vocab_bos(&vocabulary_);
       llama_vocab_get_add_bos(&vocabulary_) && bos != LLAMA_TOKEN_NULL)
     chat_.user.tokens.insert(chat_.user.tokens.begin(), bos);
 }
 
-reading::ChatPiece Text::piece(std::string_view text) const {
+reading::ChatPiece Text::piece(std::string_view text, bool first) const {
   reading::ChatPiece piece;
+  // encode() puts it there again.
+  if (!first && space_prefix_ && text.starts_with(' ')) text.remove_prefix(1);
   const std::size_t last = text.find_last_not_of(" \t\r\n");
   const std::size_t length = last == std::string_view::npos ? 0 : last + 1;
   piece.space = text.substr(length);

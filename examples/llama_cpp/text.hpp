@@ -28,7 +28,7 @@ class Text final : public reading::TextModel {
   enum class Specials { as_text, parse };
 
   void encode(std::string_view text, Specials specials, std::vector<reading::Token>& out) const;
-  reading::ChatPiece piece(std::string_view text) const;
+  reading::ChatPiece piece(std::string_view text, bool first = false) const;
 
   const llama_vocab& vocabulary_;
   bool space_prefix_;

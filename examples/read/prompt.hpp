@@ -89,13 +89,16 @@ class Prompt {
   void answer_header(std::vector<Token>& out) const {
     const ChatPiece& piece = model_.chat().assistant;
     out.insert(out.end(), piece.tokens.begin(), piece.tokens.end());
-    if (const std::string text = piece.space + turn_.answer_prefix; !text.empty()) model_.encode(text, out);
+    if (const std::string text = piece.space + turn_.answer_prefix; !text.empty())
+      encode_behind(model_, text, out);
   }
 
   template <class Feed>
   void read(const Feed& feed) {
     feed(std::span<const Token>(header_.tokens), Part::header);
     StreamingTokenizer stream(model_);
+    // Such a space is the header's own, and no other goes in front of it.
+    if (header_.space.starts_with(' ')) stream.start_behind();
     std::vector<Token> tokens;
     stream.push(header_.space, tokens);
     while (document_ && fed_ + tokens.size() < limit_) {

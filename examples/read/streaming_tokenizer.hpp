@@ -31,6 +31,9 @@ class StreamingTokenizer {
   /// a word puts a space there that the text does not have.
   explicit StreamingTokenizer(const TextModel& model, std::size_t max_buffered = std::size_t{1} << 20);
 
+  /// The next text goes on behind one that was encoded elsewhere (see encode_behind).
+  void start_behind() { behind_ = true; }
+
   /// Takes the next piece and appends the tokens that have become certain to `out`.
   void push(std::string_view piece, std::vector<Token>& out);
 
@@ -50,7 +53,7 @@ class StreamingTokenizer {
   std::size_t max_buffered_;
   std::string buffer_;
   std::size_t searched_ = 0;  // no place to cut at lies before this byte of buffer_
-  bool behind_ = false;       // whether some of the text was emitted
+  bool behind_ = false;       // whether text goes before what is emitted next
   std::size_t forced_cuts_ = 0;
 };
 

@@ -46,7 +46,7 @@ std::string journey() {
 const std::string beginning = "On day 62 they saw";
 std::string continuation() {
   std::string text = day(62);
-  for (std::size_t i = 63; i < 67; ++i) text += " " + day(i);
+  for (std::size_t i = 63; i < 65; ++i) text += " " + day(i);
   return text.substr(beginning.size());
 }
 
