@@ -120,7 +120,7 @@ TEST(Prompt, CutsTheDocumentOfAnyVocabulary) {
 TEST(Prompt, HasOneSpaceInFrontOfTheTextWhereEveryTextGetsOne) {
   const test::SpaceText model;
   const Fed fed = feed_first(model, one_question("Why?", "It"), "One two\nthree");
-  EXPECT_EQ(model.decoded(fed.tokens), " \nOne two\nthree\n\nWhy? \nIt");
+  EXPECT_EQ(model.decoded(fed.tokens), " \nOne two\nthree\n\nWhy?\nIt");
   EXPECT_EQ(fed.document_tokens, model.tokens("\nOne two\nthree").size() - model.tokens("\n").size());
 }
 
