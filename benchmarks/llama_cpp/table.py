@@ -25,6 +25,8 @@ def main():
     for tokens in sorted(unique("tokens"), key=int):
         for policy in unique("policy"):
             for cache_type in unique("cache_type"):
+                if not any(cells[tokens, policy, cache_type, depth] for depth in depths):
+                    continue
                 line = f"| {int(tokens):,} | {policy} | {cache_type} |"
                 for depth in depths:
                     found = cells[tokens, policy, cache_type, depth]

@@ -117,7 +117,7 @@ inline CLI::Option* add_text(CLI::App& app, const std::string& name, std::string
 /// Any texts, one each time that the option is given.
 inline CLI::Option* add_texts(CLI::App& app, const std::string& name, std::vector<std::string>& target,
                               Text text, const std::string& type, const std::string& meaning) {
-  // Not as a vector, of which CLI11 would take "{}" for an empty one.
+  // As they are: CLI11 has a syntax of its own for vectors, such as [a,b].
   const auto set = [&target](const CLI::results_t& texts) {
     target = texts;
     return true;

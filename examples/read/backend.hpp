@@ -24,8 +24,8 @@ concept StoreWithEngine = requires(M& memory) {
 /// A model that is loaded. All that it hands out lives no longer than itself.
 ///
 ///     const TextModel& text() const;
-///     std::uint64_t bytes_per_token() const;  // keys and values of one token in all layers, as it stores
-///     them Memory memory(const Options& options, std::size_t batch, bool forks);
+///     std::uint64_t bytes_per_token() const;  // keys and values of one token in all layers
+///     Memory memory(const Options& options, std::size_t batch, bool forks);
 ///
 /// memory() makes an empty store of options.pot entries, of which a distillation keeps options.keep, with
 /// options.granularity, and an engine whose calls have at most `batch` tokens. It is called once. `forks`

@@ -174,6 +174,11 @@ TEST(ReadingOptions, TheKthBelongsToTheKthQuestion) {
   expect_turn(o.turns[2], {"", "{}", "", "", ""});
 }
 
+TEST(ReadingOptions, NoTextIsAnythingButText) {
+  for (const char* text : {"{}", "[]", "[a,b]", "%%", "--"})
+    EXPECT_EQ(with({"--needle", text}).turns[0].needle, text);
+}
+
 TEST(ReadingOptions, RefuseMoreTextsThanQuestions) {
   EXPECT_EQ(refusal({"--document", "e"}),
             "--document: given 2 times, but there may be at most 1, one for each question (see --help)");
