@@ -32,10 +32,11 @@ std::string day(std::size_t number) {
          " and wrote home.";
 }
 
-/// Some 870 tokens.
+/// Some 780 tokens.
+constexpr std::size_t length = 56;
 std::string journey() {
   std::string text;
-  for (std::size_t i = 0; i < 62; ++i) {
+  for (std::size_t i = 0; i < length; ++i) {
     text += day(i) + "\n";
     if (i == 24) text += "The password of the lighthouse is marigold.\n";
   }
@@ -43,10 +44,10 @@ std::string journey() {
 }
 
 /// How it goes on, behind these words.
-const std::string beginning = "On day 62 they saw";
+const std::string beginning = "On day " + std::to_string(length) + " they saw";
 std::string continuation() {
-  std::string text = day(62);
-  for (std::size_t i = 63; i < 65; ++i) text += " " + day(i);
+  std::string text = day(length);
+  for (std::size_t i = length + 1; i < length + 3; ++i) text += " " + day(i);
   return text.substr(beginning.size());
 }
 
@@ -80,7 +81,7 @@ class Agreement : public testing::TestWithParam<const char*> {
                                "--document",      document_.path(),
                                "--question",      "What is the password of the lighthouse?",
                                "--needle",        "lighthouse is marigold",
-                               "--answer-prefix", "They saw the harbour and wrote home. " + beginning,
+                               "--answer-prefix", "They saw the mountain and wrote home. " + beginning,
                                "--answer",        continuation(),
                                "--policy",        GetParam(),
                                "--granularity",   "shared",

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cstddef>
 #include <cstdint>
 #include <fstream>
 #include <stdexcept>
@@ -20,10 +19,10 @@
 
 namespace llama_cpp::test {
 
-/// Asks `done` every few milliseconds, for a minute at most. Returns whether it said yes.
+/// Asks `done` every few milliseconds, for two minutes at most. Returns whether it said yes.
 template <class Done>
 bool wait_until(const Done& done) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(2);
   while (!done()) {
     if (std::chrono::steady_clock::now() > end) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -55,12 +54,13 @@ class RpcServer {
     process_ = 0;
   }
 
-  /// Bytes that it has resident.
-  std::size_t memory() const {
-    std::ifstream status("/proc/" + std::to_string(process_) + "/status");
-    for (std::string word; status >> word;)
-      if (std::size_t kib = 0; word == "VmRSS:" && status >> kib) return kib * 1024;
-    return 0;
+  /// Processor time that it has used, without the system's.
+  double seconds_of_work() const {
+    std::ifstream file("/proc/" + std::to_string(process_) + "/stat");
+    std::string word;
+    while (file >> word && word.back() != ')') continue;  // of the program's name
+    for (int i = 0; i < 12; ++i) file >> word;            // to the 14th, utime
+    return file ? std::stod(word) / static_cast<double>(sysconf(_SC_CLK_TCK)) : 0;
   }
 
  private:

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <cstdlib>
 #include <future>
 #include <memory>
 #include <string>
@@ -26,8 +27,8 @@ using test::Outcome;
 using test::RpcServer;
 using test::operator+;
 
-/// Of a server that holds its part of the weights, which are 94 MiB in all.
-constexpr std::size_t part_of_the_weights = std::size_t{24} << 20;
+/// More than a server needs to take its part of the weights.
+constexpr double seconds_of_computing = 1;
 
 class Rpc : public testing::Test {
  protected:
@@ -37,6 +38,8 @@ class Rpc : public testing::Test {
     const auto binary = test::installed("bin/rpc-server");
     if (!binary) GTEST_SKIP() << test::no_llama_cpp;
     model_ = model->string();
+    // Where there is a debugger, llama.cpp has it print to standard output when a server is gone.
+    setenv("GGML_NO_BACKTRACE", "1", 1);
     for (auto& server : servers_) server = std::make_unique<RpcServer>(*binary);
   }
 
@@ -82,7 +85,7 @@ TEST_F(Rpc, ServerThatIsGoneIsNamed) {
   }
 }
 
-// The layers are really there: both servers hold weights, and without either of them nothing goes on.
+// The layers are really there: both servers compute, and without either of them nothing goes on.
 TEST_F(Rpc, EndsWithAServerThatHasLayers) {
   const std::string chapter = long_text();
   std::string book;
@@ -95,7 +98,8 @@ TEST_F(Rpc, EndsWithAServerThatHasLayers) {
                                             remote());
     });
     EXPECT_TRUE(test::wait_until([&] {
-      return servers_[0]->memory() > part_of_the_weights && servers_[1]->memory() > part_of_the_weights;
+      return servers_[0]->seconds_of_work() > seconds_of_computing &&
+             servers_[1]->seconds_of_work() > seconds_of_computing;
     }));
     servers_[k]->stop();
     const Outcome outcome = reading.get();
