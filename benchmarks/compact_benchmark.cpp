@@ -18,7 +18,7 @@ using infinipot::f16;
 using infinipot::f32;
 using infinipot::Index;
 
-constexpr infinipot::Shape llama{1, 32, 8, 128}, smollm{30, 9, 3, 64};
+constexpr infinipot::Shape llama{8, 32, 8, 128}, smollm{30, 9, 3, 64};
 
 struct Case {
   infinipot::Shape shape;

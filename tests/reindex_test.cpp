@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <set>
 #include <vector>
 
@@ -78,29 +79,57 @@ struct Head {
   std::vector<std::vector<double>> raw;  // of the entries held
 };
 
-/// Several distillations of one head through reindex_keys itself.
+/// The originals of one head, and distillations of its keys by reindex_keys itself.
+template <class T>
+struct Originals {
+  static constexpr std::size_t guard = 5;
+
+  Originals(const Rope& model, std::size_t capacity, std::size_t max_keep, std::size_t d)
+      : rope(model),
+        head_dim(d),
+        memory(AngleTable::floats(rope, capacity)),
+        angles(rope, capacity, memory),
+        rows(max_keep * d + guard, T(7.0f)),
+        row(max_keep),
+        position(max_keep),
+        in_use(max_keep) {}
+
+  void keep(std::vector<T>& keys, std::size_t stride, const std::vector<Index>& kept) {
+    const infinipot::KeyOrigins origins{row, position, in_use, survivors};
+    const auto before =
+        static_cast<std::size_t>(std::ranges::count_if(kept, [&](Index i) { return i < origins.survivors; }));
+    ASSERT_EQ(infinipot::assign_rows(origins, kept), before);
+    infinipot::reindex_keys<T>(keys.data(), static_cast<std::ptrdiff_t>(stride), head_dim, kept, origins,
+                               before, rows.data(), angles, rope.pairing);
+    survivors = kept.size();
+    for (std::size_t i = row.size() * head_dim; i < rows.size(); ++i) ASSERT_EQ(rows[i], T(7.0f));
+  }
+
+  Rope rope;
+  std::size_t head_dim;
+  std::vector<float> memory;
+  AngleTable angles;
+  std::vector<T> rows;
+  std::vector<Index> row, position;
+  std::vector<std::uint8_t> in_use;
+  std::size_t survivors = 0;
+};
+
+/// Several distillations of one head.
 template <class T>
 void expect_exact_keys(const Rope& rope, std::size_t d, std::size_t capacity, std::size_t gap,
                        std::uint64_t seed) {
   reference::Random random(seed);
   Head<T> head(rope, d, capacity, gap);
-  std::vector<float> memory(AngleTable::floats(rope, capacity));
-  const AngleTable angles(rope, capacity, memory);
-  const std::size_t max_keep = capacity - 1, guard = 5;
-  std::vector<T> originals(max_keep * d + guard, T(7.0f));
-  std::vector<Index> index(max_keep);
-  std::size_t survivors = 0;
+  const std::size_t max_keep = capacity - 1;
+  Originals<T> originals(rope, capacity, max_keep, d);
   for (int round = 0; round < 5; ++round) {
     while (head.raw.size() < capacity) head.write(random);
     const auto kept = random.subset<Index>(1 + random.below(max_keep), capacity);
-    infinipot::reindex_keys<T>(head.keys.data(), static_cast<std::ptrdiff_t>(head.stride), d, kept,
-                               {originals.data(), index, survivors}, angles, rope.pairing);
-    infinipot::carry_origins(index, kept, survivors);
-    survivors = kept.size();
+    ASSERT_NO_FATAL_FAILURE(originals.keep(head.keys, head.stride, kept));
     head.gather_raw(kept);
     ASSERT_LE(head.worst_error(), 1) << "d " << d << " r " << rope.rotary_dim() << " round " << round;
     ASSERT_TRUE(head.gaps_untouched());
-    for (std::size_t i = max_keep * d; i < originals.size(); ++i) ASSERT_EQ(originals[i], T(7.0f));
   }
 }
 
@@ -130,15 +159,10 @@ TYPED_TEST(Keys, ThatDoNotMoveKeepTheirBits) {
     Head<TypeParam> head(plain_rope(64, 10000, pairing), 64, 16, 2);
     for (int i = 0; i < 16; ++i) head.write(random);
     const auto before = head.keys;
-    std::vector<float> memory(AngleTable::floats(head.rope, 16));
-    const AngleTable angles(head.rope, 16, memory);
-    std::vector<TypeParam> originals(15 * 64);
-    std::vector<Index> index(15);
+    Originals<TypeParam> originals(head.rope, 16, 15, 64);
     const auto kept = random.subset<Index>(12, 12);
-    for (const std::size_t survivors : {std::size_t{0}, kept.size()}) {
-      infinipot::reindex_keys<TypeParam>(head.keys.data(), 66, 64, kept, {originals.data(), index, survivors},
-                                         angles, pairing);
-      infinipot::carry_origins(index, kept, survivors);
+    for (int round = 0; round < 2; ++round) {
+      ASSERT_NO_FATAL_FAILURE(originals.keep(head.keys, 66, kept));
       EXPECT_EQ(head.keys, before);
     }
   }
@@ -149,23 +173,18 @@ TYPED_TEST(Keys, OriginalsAreTheBitsFirstWritten) {
   Head<TypeParam> head(plain_rope(32), 48, 20, 0);
   for (int i = 0; i < 20; ++i) head.write(random);
   auto first = head.keys;
-  std::vector<float> memory(AngleTable::floats(head.rope, 20));
-  const AngleTable angles(head.rope, 20, memory);
-  std::vector<TypeParam> originals(19 * 48);
-  std::vector<Index> index(19), held = random.subset<Index>(20, 20);
-  std::size_t survivors = 0;
+  Originals<TypeParam> originals(head.rope, 20, 19, 48);
+  std::vector<Index> held = random.subset<Index>(20, 20);
   for (const std::size_t keep : {15u, 11u, 6u, 1u}) {
     const auto kept = random.subset<Index>(keep, held.size());
-    infinipot::reindex_keys<TypeParam>(head.keys.data(), 48, 48, kept, {originals.data(), index, survivors},
-                                       angles, head.rope.pairing);
-    infinipot::carry_origins(index, kept, survivors);
-    survivors = keep;
+    ASSERT_NO_FATAL_FAILURE(originals.keep(head.keys, 48, kept));
     std::vector<Index> next;
     for (const Index i : kept) next.push_back(held[i]);
     held = next;
     for (std::size_t j = 0; j < keep; ++j) {
-      ASSERT_EQ(index[j], held[j]);
-      for (std::size_t c = 0; c < 48; ++c) ASSERT_EQ(originals[j * 48 + c], first[held[j] * 48 + c]);
+      const Index row = originals.row[j];
+      ASSERT_EQ(originals.position[row], held[j]);
+      for (std::size_t c = 0; c < 48; ++c) ASSERT_EQ(originals.rows[row * 48 + c], first[held[j] * 48 + c]);
     }
   }
 }
@@ -190,18 +209,29 @@ TYPED_TEST(Keys, RotateRowInPlaceEqualsOutOfPlace) {
     }
 }
 
-TEST(CarryOrigins, FollowsTheKept) {
+TEST(AssignRows, EachKeptEntryHasOneOfItsOwn) {
   reference::Random random(600);
   for (int round = 0; round < 200; ++round) {
-    const std::size_t size = 1 + random.below(64), survivors = random.below(size + 1);
-    std::vector<Index> index(size + 2, 999);
-    for (std::size_t i = 0; i < survivors; ++i) index[i] = static_cast<Index>(1000 + i);
-    const auto kept = random.subset<Index>(random.below(size + 1), size);
-    std::vector<Index> expected = index;
-    for (std::size_t j = 0; j < kept.size(); ++j)
-      expected[j] = kept[j] < survivors ? static_cast<Index>(1000 + kept[j]) : kept[j];
-    infinipot::carry_origins(index, kept, survivors);
-    ASSERT_EQ(index, expected);
+    const std::size_t size = 1 + random.below(64), max_keep = 1 + random.below(size);
+    const std::size_t survivors = random.below(max_keep + 1);
+    std::vector<Index> row = random.subset<Index>(survivors, max_keep), position(max_keep, 999);
+    std::reverse(row.begin(), row.end());
+    for (std::size_t i = 0; i < survivors; ++i) position[row[i]] = static_cast<Index>(1000 + i);
+    row.resize(max_keep);
+    std::vector<std::uint8_t> in_use(max_keep, 1);
+    const auto before = row;
+    const auto kept = random.subset<Index>(random.below(max_keep + 1), size);
+    const std::size_t moved = infinipot::assign_rows({row, position, in_use, survivors}, kept);
+    std::set<Index> taken;
+    for (std::size_t j = 0; j < kept.size(); ++j) {
+      ASSERT_LT(row[j], max_keep);
+      ASSERT_TRUE(taken.insert(row[j]).second);
+      ASSERT_EQ(j < moved, kept[j] < survivors);
+      if (j < moved) {
+        ASSERT_EQ(row[j], before[kept[j]]);
+      }
+      ASSERT_EQ(position[row[j]], j < moved ? 1000 + kept[j] : kept[j]);
+    }
   }
 }
 
@@ -341,18 +371,11 @@ TYPED_TEST(Keys, DoNotDriftWhenHalfIsDropped) {
   for (const Pairing pairing : pairings) {
     reference::Random random(800);
     Head<TypeParam> head(plain_rope(16, 10000, pairing), 16, 64, 0);
-    std::vector<float> memory(AngleTable::floats(head.rope, 64));
-    const AngleTable angles(head.rope, 64, memory);
-    std::vector<TypeParam> originals(32 * 16);
-    std::vector<Index> index(32);
-    std::size_t survivors = 0;
+    Originals<TypeParam> originals(head.rope, 64, 32, 16);
     for (int round = 0; round < 1000; ++round) {
       while (head.raw.size() < 64) head.write(random);
-      auto kept = random.subset<Index>(32, 64);
-      infinipot::reindex_keys<TypeParam>(head.keys.data(), 16, 16, kept, {originals.data(), index, survivors},
-                                         angles, pairing);
-      infinipot::carry_origins(index, kept, survivors);
-      survivors = kept.size();
+      const auto kept = random.subset<Index>(32, 64);
+      ASSERT_NO_FATAL_FAILURE(originals.keep(head.keys, 16, kept));
       head.gather_raw(kept);
       ASSERT_LE(head.worst_error(), 1) << "round " << round;
     }

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "infinipot/concepts.hpp"
+#include "infinipot/executor.hpp"
 #include "options.hpp"
 #include "text_model.hpp"
 
@@ -35,6 +36,7 @@ concept StoreWithEngine = requires(M& memory) {
 ///     Engine& Memory::engine();
 ///     std::uint64_t Memory::bytes() const;  // what the store takes
 ///     Fork Memory::fork();                  // with store() and engine(), of the very same types
+///     Executor Memory::executor();          // optional: threads for the distillations
 ///
 /// fork() makes a copy of all that the store holds at that time, and an engine that runs against the copy, so
 /// that an answer can be measured without disturbing the conversation. One fork lives at a time; while it
@@ -47,5 +49,14 @@ concept Backend = requires(B& backend, const B& view, const Options& options, st
   requires StoreWithEngine<decltype(backend.memory(options, batch, forks).fork())>;
   { backend.memory(options, batch, forks).bytes() } -> std::convertible_to<std::uint64_t>;
 };
+
+/// The threads that a memory lends to distillations; without any they run on the calling thread.
+template <class M>
+auto executor_of(M& memory) {
+  if constexpr (requires { memory.executor(); })
+    return memory.executor();
+  else
+    return infinipot::Serial{};
+}
 
 }  // namespace reading

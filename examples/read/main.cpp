@@ -11,6 +11,7 @@
 #include "smollm2/gguf.hpp"
 #include "smollm2/llama_engine.hpp"
 #include "smollm2/llama_weights.hpp"
+#include "smollm2/pool_executor.hpp"
 #include "smollm2/thread_pool.hpp"
 #include "smollm2_text.hpp"
 
@@ -35,6 +36,7 @@ class Memory {
   Pot& store() { return pot_; }
   Engine& engine() { return engine_; }
   std::uint64_t bytes() const { return pot_.bytes(); }
+  smollm2::PoolExecutor executor() const { return smollm2::PoolExecutor(threads_); }
   Memory fork() const { return {weights_, threads_, pot_.fork(), batch_}; }
 
  private:

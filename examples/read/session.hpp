@@ -55,7 +55,8 @@ Report converse(B& backend, const Options& options, std::vector<Prompt>& prompts
   auto& store = memory.store();
   infinipot::Ccd reader(
       memory.engine(), store, std::move(policy),
-      {.keep = options.keep, .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk});
+      {.keep = options.keep, .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk},
+      executor_of(memory));
 
   std::vector<Needle> needles;
   for (const Turn& turn : options.turns) needles.emplace_back(turn.needle);

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
-#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -17,6 +16,7 @@
 #include "infinipot/concepts.hpp"
 #include "infinipot/detail/error.hpp"
 #include "infinipot/detail/watchers.hpp"
+#include "infinipot/executor.hpp"
 #include "infinipot/nuc.hpp"
 #include "infinipot/policy.hpp"
 #include "infinipot/selector.hpp"
@@ -55,8 +55,9 @@ struct CcdStats {
 /// Reads tokens through an engine into a store and distils whenever the store is full, while reading and
 /// while generating alike. Allocates only in the constructor (and in what the engine does).
 ///
-/// The engine must run against the very store that is given here. All three outlive this object.
-template <class Engine, class S, class P>
+/// The engine must run against the very store that is given here. Both outlive this object, and so do the
+/// threads that the executor stands for; without one all is done on the calling thread.
+template <class Engine, class S, class P, Executor X = Serial>
 class Ccd {
   static_assert(
       ForwardPass<Engine>,
@@ -92,19 +93,22 @@ class Ccd {
   /// Throws std::invalid_argument if the engine's and the store's shapes differ, the store is not empty, or
   /// the settings cannot work: keep >= capacity, sinks + recent > keep, no room for catalyst and one more
   /// token.
-  Ccd(Engine& engine, S& store, P policy, CcdSettings settings = {})
-      : engine_(engine),
+  Ccd(Engine& engine, S& store, P policy, CcdSettings settings = {}, X executor = {})
+      : executor_(std::move(executor)),
+        engine_(engine),
         store_(store),
         policy_(std::move(policy)),
         settings_(checked(engine, store, policy_, settings)),
         limit_(store.capacity() - longest_probe(policy_)),
         window_start_(limit_ - window(policy_)),
         tracker_(static_cast<std::size_t>(engine.vocab_size())),
-        selector_(store.shape(), store.granularity(), store.capacity(), settings_.keep, policy_.rules()),
+        selector_(store.shape(), store.granularity(), store.capacity(), settings_.keep, policy_.rules(),
+                  executor_.workers()),
         entries_(std::min(settings_.chunk, store.capacity())),
         attention_(watches ? store.shape().heads() * store.capacity() : 0),
         pending_(P::watch == Watch::every_query || P::watch == Watch::last_queries ? attention_.size() : 0) {
-    if constexpr (watches && by_queries) scorer_.emplace(store.shape(), store.capacity());
+    if constexpr (watches && by_queries)
+      scorers_.assign(executor_.workers(), CapScorer(store.shape(), store.capacity()));
   }
 
   /// A copy that goes on from here, on a copy of the store (Pot::fork) and an engine that runs against that.
@@ -142,8 +146,8 @@ class Ccd {
     if constexpr (ProtectsRecent<P>) most("recent entries", policy.recent(settings_.keep), settings_.recent);
     if (policy.uses_nuc() && !policy_.uses_nuc())
       detail::invalid("the new policy needs NuC, which the one before did not ask for");
-    selector_ =
-        Selector(store_.shape(), store_.granularity(), store_.capacity(), settings_.keep, policy.rules());
+    selector_ = Selector(store_.shape(), store_.granularity(), store_.capacity(), settings_.keep,
+                         policy.rules(), executor_.workers());
     policy_ = std::move(policy);
   }
 
@@ -178,7 +182,8 @@ class Ccd {
 
  private:
   Ccd(const Ccd& other, Engine& engine, S& store)
-      : engine_(engine),
+      : executor_(other.executor_),
+        engine_(engine),
         store_(like(other, store)),
         policy_(other.policy_),
         settings_(other.settings_),
@@ -186,7 +191,7 @@ class Ccd {
         window_start_(other.window_start_),
         tracker_(other.tracker_),
         selector_(other.selector_),
-        scorer_(other.scorer_),
+        scorers_(other.scorers_),
         entries_(other.entries_),
         attention_(other.attention_),
         pending_(other.pending_),
@@ -326,7 +331,7 @@ class Ccd {
     const detail::AttentionScores into{scores, store_.capacity()};
     if constexpr (watches && by_queries) {
       if (shows_queries()) {
-        detail::QueryWatcher<Engine, S> queries(engine_, store_, *scorer_, first, reduce, into);
+        detail::QueryWatcher<Engine, S, X> queries(engine_, store_, scorers_, first, reduce, into, executor_);
         engine_.forward(tokens, first, logits, static_cast<QuerySink&>(queries));
         return;
       }
@@ -360,8 +365,11 @@ class Ccd {
     run_probes();
     const double probe_seconds = seconds_since(start);
     const Protection protection{settings_.sinks, settings_.recent};
-    const std::size_t nans = selector_.select(policy_, store_.entries(), attention_, protection);
-    store_.keep(selector_.kept());
+    const std::size_t nans = selector_.select(policy_, store_.entries(), attention_, protection, executor_);
+    if constexpr (requires { store_.keep(selector_.kept(), executor_); })
+      store_.keep(selector_.kept(), executor_);
+    else
+      store_.keep(selector_.kept());
     carry_attention(before);
 
     const double seconds = seconds_since(start);
@@ -400,6 +408,7 @@ class Ccd {
     }
   }
 
+  X executor_;
   Engine& engine_;
   S& store_;
   P policy_;
@@ -408,11 +417,11 @@ class Ccd {
   std::size_t window_start_;  // entries from here on are watched, for Watch::last_queries
   NucTracker tracker_;
   Selector selector_;
-  std::optional<CapScorer> scorer_;
-  std::vector<Entry> entries_;    // (chunk) being read
-  std::vector<float> attention_;  // (layers, kv_heads, capacity)
-  std::vector<float> pending_;    // the same, of a chunk that may still fail
-  std::size_t pinned_ = 0;        // beyond the sinks
+  std::vector<CapScorer> scorers_;  // (workers)
+  std::vector<Entry> entries_;      // (chunk) being read
+  std::vector<float> attention_;    // (layers, kv_heads, capacity)
+  std::vector<float> pending_;      // the same, of a chunk that may still fail
+  std::size_t pinned_ = 0;          // beyond the sinks
   CcdStats stats_;
   Observer observer_;
 };

@@ -1,22 +1,23 @@
 // In-place gather of kept rows: row kept[j] moves to row j.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <span>
 
+#include "infinipot/detail/copy_row.hpp"
 #include "infinipot/shape.hpp"
 
 namespace infinipot {
-
 /// Moves row kept[j] to row j, in order, in place. `kept` ascends strictly, so that a source is never
 /// overwritten before it was read. Rows stand `stride` elements apart and hold `width` elements.
 template <class T>
 void compact_rows(T* rows, std::ptrdiff_t stride, std::size_t width, std::span<const Index> kept) noexcept {
+  const auto row = [=](std::size_t i) { return rows + static_cast<std::ptrdiff_t>(i) * stride; };
+  const detail::RowWriter<T> writer(rows, stride, width);
   for (std::size_t j = 0; j < kept.size(); ++j) {
-    if (kept[j] == j) continue;
-    const T* from = rows + static_cast<std::ptrdiff_t>(kept[j]) * stride;
-    std::copy_n(from, width, rows + static_cast<std::ptrdiff_t>(j) * stride);
+    const std::size_t next = j + detail::rows_ahead;
+    if (next < kept.size()) detail::prefetch_row(row(kept[next]), width);
+    if (kept[j] != j) writer.copy(row(kept[j]), row(j));
   }
 }
 

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <bit>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #ifdef __F16C__
 #include <immintrin.h>
 #endif
@@ -52,6 +54,20 @@ inline std::size_t from_float_by_8(const float* in, std::size_t n, f16* out) noe
   return i;
 }
 #endif
+
+// bf16 by integers, in loops that compilers vectorise; those of Eigen 3.4 they do not.
+inline void to_float(const bf16* in, std::size_t n, float* out) noexcept {
+  for (std::size_t i = 0; i < n; ++i) out[i] = std::bit_cast<float>(std::uint32_t{in[i].value} << 16U);
+}
+inline void from_float(const float* in, std::size_t n, bf16* out) noexcept {
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto bits = std::bit_cast<std::uint32_t>(in[i]);
+    const std::uint32_t rounded = (bits + 0x7FFFU + (bits >> 16U & 1U)) >> 16U;
+    const std::uint32_t nan = (bits >> 16U & 0x8000U) | 0x7FC0U;
+    const bool is_nan = (bits & 0x7FFFFFFFU) > 0x7F800000U;
+    out[i].value = static_cast<std::uint16_t>(is_nan ? nan : rounded);
+  }
+}
 
 /// out[i] = float(in[i]), exact. The ranges may not overlap.
 template <Element T>

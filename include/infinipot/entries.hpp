@@ -9,6 +9,7 @@
 #include "infinipot/compact.hpp"
 #include "infinipot/detail/arena.hpp"
 #include "infinipot/element.hpp"
+#include "infinipot/executor.hpp"
 #include "infinipot/selection.hpp"
 #include "infinipot/shape.hpp"
 
@@ -74,8 +75,9 @@ class EntryTable {
   void truncate(std::size_t size) noexcept { size_ = std::min(size_, size); }
 
   /// Keeps only the selected entries. Precondition: kept.lanes() == lanes(), indices below size().
-  void keep(const Selection& kept) noexcept {
-    for (std::size_t lane = 0; lane < lanes_; ++lane) {
+  template <Executor X = Serial>
+  void keep(const Selection& kept, X executor = {}) noexcept {
+    executor.for_each(lanes_, [&](std::size_t lane, std::size_t) {
       const auto indices = kept.lane(lane);
       compact(row(positions_, lane), indices);
       compact(row(tokens_, lane), indices);
@@ -83,7 +85,7 @@ class EntryTable {
       compact(row(pinned_, lane), indices);
       compact(row(survived_, lane), indices);
       for (auto& count : row(survived_, lane).first(kept.keep())) ++count;
-    }
+    });
     size_ = kept.keep();
   }
 

@@ -27,6 +27,7 @@
 // The seams, and the loop that drives them
 #include "infinipot/ccd.hpp"       // Continual Context Distillation
 #include "infinipot/concepts.hpp"  // forward pass, store
+#include "infinipot/executor.hpp"  // threads
 #include "infinipot/policy.hpp"    // policy
 #include "infinipot/policy/h2o.hpp"
 #include "infinipot/policy/infinipot.hpp"

@@ -46,7 +46,8 @@ concept Policy = requires(const P& policy, std::size_t rule, const ScoreView& vi
   { policy.uses_nuc() } -> std::convertible_to<bool>;
   /// At least one; entries are chosen by one after the other.
   { policy.rules() } -> std::convertible_to<std::span<const Rule>>;
-  /// Fills scores[t] for the view's entries by the given rule.
+  /// Fills scores[t] for the view's entries by the given rule. Not from one thread alone: an executor runs
+  /// several lanes at once.
   policy.score(rule, view, scores);
 };
 

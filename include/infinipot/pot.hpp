@@ -13,6 +13,7 @@
 #include "infinipot/detail/arena.hpp"
 #include "infinipot/element.hpp"
 #include "infinipot/entries.hpp"
+#include "infinipot/executor.hpp"
 #include "infinipot/kv_layout.hpp"
 #include "infinipot/reindex.hpp"
 #include "infinipot/rope.hpp"
@@ -65,7 +66,8 @@ class Pot {
                       copy.values().row(layer, head, entry));
         }
     std::copy(originals_.begin(), originals_.end(), copy.originals_.begin());
-    std::copy(origins_.begin(), origins_.end(), copy.origins_.begin());
+    std::copy(rows_.begin(), rows_.end(), copy.rows_.begin());
+    std::copy(first_positions_.begin(), first_positions_.end(), copy.first_positions_.begin());
     copy.entries_.assign(entries_);
     copy.survivors_ = survivors_;
     return copy;
@@ -103,14 +105,17 @@ class Pot {
 
   /// Keeps the selected entries, in place, and gives them positions 0 .. keep - 1 (CR-RoPE).
   /// Precondition: kept.keep() <= max_keep(), kept.lanes() fits the granularity, indices ascend below size().
-  void keep(const Selection& kept) noexcept {
-    for (std::size_t layer = 0; layer < shape().layers; ++layer)
-      for (std::size_t head = 0; head < shape().kv_heads; ++head)
-        keep_head(layer, head, kept.lane(shape().lane_of(layer, head, granularity())));
+  template <Executor X = Serial>
+  void keep(const Selection& kept, X executor = {}) noexcept {
     if (!originals_.empty())
-      for (std::size_t lane = 0; lane < entries_.lanes(); ++lane)
-        carry_origins(origins(lane), kept.lane(lane), survivors_);
-    entries_.keep(kept);
+      executor.for_each(entries_.lanes(), [&](std::size_t lane, std::size_t) {
+        moved_[lane] = assign_rows(origins(lane), kept.lane(lane));
+      });
+    executor.for_each(shape().heads(), [&](std::size_t pair, std::size_t) {
+      const std::size_t lane = pair / shape().heads_per_lane(granularity());
+      keep_head(pair / shape().kv_heads, pair % shape().kv_heads, lane, kept.lane(lane));
+    });
+    entries_.keep(kept, executor);
     survivors_ = kept.keep();
   }
 
@@ -141,15 +146,22 @@ class Pot {
     const auto keys = arena_.template reserve<T>(memory ? 0 : rows);
     const auto values = arena_.template reserve<T>(memory ? 0 : rows);
     const auto firsts = arena_.template reserve<T>(originals);
-    const auto origins = arena_.template reserve<Index>(rotated ? detail::product({lanes, max_keep()}) : 0);
+    const std::size_t records = rotated ? detail::product({lanes, max_keep()}) : 0;
+    const auto key_rows = arena_.template reserve<Index>(records);
+    const auto first_positions = arena_.template reserve<Index>(records);
+    const auto in_use = arena_.template reserve<std::uint8_t>(records);
+    const auto moved = arena_.template reserve<std::size_t>(rotated ? lanes : 0);
     const auto angles = arena_.template reserve<float>(AngleTable::floats(settings_.rope, capacity()));
-    const auto records = EntryTable::reserve(arena_, lanes, capacity());
+    const auto table = EntryTable::reserve(arena_, lanes, capacity());
     arena_.allocate();
     memory_ = memory ? *memory : own(arena_.take(keys).data(), arena_.take(values).data());
     originals_ = arena_.take(firsts);
-    origins_ = arena_.take(origins);
+    rows_ = arena_.take(key_rows);
+    first_positions_ = arena_.take(first_positions);
+    in_use_ = arena_.take(in_use);
+    moved_ = arena_.take(moved);
     angles_ = AngleTable(settings_.rope, capacity(), arena_.take(angles));
-    entries_ = EntryTable(arena_, records, lanes, capacity());
+    entries_ = EntryTable(arena_, table, lanes, capacity());
   }
 
   static PotSettings checked(PotSettings settings) {
@@ -171,22 +183,23 @@ class Pot {
     return {{keys, layer, head, d}, {values, layer, head, d}};
   }
 
-  std::span<Index> origins(std::size_t lane) const noexcept {
-    return origins_.subspan(lane * max_keep(), max_keep());
+  KeyOrigins origins(std::size_t lane) const noexcept {
+    const std::size_t at = lane * max_keep();
+    return {rows_.subspan(at, max_keep()), first_positions_.subspan(at, max_keep()),
+            in_use_.subspan(at, max_keep()), survivors_};
   }
 
-  void keep_head(std::size_t layer, std::size_t head, std::span<const Index> kept) noexcept {
+  void keep_head(std::size_t layer, std::size_t head, std::size_t lane,
+                 std::span<const Index> kept) noexcept {
     const std::size_t d = shape().head_dim;
     compact_rows(memory_.values.head(layer, head), memory_.values.entry_stride, d, kept);
     if (originals_.empty()) {
       compact_rows(memory_.keys.head(layer, head), memory_.keys.entry_stride, d, kept);
       return;
     }
-    const std::size_t pair = shape().head_of(layer, head);
-    const KeyOrigins<T> first{originals_.data() + pair * max_keep() * d,
-                              origins(shape().lane_of(layer, head, granularity())), survivors_};
-    reindex_keys(memory_.keys.head(layer, head), memory_.keys.entry_stride, d, kept, first, angles_,
-                 settings_.rope.pairing);
+    T* const originals = originals_.data() + shape().head_of(layer, head) * max_keep() * d;
+    reindex_keys(memory_.keys.head(layer, head), memory_.keys.entry_stride, d, kept, origins(lane),
+                 moved_[lane], originals, angles_, settings_.rope.pairing);
   }
 
   void rotate_for_reading(std::size_t position, float* key) const noexcept {
@@ -200,11 +213,15 @@ class Pot {
   PotSettings settings_;
   detail::Arena arena_;
   KvLayout<T> memory_;
-  std::span<T> originals_;    // (layers, kv_heads, max_keep, head_dim): survivors' keys as first written
-  std::span<Index> origins_;  // (lanes, max_keep): the positions that those were rotated for
+  std::span<T> originals_;  // (layers, kv_heads, max_keep, head_dim): survivors' keys as first written
+  // (lanes, max_keep): see KeyOrigins.
+  std::span<Index> rows_;
+  std::span<Index> first_positions_;
+  std::span<std::uint8_t> in_use_;
+  std::span<std::size_t> moved_;  // (lanes): of those that were just kept, how many were before
   AngleTable angles_;
   EntryTable entries_;
-  std::size_t survivors_ = 0;  // entries 0 .. survivors_ - 1 have an original
+  std::size_t survivors_ = 0;  // entries 0 .. survivors_ - 1 have a row among the originals
 };
 
 }  // namespace infinipot

@@ -3,22 +3,44 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
+#include "infinipot/detail/copy_row.hpp"
 #include "infinipot/element.hpp"
 #include "infinipot/rope.hpp"
 #include "infinipot/shape.hpp"
 
 namespace infinipot {
 
-/// Keys of one head as the engine first wrote them, for the entries that survived a distillation. A key that
-/// is rotated, rounded, rotated and rounded again rots; each re-indexing therefore starts from these.
-template <Element T>
+/// Where the survivors of one lane have their keys as the engine first wrote them. A key that is rotated,
+/// rounded, rotated and rounded again rots; each re-indexing therefore starts from these. An entry keeps its
+/// row as long as it lives. Heads of a lane share all of this, but for the rows themselves.
 struct KeyOrigins {
-  T* rows = nullptr;             ///< (max_keep, head_dim)
-  std::span<const Index> index;  ///< (max_keep) position that row i was rotated for
-  std::size_t survivors = 0;     ///< rows in use; entries from there on are still as first written
+  std::span<Index> row;            ///< (max_keep) row of entry i, for the first `survivors` entries
+  std::span<Index> position;       ///< (max_keep) that a row was rotated for
+  std::span<std::uint8_t> in_use;  ///< (max_keep) scratch: whether a row is
+  std::size_t survivors = 0;       ///< entries from there on are still as first written
 };
+
+/// Gives rows to the entries that are kept: survivors have theirs, the others take those that nobody needs
+/// any more. Then row[j] belongs to entry kept[j]. Returns how many of them had survived before; these come
+/// first. `kept` ascends. Precondition: kept.size() <= max_keep.
+inline std::size_t assign_rows(const KeyOrigins& origins, std::span<const Index> kept) noexcept {
+  std::fill(origins.in_use.begin(), origins.in_use.end(), std::uint8_t{0});
+  std::size_t j = 0;
+  for (; j < kept.size() && kept[j] < origins.survivors; ++j) {
+    origins.row[j] = origins.row[kept[j]];
+    origins.in_use[origins.row[j]] = 1;
+  }
+  const std::size_t survivors = j;
+  for (Index row = 0; j < kept.size(); ++row) {
+    if (origins.in_use[row] != 0) continue;
+    origins.row[j] = row;
+    origins.position[row] = kept[j++];
+  }
+  return survivors;
+}
 
 namespace detail {
 
@@ -51,29 +73,25 @@ void rotate_row(const T* in, const Angles& angles, Pairing pairing, std::size_t 
 
 /// Moves the keys of one head so that entry kept[j] stands at position j, in place, as if it had been rotated
 /// for that position from the start: row j becomes the key as first written, turned back by (its first
-/// position - j), rounded once. Updates `origins.rows` for the next time (carry_origins does so for the
-/// index, which heads of a lane share). Every T; survivors' error does not grow with the number of calls.
+/// position - j), rounded once. Call assign_rows() before, which returns `survivors`, how many of the kept
+/// have been moved here earlier. `originals` is (max_keep, head_dim). Survivors' error does not grow with the
+/// number of calls.
 template <Element T>
 void reindex_keys(T* keys, std::ptrdiff_t stride, std::size_t head_dim, std::span<const Index> kept,
-                  const KeyOrigins<T>& origins, const AngleTable& angles, Pairing pairing) noexcept {
+                  const KeyOrigins& origins, std::size_t survivors, T* originals, const AngleTable& angles,
+                  Pairing pairing) noexcept {
+  const auto key = [=](std::size_t i) { return keys + static_cast<std::ptrdiff_t>(i) * stride; };
+  const auto original = [=, &origins](std::size_t j) { return originals + origins.row[j] * head_dim; };
+  const detail::RowWriter<T> writer(originals, static_cast<std::ptrdiff_t>(head_dim), head_dim);
   for (std::size_t j = 0; j < kept.size(); ++j) {
-    const std::size_t i = kept[j];
-    const bool survivor = i < origins.survivors;
-    T* const original = origins.rows + j * head_dim;
-    T* const key = keys + static_cast<std::ptrdiff_t>(j) * stride;
-    const T* const source =
-        survivor ? origins.rows + i * head_dim : keys + static_cast<std::ptrdiff_t>(i) * stride;
-    if (source != original) std::copy_n(source, head_dim, original);
-    const std::size_t shift = (survivor ? origins.index[i] : i) - j;
-    // An entry at its first position has never moved: its row is still as first written.
-    if (shift > 0) detail::rotate_row(original, angles[shift], pairing, head_dim, key);
+    const auto source = [&](std::size_t i) { return i < survivors ? original(i) : key(kept[i]); };
+    const std::size_t next = j + detail::rows_ahead;
+    if (next < kept.size()) detail::prefetch_row(source(next), head_dim);
+    if (j >= survivors) writer.copy(source(j), original(j));
+    if (kept[j] == j) continue;  // stands where it stood
+    const std::size_t shift = origins.position[origins.row[j]] - j;
+    detail::rotate_row(source(j), angles[shift], pairing, head_dim, key(j));
   }
-}
-
-/// Moves the first positions along with the kept entries: index[j] = first position of entry kept[j].
-inline void carry_origins(std::span<Index> index, std::span<const Index> kept,
-                          std::size_t survivors) noexcept {
-  for (std::size_t j = 0; j < kept.size(); ++j) index[j] = kept[j] < survivors ? index[kept[j]] : kept[j];
 }
 
 }  // namespace infinipot

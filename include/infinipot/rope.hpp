@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "infinipot/detail/error.hpp"
+#include "infinipot/detail/simd.hpp"
 
 namespace infinipot {
 
@@ -92,28 +93,64 @@ class AngleTable {
 
 enum class Turn : std::int8_t { forward = 1, backward = -1 };
 
+namespace detail {
+
+/// Pairs `from` ... one at a time; channels of pair i at first(i) and second(i).
+template <class First, class Second>
+void rotate_pairs(const float* in, const Angles& angles, float sign, std::size_t from, First first,
+                  Second second, float* out) noexcept {
+  for (std::size_t i = from; i < angles.pairs; ++i) {
+    const float x = in[first(i)], y = in[second(i)];
+    const float c = angles.cos[i], s = sign * angles.sin[i];
+    out[first(i)] = x * c - y * s;
+    out[second(i)] = x * s + y * c;
+  }
+}
+
+inline void rotate_half_split(const float* in, const Angles& angles, float sign, float* out) noexcept {
+  const std::size_t pairs = angles.pairs;
+  const Packet signs = broadcast(sign);
+  std::size_t i = 0;
+  for (; i + packet_size <= pairs; i += packet_size) {
+    const Packet x = load(in + i), y = load(in + pairs + i);
+    const Packet c = load(angles.cos + i), s = multiply(signs, load(angles.sin + i));
+    store(out + i, subtract(multiply(x, c), multiply(y, s)));
+    store(out + pairs + i, multiply_add(x, s, multiply(y, c)));
+  }
+  rotate_pairs(
+      in, angles, sign, i, [](std::size_t k) { return k; }, [pairs](std::size_t k) { return k + pairs; },
+      out);
+}
+
+inline void rotate_interleaved(const float* in, const Angles& angles, float sign, float* out) noexcept {
+  std::size_t i = 0;
+  if constexpr (packet_size > 1) {
+    constexpr std::size_t pairs = packet_size / 2;
+    float alternating[packet_size];
+    for (std::size_t k = 0; k < packet_size; ++k) alternating[k] = k % 2 == 0 ? -sign : sign;
+    const Packet signs = load(alternating);
+    for (; i + pairs <= angles.pairs; i += pairs) {
+      const Packet x = load(in + 2 * i);
+      const Packet c = load_twice(angles.cos + i), s = multiply(signs, load_twice(angles.sin + i));
+      store(out + 2 * i, multiply_add(swap_neighbours(x), s, multiply(x, c)));
+    }
+  }
+  rotate_pairs(
+      in, angles, sign, i, [](std::size_t k) { return 2 * k; }, [](std::size_t k) { return 2 * k + 1; }, out);
+}
+
+}  // namespace detail
+
 /// Rotates one key or query (head_dim floats) by a shift, into `out`, which may be `in`. Channels beyond the
 /// pairs are copied.
 inline void rotate(const float* in, const Angles& angles, Pairing pairing, Turn turn, std::size_t head_dim,
                    float* out) noexcept {
-  const float sign = static_cast<float>(turn);
-  const std::size_t pairs = angles.pairs;
-  if (pairing == Pairing::half_split) {
-    for (std::size_t i = 0; i < pairs; ++i) {
-      const float x = in[i], y = in[i + pairs];
-      const float c = angles.cos[i], s = sign * angles.sin[i];
-      out[i] = x * c - y * s;
-      out[i + pairs] = x * s + y * c;
-    }
-  } else {
-    for (std::size_t i = 0; i < pairs; ++i) {
-      const float x = in[2 * i], y = in[2 * i + 1];
-      const float c = angles.cos[i], s = sign * angles.sin[i];
-      out[2 * i] = x * c - y * s;
-      out[2 * i + 1] = x * s + y * c;
-    }
-  }
-  if (in != out) std::copy(in + 2 * pairs, in + head_dim, out + 2 * pairs);
+  const auto sign = static_cast<float>(turn);
+  if (pairing == Pairing::half_split)
+    detail::rotate_half_split(in, angles, sign, out);
+  else
+    detail::rotate_interleaved(in, angles, sign, out);
+  if (in != out) std::copy(in + 2 * angles.pairs, in + head_dim, out + 2 * angles.pairs);
 }
 
 }  // namespace infinipot

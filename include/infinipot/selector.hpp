@@ -9,6 +9,7 @@
 
 #include "infinipot/detail/error.hpp"
 #include "infinipot/entries.hpp"
+#include "infinipot/executor.hpp"
 #include "infinipot/policy.hpp"
 #include "infinipot/score_view.hpp"
 #include "infinipot/selection.hpp"
@@ -27,9 +28,9 @@ struct Protection {
 /// Applies a policy's rules lane by lane. Allocates once, in the constructor.
 class Selector {
  public:
-  /// For stores of up to `capacity` entries, of which `keep` stay.
+  /// For stores of up to `capacity` entries, of which `keep` stay, and executors of up to `workers` workers.
   Selector(const Shape& shape, Granularity granularity, std::size_t capacity, std::size_t keep,
-           std::span<const Rule> rules)
+           std::span<const Rule> rules, std::size_t workers = 1)
       : shape_(shape),
         granularity_(granularity),
         capacity_(capacity),
@@ -38,12 +39,7 @@ class Selector {
         marks_(shape.lanes(granularity) * capacity),
         free_(shape.lanes(granularity)),
         left_(shape.lanes(granularity)),
-        scores_(capacity),
-        smoothed_(capacity),
-        scope_protected_(capacity),
-        scope_marks_(capacity),
-        aligned_(widest_scope() > 1 ? widest_scope() * capacity : 0),
-        top_k_(capacity),
+        scratch_(workers, Scratch(capacity, widest_scope() > 1 ? widest_scope() : 0)),
         kept_(shape.lanes(granularity), keep) {}
 
   /// The result of the last select().
@@ -52,21 +48,45 @@ class Selector {
   /// Chooses the entries that stay. `attention` is (layers, kv_heads, capacity), as the policy watched it.
   /// Returns the number of NaN scores of unprotected entries, which count as lowest.
   /// Precondition: keep <= table.size(), and no lane has more than `keep` protected entries.
-  template <Policy P>
+  template <Policy P, Executor X = Serial>
   std::size_t select(const P& policy, const EntryTable& table, std::span<const float> attention,
-                     const Protection& protection) noexcept {
-    for (std::size_t lane = 0; lane < table.lanes(); ++lane) protect(table, lane, protection);
-    std::size_t nans = 0;
+                     const Protection& protection, X executor = {}) noexcept {
+    for (Scratch& scratch : scratch_) scratch.nans = 0;
+    executor.for_each(table.lanes(),
+                      [&](std::size_t lane, std::size_t) { protect(table, lane, protection); });
     for (std::size_t rule = 0; rule < rules_.size(); ++rule) {
       const std::size_t width = lanes_per_scope(rules_[rule].scope);
-      for (std::size_t lane = 0; lane < table.lanes(); lane += width)
-        nans += apply(policy, rule, view(table, attention, lane, width));
+      executor.for_each(table.lanes() / width, [&](std::size_t scope, std::size_t worker) {
+        Scratch& scratch = scratch_[worker];
+        apply(policy, rule, view(table, attention, scope * width, width, scratch), scratch);
+      });
     }
-    for (std::size_t lane = 0; lane < table.lanes(); ++lane) collect(lane, table.size());
+    executor.for_each(table.lanes(), [&](std::size_t lane, std::size_t) { collect(lane, table.size()); });
+    std::size_t nans = 0;
+    for (const Scratch& scratch : scratch_) nans += scratch.nans;
     return nans;
   }
 
  private:
+  /// Of one worker.
+  struct Scratch {
+    Scratch(std::size_t capacity, std::size_t widest_scope)
+        : scores(capacity),
+          smoothed(capacity),
+          scope_protected(capacity),
+          scope_marks(capacity),
+          aligned(widest_scope * capacity),
+          top_k(capacity) {}
+
+    std::vector<float> scores;                  // (capacity)
+    std::vector<float> smoothed;                // (capacity)
+    std::vector<std::uint8_t> scope_protected;  // (capacity)
+    std::vector<std::uint8_t> scope_marks;      // (capacity)
+    std::vector<Index> aligned;                 // (lanes of the widest scope, capacity)
+    TopK top_k;
+    std::size_t nans = 0;
+  };
+
   static std::vector<Rule> checked(std::span<const Rule> rules) {
     if (rules.empty()) detail::invalid("a policy must have at least one rule");
     for (const Rule& rule : rules) {
@@ -90,6 +110,9 @@ class Selector {
   std::span<std::uint8_t> protected_of(std::size_t lane, std::size_t size) noexcept {
     return std::span(protected_).subspan(lane * capacity_, size);
   }
+  std::span<const std::uint8_t> protected_of(std::size_t lane, std::size_t size) const noexcept {
+    return std::span(protected_).subspan(lane * capacity_, size);
+  }
   std::span<std::uint8_t> marks_of(std::size_t lane, std::size_t size) noexcept {
     return std::span(marks_).subspan(lane * capacity_, size);
   }
@@ -106,7 +129,7 @@ class Selector {
   }
 
   ScoreView view(const EntryTable& table, std::span<const float> attention, std::size_t lane,
-                 std::size_t width) noexcept {
+                 std::size_t width, Scratch& scratch) const noexcept {
     ScoreView view;
     view.table_ = &table;
     view.first_lane_ = lane;
@@ -117,58 +140,57 @@ class Selector {
     view.attention_ = attention;
     view.size_ = table.size();
     view.protected_ = protected_of(lane, table.size());
-    if (width > 1) align(view, width);
+    if (width > 1) align(view, width, scratch);
     return view;
   }
 
   /// Finds the entries that all lanes of a scope still hold. Positions ascend in each, so one walk will do.
-  void align(ScoreView& view, std::size_t width) noexcept {
+  void align(ScoreView& view, std::size_t width, Scratch& scratch) const noexcept {
     const EntryTable& table = *view.table_;
+    std::vector<Index>& aligned = scratch.aligned;
     std::size_t found = 0;
-    // Row `lane` of aligned_ is written up to `found`; its next cell serves as that lane's cursor.
-    for (std::size_t lane = 0; lane < width; ++lane) aligned_[lane * capacity_] = 0;
+    // Row `lane` of aligned is written up to `found`; its next cell serves as that lane's cursor.
+    for (std::size_t lane = 0; lane < width; ++lane) aligned[lane * capacity_] = 0;
     for (std::size_t t = 0; t < table.size(); ++t) {
       const std::uint64_t position = table.positions(view.first_lane_)[t];
       bool everywhere = true, pinned = false;
       for (std::size_t lane = 0; lane < width; ++lane) {
         const auto positions = table.positions(view.first_lane_ + lane);
-        Index& cursor = aligned_[lane * capacity_ + found];
+        Index& cursor = aligned[lane * capacity_ + found];
         while (cursor < table.size() && positions[cursor] < position) ++cursor;
         const bool here = cursor < table.size() && positions[cursor] == position;
         everywhere = everywhere && here;
         pinned = pinned || (here && protected_of(view.first_lane_ + lane, table.size())[cursor] != 0);
       }
       if (!everywhere) continue;
-      scope_protected_[found++] = pinned ? 1 : 0;
+      scratch.scope_protected[found++] = pinned ? 1 : 0;
       if (found < capacity_)
         for (std::size_t lane = 0; lane < width; ++lane)
-          aligned_[lane * capacity_ + found] = aligned_[lane * capacity_ + found - 1];
+          aligned[lane * capacity_ + found] = aligned[lane * capacity_ + found - 1];
     }
     view.size_ = found;
-    view.aligned_ = std::span<const Index>(aligned_).first(width * capacity_);
-    view.protected_ = std::span<const std::uint8_t>(scope_protected_).first(found);
+    view.aligned_ = std::span<const Index>(aligned).first(width * capacity_);
+    view.protected_ = std::span<const std::uint8_t>(scratch.scope_protected).first(found);
   }
 
   template <Policy P>
-  std::size_t apply(const P& policy, std::size_t rule, const ScoreView& view) noexcept {
+  void apply(const P& policy, std::size_t rule, const ScoreView& view, Scratch& scratch) noexcept {
     const std::size_t width = view.heads_ / view.heads_per_lane_;
     const auto lanes = std::span(left_).subspan(view.first_lane_, width);
     const std::size_t left = *std::min_element(lanes.begin(), lanes.end());
     const std::size_t wanted = std::min(left, budget(rule, view.first_lane_, width));
-    if (wanted == 0) return 0;
+    if (wanted == 0) return;
 
-    const auto scores = std::span(scores_).first(view.size_);
+    const auto scores = std::span(scratch.scores).first(view.size_);
     policy.score(rule, view, scores);
-    std::size_t nans = 0;
     for (std::size_t t = 0; t < scores.size(); ++t)
-      if (!view.is_protected(t) && is_nan(scores[t])) ++nans;
+      if (!view.is_protected(t) && is_nan(scores[t])) ++scratch.nans;
     auto ranked = scores;
     if (rules_[rule].smoothing.kernel > 1) {
-      ranked = std::span(smoothed_).first(view.size_);
+      ranked = std::span(scratch.smoothed).first(view.size_);
       smooth(scores, view.protected_, rules_[rule].smoothing, ranked);
     }
-    width == 1 ? mark_lane(ranked, wanted, view) : mark_scope(ranked, wanted, view, width);
-    return nans;
+    width == 1 ? mark_lane(ranked, wanted, view, scratch) : mark_scope(ranked, wanted, view, width, scratch);
   }
 
   std::size_t budget(std::size_t rule, std::size_t lane, std::size_t width) const noexcept {
@@ -178,23 +200,24 @@ class Selector {
     return static_cast<std::size_t>(rules_[rule].share * static_cast<double>(least));
   }
 
-  void mark_lane(std::span<const float> scores, std::size_t wanted, const ScoreView& view) noexcept {
-    left_[view.first_lane_] -= top_k_.mark(scores, wanted, marks_of(view.first_lane_, view.size_));
+  void mark_lane(std::span<const float> scores, std::size_t wanted, const ScoreView& view,
+                 Scratch& scratch) noexcept {
+    left_[view.first_lane_] -= scratch.top_k.mark(scores, wanted, marks_of(view.first_lane_, view.size_));
   }
 
-  void mark_scope(std::span<const float> scores, std::size_t wanted, const ScoreView& view,
-                  std::size_t width) noexcept {
+  void mark_scope(std::span<const float> scores, std::size_t wanted, const ScoreView& view, std::size_t width,
+                  Scratch& scratch) noexcept {
     const std::size_t size = view.table_->size();
-    const auto marks = std::span(scope_marks_).first(view.size_);
+    const auto marks = std::span(scratch.scope_marks).first(view.size_);
     const auto mark_at = [&](std::size_t lane, std::size_t t) -> std::uint8_t& {
-      return marks_of(view.first_lane_ + lane, size)[aligned_[lane * capacity_ + t]];
+      return marks_of(view.first_lane_ + lane, size)[scratch.aligned[lane * capacity_ + t]];
     };
     // What one lane has taken for itself is no candidate (2): the others must not be made to follow.
     std::fill(marks.begin(), marks.end(), std::uint8_t{0});
     for (std::size_t lane = 0; lane < width; ++lane)
       for (std::size_t t = 0; t < view.size_; ++t)
         if (mark_at(lane, t) != 0) marks[t] = 2;
-    top_k_.mark(scores, wanted, marks);
+    scratch.top_k.mark(scores, wanted, marks);
     for (std::size_t lane = 0; lane < width; ++lane)
       for (std::size_t t = 0; t < view.size_; ++t)
         if (marks[t] == 1) {
@@ -218,16 +241,11 @@ class Selector {
   Granularity granularity_;
   std::size_t capacity_;
   std::vector<Rule> rules_;
-  std::vector<std::uint8_t> protected_;        // (lanes, capacity)
-  std::vector<std::uint8_t> marks_;            // (lanes, capacity): protected or chosen
-  std::vector<std::size_t> free_;              // (lanes): what protected entries leave of the budget
-  std::vector<std::size_t> left_;              // (lanes): what is still to be chosen
-  std::vector<float> scores_;                  // (capacity)
-  std::vector<float> smoothed_;                // (capacity)
-  std::vector<std::uint8_t> scope_protected_;  // (capacity)
-  std::vector<std::uint8_t> scope_marks_;      // (capacity)
-  std::vector<Index> aligned_;                 // (lanes of the widest scope, capacity)
-  TopK top_k_;
+  std::vector<std::uint8_t> protected_;  // (lanes, capacity)
+  std::vector<std::uint8_t> marks_;      // (lanes, capacity): protected or chosen
+  std::vector<std::size_t> free_;        // (lanes): what protected entries leave of the budget
+  std::vector<std::size_t> left_;        // (lanes): what is still to be chosen
+  std::vector<Scratch> scratch_;         // (workers)
   Selection kept_;
 };
 

@@ -4,6 +4,7 @@
 
 #include <Eigen/Core>
 #include <bit>
+#include <complex>
 #include <cstddef>
 #include <cstdint>
 
@@ -19,7 +20,10 @@ inline Packet add(const Packet& a, const Packet& b) noexcept { return Eigen::int
 inline Packet subtract(const Packet& a, const Packet& b) noexcept { return Eigen::internal::psub(a, b); }
 inline Packet multiply(const Packet& a, const Packet& b) noexcept { return Eigen::internal::pmul(a, b); }
 /// Asks for the cache line of an address that will be read soon and need not be valid.
-inline void prefetch(const float* from) noexcept { Eigen::internal::prefetch(from); }
+template <class T>
+void prefetch(const T* from) noexcept {
+  Eigen::internal::prefetch(from);
+}
 inline float sum(const Packet& x) noexcept { return Eigen::internal::predux(x); }
 
 /// top[i] = the larger of top[i] and x[i]; NaN in x is passed over. A plain loop that compilers vectorise:
@@ -39,6 +43,16 @@ inline float largest(const float (&x)[n]) noexcept {
     for (std::size_t i = 0; i < n / 2; ++i) halves[i] = x[i] > x[i + n / 2] ? x[i] : x[i + n / 2];
     return largest(halves);
   }
+}
+
+/// from[0], from[0], from[1], from[1], ...: packet_size / 2 values, each twice.
+inline Packet load_twice(const float* from) noexcept { return Eigen::internal::ploaddup<Packet>(from); }
+
+/// x[1], x[0], x[3], x[2], ... (A template, so that it need not exist where there are no vectors.)
+template <class P>
+P swap_neighbours(const P& x) noexcept {
+  using Complex = typename Eigen::internal::packet_traits<std::complex<float>>::type;
+  return Eigen::internal::pcplxflip(Complex(x)).v;
 }
 
 /// a * b + c

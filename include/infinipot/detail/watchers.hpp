@@ -20,23 +20,31 @@ struct AttentionScores {
   std::span<float> head(std::size_t head) const noexcept { return all.subspan(head * capacity, capacity); }
 };
 
-/// Scores queries against the store's keys, layer by layer.
-template <class Engine, class S>
+/// Scores queries against the store's keys, layer by layer. `scorers` has one for each of the executor's
+/// workers.
+template <class Engine, class S, class X>
 class QueryWatcher final : public QuerySink {
  public:
-  QueryWatcher(Engine& engine, const S& store, CapScorer& scorer, std::size_t first, Reduce reduce,
-               AttentionScores scores) noexcept
-      : engine_(engine), store_(store), scorer_(scorer), first_(first), reduce_(reduce), scores_(scores) {}
+  QueryWatcher(Engine& engine, const S& store, std::span<CapScorer> scorers, std::size_t first, Reduce reduce,
+               AttentionScores scores, X executor) noexcept
+      : engine_(engine),
+        store_(store),
+        scorers_(scorers),
+        first_(first),
+        reduce_(reduce),
+        scores_(scores),
+        executor_(executor) {}
 
   void layer(std::size_t layer, const Queries& queries) noexcept override {
     const Shape shape = store_.shape();
-    for (std::size_t kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
+    const AttentionForm attention = form(layer);
+    executor_.for_each(shape.kv_heads, [&](std::size_t kv_head, std::size_t worker) {
       const auto keys = [&](std::size_t from, std::size_t count, float* tile) {
         return store_.key_rows(layer, kv_head, from, count, tile);
       };
-      scorer_.accumulate(queries, kv_head, first_, keys, form(layer), reduce_,
-                         scores_.head(shape.head_of(layer, kv_head)));
-    }
+      scorers_[worker].accumulate(queries, kv_head, first_, keys, attention, reduce_,
+                                  scores_.head(shape.head_of(layer, kv_head)));
+    });
   }
 
  private:
@@ -49,10 +57,11 @@ class QueryWatcher final : public QuerySink {
 
   Engine& engine_;
   const S& store_;
-  CapScorer& scorer_;
+  std::span<CapScorer> scorers_;
   std::size_t first_;
   Reduce reduce_;
   AttentionScores scores_;
+  X executor_;
 };
 
 /// Adds up attention probabilities that the engine computed itself.
