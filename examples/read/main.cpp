@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <utility>
 
+#include "any_pot.hpp"
 #include "backend.hpp"
 #include "infinipot/infinipot.hpp"
+#include "key_channels.hpp"
 #include "options.hpp"
 #include "policies.hpp"
 #include "run_program.hpp"
@@ -18,13 +20,12 @@
 namespace reading {
 namespace {
 
-using Pot = infinipot::Pot<float>;
-using Engine = smollm2::LlamaEngine<Pot>;
+using Engine = smollm2::LlamaEngine<AnyPot>;
 
 /// A pot and the engine that runs against it, which stay where they are.
 class Memory {
  public:
-  Memory(const smollm2::LlamaWeights& weights, smollm2::ThreadPool& threads, Pot pot, std::size_t batch)
+  Memory(const smollm2::LlamaWeights& weights, smollm2::ThreadPool& threads, AnyPot pot, std::size_t batch)
       : weights_(weights),
         threads_(threads),
         batch_(batch),
@@ -33,7 +34,7 @@ class Memory {
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
-  Pot& store() { return pot_; }
+  AnyPot& store() { return pot_; }
   Engine& engine() { return engine_; }
   std::uint64_t bytes() const { return pot_.bytes(); }
   smollm2::PoolExecutor executor() const { return smollm2::PoolExecutor(threads_); }
@@ -43,7 +44,7 @@ class Memory {
   const smollm2::LlamaWeights& weights_;
   smollm2::ThreadPool& threads_;
   std::size_t batch_;
-  Pot pot_;
+  AnyPot pot_;
   Engine engine_;
 };
 
@@ -53,29 +54,33 @@ class Smollm2 {
   explicit Smollm2(Options& options) : Smollm2(smollm2::GgufFile(options.model), options) {}
 
   const TextModel& text() const { return text_; }
-  std::uint64_t bytes_per_token() const {
-    const infinipot::Shape shape = weights_.config().shape();
-    return shape.heads() * shape.head_dim * 2 * sizeof(Pot::element);
-  }
+  std::uint64_t bytes_per_token() const { return bytes_per_token_; }
   Memory memory(const Options& options, std::size_t batch, bool /*forks*/) {
-    return {weights_, threads_,
-            Pot({.shape = weights_.config().shape(),
-                 .capacity = options.pot,
-                 .max_keep = options.keep,
-                 .granularity = granularity_of(options),
-                 .rope = weights_.config().rope()}),
-            batch};
+    return {weights_, threads_, pot(options), batch};
   }
 
  private:
   Smollm2(const smollm2::GgufFile& file, Options& options)
       : text_(file), threads_(options.threads), weights_(file, threads_) {
     options.threads = threads_.size();
+    const infinipot::Shape shape = weights_.config().shape();
+    bytes_per_token_ = shape.heads() * 2 * bytes_of_row(options.cache_type, shape.head_dim);
+  }
+
+  AnyPot pot(const Options& options) {
+    return make_pot(options.cache_type,
+                    {.shape = weights_.config().shape(),
+                     .capacity = options.pot,
+                     .max_keep = options.keep,
+                     .granularity = granularity_of(options),
+                     .rope = weights_.config().rope()},
+                    [&] { return key_channels(weights_, text_, threads_); });
   }
 
   Smollm2Text text_;
   smollm2::ThreadPool threads_;
   smollm2::LlamaWeights weights_;
+  std::uint64_t bytes_per_token_ = 0;
 };
 
 }  // namespace
@@ -84,7 +89,13 @@ class Smollm2 {
 int main(int argc, char** argv) {
   const reading::Program program{
       .name = "infinipot-read",
-      .model_help = "GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1)"};
+      .model_help = "GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1)",
+      .more_options = {{"--cache-type",
+                        &reading::Options::cache_type,
+                        {"f32", "f16", "bf16", "int8", "int4"},
+                        "f32|f16|bf16|int8|int4",
+                        "element type of keys and values",
+                        "f32"}}};
   return reading::run_program(program, argc, argv,
                               [](reading::Options& options) { return reading::Smollm2(options); });
 }

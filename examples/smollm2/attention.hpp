@@ -70,9 +70,9 @@ class Attention {
 
     Matrix queries;                // (r, head_dim), scaled
     Matrix mixed;                  // (r, head_dim), sums of values not yet divided by those of weights
-    Matrix keys;                   // (key_tile, head_dim), for a memory of other than rotated floats
+    Matrix keys;                   // (key_tile, head_dim), keys, then values, that must be converted
     Matrix columns;                // (head_dim, key_tile), keys transposed
-    Matrix values;                 // (key_tile, head_dim), likewise
+    Matrix values;                 // (key_tile, head_dim), in whole panels
     Matrix scores;                 // (r, key_tile), then weights
     std::vector<Softmax> softmax;  // (r)
   };
@@ -137,18 +137,13 @@ class Attention {
   /// Values as whole panels of floats: where they are, or converted.
   ConstMatrixView value_rows(const Task& task, std::size_t key, std::size_t count,
                              Scratch& s) const noexcept {
-    using Element = typename Memory::element;
-    const auto& values = memory_.values();
-    if constexpr (std::same_as<Element, float>)
-      if (shape_.head_dim % panel_width == 0 && values.entry_stride > 0)
-        return {values.row(task.layer, task.kv_head, key), count,
-                static_cast<std::size_t>(values.entry_stride)};
-    const auto width = static_cast<Eigen::Index>(shape_.head_dim);
-    for (std::size_t i = 0; i < count; ++i) {
-      const Element* const value = values.row(task.layer, task.kv_head, key + i);
-      Eigen::Map<Eigen::ArrayXf>(s.values.row(i), width) =
-          Eigen::Map<const Eigen::Array<Element, Eigen::Dynamic, 1>>(value, width).template cast<float>();
-    }
+    const std::size_t d = shape_.head_dim;
+    const bool fills_panels = d % panel_width == 0;
+    const infinipot::KeyRows rows = memory_.value_rows(task.layer, task.kv_head, key, count,
+                                                       fills_panels ? s.values.row(0) : s.keys.row(0));
+    if (fills_panels && rows.stride > 0) return {rows.data, count, static_cast<std::size_t>(rows.stride)};
+    for (std::size_t i = 0; i < count; ++i)
+      std::copy_n(rows.data + static_cast<std::ptrdiff_t>(i) * rows.stride, d, s.values.row(i));
     return s.values.view().slice(0, count);
   }
 

@@ -8,20 +8,22 @@
 
 namespace smollm2 {
 
-/// What the engine asks of the memory of its keys and values; infinipot::Pot has it. Rows may be written
-/// anywhere below the capacity, and are read back from 0 on.
+/// What the engine asks of the memory of its keys and values; infinipot::Pot has it, of every element type.
+/// Entries may be written anywhere below the capacity, different ones from different threads at once, and are
+/// read back from 0 on.
 template <class M>
-concept KvMemory = requires(const M& memory, std::size_t n, float* tile) {
-  { memory.shape() } -> std::convertible_to<infinipot::Shape>;
-  { memory.capacity() } -> std::convertible_to<std::size_t>;
-  { memory.key_storage() } -> std::same_as<infinipot::KeyStorage>;
-  /// Rows (layer, kv head, entry) of head_dim elements.
-  { *memory.keys().row(n, n, n) } -> std::same_as<typename M::element&>;
-  { *memory.values().row(n, n, n) } -> std::same_as<typename M::element&>;
-  /// Keys of some entries as floats, rotated: in place or in `tile`.
-  { memory.key_rows(n, n, n, n, tile) }
+concept KvMemory = requires(M& memory, const M& view, std::size_t n, const float* row, float* tile) {
+  { view.shape() } -> std::convertible_to<infinipot::Shape>;
+  { view.capacity() } -> std::convertible_to<std::size_t>;
+  { view.key_storage() } -> std::same_as<infinipot::KeyStorage>;
+  /// A key and a value of head_dim floats for (layer, kv head, entry).
+  memory.write(n, n, n, row, row);
+  /// Keys of some entries as floats, rotated: in place or in `tile`. (layer, kv head, first, count, tile)
+  { view.key_rows(n, n, n, n, tile) }
   noexcept->std::same_as<infinipot::KeyRows>;
-}
-&&infinipot::Element<typename M::element>;
+  /// And their values.
+  { view.value_rows(n, n, n, n, tile) }
+  noexcept->std::same_as<infinipot::KeyRows>;
+};
 
 }  // namespace smollm2

@@ -175,16 +175,8 @@ class LlamaEngine {
         turn(key, rotated);
         key = rotated;
       }
-      store(key, memory_.keys().row(layer, head, position));
-      store(value, memory_.values().row(layer, head, position));
+      memory_.write(layer, head, position, key, value);
     }
-  }
-
-  void store(const float* from, typename Memory::element* to) const noexcept {
-    using Elements = Eigen::Array<typename Memory::element, Eigen::Dynamic, 1>;
-    const auto size = static_cast<Eigen::Index>(config().head_dim());
-    Eigen::Map<Elements>(to, size) =
-        Eigen::Map<const Eigen::ArrayXf>(from, size).template cast<typename Memory::element>();
   }
 
   infinipot::Queries query_rows(std::size_t first, std::size_t count) noexcept {

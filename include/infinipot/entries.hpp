@@ -8,12 +8,14 @@
 
 #include "infinipot/compact.hpp"
 #include "infinipot/detail/arena.hpp"
-#include "infinipot/element.hpp"
 #include "infinipot/executor.hpp"
 #include "infinipot/selection.hpp"
 #include "infinipot/shape.hpp"
 
 namespace infinipot {
+namespace detail {
+class PotBase;
+}
 
 /// What is known of one entry.
 struct Entry {
@@ -90,8 +92,7 @@ class EntryTable {
   }
 
  private:
-  template <Element>
-  friend class Pot;
+  friend class detail::PotBase;
 
   EntryTable() = default;  // of no lanes, without an allocation
 

@@ -8,8 +8,11 @@
 #include "infinipot/entries.hpp"    // position, token, NuC of every entry
 #include "infinipot/kv_layout.hpp"  // an engine's own memory as strided rows
 #include "infinipot/pot.hpp"        // the fixed-size pot
-#include "infinipot/selection.hpp"  // the entries that a distillation keeps
-#include "infinipot/shape.hpp"      // layers, heads, head_dim; granularity
+#include "infinipot/pot_settings.hpp"
+#include "infinipot/quantize.hpp"       // those codes
+#include "infinipot/quantized_pot.hpp"  // the same in 8-bit or 4-bit codes
+#include "infinipot/selection.hpp"      // the entries that a distillation keeps
+#include "infinipot/shape.hpp"          // layers, heads, head_dim; granularity
 
 // The steps of a distillation, each usable alone
 #include "infinipot/attention_form.hpp"  // scale, soft cap, bias

@@ -2,19 +2,21 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <utility>
 
 #include "infinipot/compact.hpp"
 #include "infinipot/concepts.hpp"
 #include "infinipot/detail/arena.hpp"
+#include "infinipot/detail/pot_base.hpp"
 #include "infinipot/element.hpp"
 #include "infinipot/entries.hpp"
 #include "infinipot/executor.hpp"
 #include "infinipot/kv_layout.hpp"
+#include "infinipot/pot_settings.hpp"
 #include "infinipot/reindex.hpp"
 #include "infinipot/rope.hpp"
 #include "infinipot/selection.hpp"
@@ -22,27 +24,16 @@
 
 namespace infinipot {
 
-/// How the engine wants to find its keys.
-enum class KeyStorage : std::uint8_t {
-  rotated,   ///< rotated for their positions; a distillation rotates them anew, from the key as first written
-  unrotated  ///< as projected; the engine rotates them when it reads, by their index
-};
+/// A fixed-size store of keys and values. The engine writes entries size() .. for new tokens and
+/// reads entries 0 .. size() - 1. Allocates once, in the constructor. Meets Store and ReadableKeys.
+///
+/// Pot<f32>, Pot<f16> and Pot<bf16> hold rows that the engine may read and write where they are; Pot<int8>
+/// and Pot<int4> (quantized_pot.hpp) hold codes.
+template <class T>
+class Pot;
 
-struct PotSettings {
-  Shape shape;
-  std::size_t capacity = 0;  ///< M: entries per (layer, kv head)
-  /// The most entries that a distillation may keep; 0 means capacity / 2. A pot of rotated keys remembers for
-  /// so many entries the key as it was first written, which is what keeps repeated shifts free of drift.
-  std::size_t max_keep = 0;
-  Granularity granularity = Granularity::head;
-  KeyStorage key_storage = KeyStorage::rotated;
-  Rope rope = {};  ///< the model's; without frequencies keys have no position (ALiBi, NoPE)
-};
-
-/// A fixed-size store of keys and values. The engine writes rows size() .. for new tokens and
-/// reads rows 0 .. size() - 1. Allocates once, in the constructor. Meets Store and ReadableKeys.
 template <Element T>
-class Pot {
+class Pot<T> : public detail::PotBase {
  public:
   using element = T;
 
@@ -73,29 +64,18 @@ class Pot {
     return copy;
   }
 
-  const Shape& shape() const noexcept { return settings_.shape; }
-  std::size_t capacity() const noexcept { return settings_.capacity; }
-  std::size_t max_keep() const noexcept { return settings_.max_keep; }
-  Granularity granularity() const noexcept { return settings_.granularity; }
-  KeyStorage key_storage() const noexcept { return settings_.key_storage; }
-  const Rope& rope() const noexcept { return settings_.rope; }
-
-  /// Entries held, the same in every lane.
-  std::size_t size() const noexcept { return entries_.size(); }
-  const EntryTable& entries() const noexcept { return entries_; }
-
-  /// Bytes that the pot allocated (all but an engine's own keys and values).
-  std::size_t bytes() const noexcept { return arena_.bytes(); }
-
   /// Key and value rows, for the engine to read and write.
   const Rows<T>& keys() const noexcept { return memory_.keys; }
   const Rows<T>& values() const noexcept { return memory_.values; }
 
-  /// Cosines and sines of positions 0 .. capacity - 1, without the attention factor.
-  const AngleTable& angles() const noexcept { return angles_; }
-
-  /// Takes in entries whose rows the engine has written at size(). Precondition: they fit.
-  void append(std::span<const Entry> added) noexcept { entries_.append(added); }
+  /// Writes one entry from floats, rounded once, below the capacity. Rows of different entries may be written
+  /// from different threads at once. The same as writing to keys() and values(), for engines that serve every
+  /// kind of pot. `key` is rotated for position `entry`, or as projected, as key_storage() says.
+  void write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
+             const float* value) noexcept {
+    detail::from_float(key, shape().head_dim, keys().row(layer, kv_head, entry));
+    detail::from_float(value, shape().head_dim, values().row(layer, kv_head, entry));
+  }
 
   /// Drops all entries from `size` on.
   void truncate(std::size_t size) noexcept {
@@ -136,44 +116,37 @@ class Pot {
     return {tile, static_cast<std::ptrdiff_t>(d)};
   }
 
+  /// Values of entries first .. first + count - 1 in float: where they are, or converted into `tile`, (count,
+  /// head_dim).
+  KeyRows value_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
+                     float* tile) const noexcept {
+    const Rows<T>& values = memory_.values;
+    if constexpr (std::same_as<T, float>) return {values.row(layer, kv_head, first), values.entry_stride};
+    const std::size_t d = shape().head_dim;
+    for (std::size_t i = 0; i < count; ++i)
+      detail::to_float(values.row(layer, kv_head, first + i), d, tile + i * d);
+    return {tile, static_cast<std::ptrdiff_t>(d)};
+  }
+
  private:
-  Pot(PotSettings settings, const KvLayout<T>* memory) : settings_(checked(std::move(settings))) {
-    const std::size_t lanes = shape().lanes(granularity());
-    const std::size_t rows =
-        detail::product({shape().layers, shape().kv_heads, capacity(), shape().head_dim});
-    const bool rotated = settings_.key_storage == KeyStorage::rotated && settings_.rope.rotary_dim() > 0;
-    const std::size_t originals = rotated ? shape().heads() * max_keep() * shape().head_dim : 0;
-    const auto keys = arena_.template reserve<T>(memory ? 0 : rows);
-    const auto values = arena_.template reserve<T>(memory ? 0 : rows);
-    const auto firsts = arena_.template reserve<T>(originals);
-    const std::size_t records = rotated ? detail::product({lanes, max_keep()}) : 0;
-    const auto key_rows = arena_.template reserve<Index>(records);
-    const auto first_positions = arena_.template reserve<Index>(records);
-    const auto in_use = arena_.template reserve<std::uint8_t>(records);
-    const auto moved = arena_.template reserve<std::size_t>(rotated ? lanes : 0);
-    const auto angles = arena_.template reserve<float>(AngleTable::floats(settings_.rope, capacity()));
-    const auto table = EntryTable::reserve(arena_, lanes, capacity());
-    arena_.allocate();
+  Pot(PotSettings settings, const KvLayout<T>* memory) : PotBase(std::move(settings)) {
+    const std::size_t elements = detail::product({rows(), shape().head_dim});
+    const bool rotated = key_storage() == KeyStorage::rotated && rope().rotary_dim() > 0;
+    const std::size_t records = rotated ? detail::product({lanes(), max_keep()}) : 0;
+    const auto keys = arena_.reserve<T>(memory ? 0 : elements);
+    const auto values = arena_.reserve<T>(memory ? 0 : elements);
+    const auto originals = arena_.reserve<T>(rotated ? shape().heads() * max_keep() * shape().head_dim : 0);
+    const auto key_rows = arena_.reserve<Index>(records);
+    const auto first_positions = arena_.reserve<Index>(records);
+    const auto in_use = arena_.reserve<std::uint8_t>(records);
+    const auto moved = arena_.reserve<std::size_t>(rotated ? lanes() : 0);
+    allocate();
     memory_ = memory ? *memory : own(arena_.take(keys).data(), arena_.take(values).data());
-    originals_ = arena_.take(firsts);
+    originals_ = arena_.take(originals);
     rows_ = arena_.take(key_rows);
     first_positions_ = arena_.take(first_positions);
     in_use_ = arena_.take(in_use);
     moved_ = arena_.take(moved);
-    angles_ = AngleTable(settings_.rope, capacity(), arena_.take(angles));
-    entries_ = EntryTable(arena_, table, lanes, capacity());
-  }
-
-  static PotSettings checked(PotSettings settings) {
-    settings.shape.validate();
-    settings.rope.validate(settings.shape.head_dim);
-    if (settings.capacity < 2 || settings.capacity > std::numeric_limits<Index>::max())
-      detail::invalid("pot capacity ", settings.capacity, " is out of range 2 .. 4294967295");
-    if (settings.max_keep == 0) settings.max_keep = settings.capacity / 2;
-    if (settings.max_keep >= settings.capacity)
-      detail::invalid("max_keep ", settings.max_keep, " must be below the pot's capacity ",
-                      settings.capacity);
-    return settings;
   }
 
   KvLayout<T> own(T* keys, T* values) const noexcept {
@@ -202,16 +175,6 @@ class Pot {
                  moved_[lane], originals, angles_, settings_.rope.pairing);
   }
 
-  void rotate_for_reading(std::size_t position, float* key) const noexcept {
-    const std::size_t turning = settings_.rope.rotary_dim();
-    rotate(key, angles_[position], settings_.rope.pairing, Turn::forward, shape().head_dim, key);
-    if (settings_.rope.attention_factor == 1) return;
-    const auto factor = static_cast<float>(settings_.rope.attention_factor);
-    std::for_each_n(key, turning, [factor](float& channel) { channel *= factor; });
-  }
-
-  PotSettings settings_;
-  detail::Arena arena_;
   KvLayout<T> memory_;
   std::span<T> originals_;  // (layers, kv_heads, max_keep, head_dim): survivors' keys as first written
   // (lanes, max_keep): see KeyOrigins.
@@ -219,9 +182,7 @@ class Pot {
   std::span<Index> first_positions_;
   std::span<std::uint8_t> in_use_;
   std::span<std::size_t> moved_;  // (lanes): of those that were just kept, how many were before
-  AngleTable angles_;
-  EntryTable entries_;
-  std::size_t survivors_ = 0;  // entries 0 .. survivors_ - 1 have a row among the originals
+  std::size_t survivors_ = 0;     // entries 0 .. survivors_ - 1 have a row among the originals
 };
 
 }  // namespace infinipot
