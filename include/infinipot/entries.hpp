@@ -15,7 +15,8 @@
 namespace infinipot {
 namespace detail {
 class PotBase;
-}
+struct PotAccess;
+}  // namespace detail
 
 /// What is known of one entry.
 struct Entry {
@@ -93,6 +94,7 @@ class EntryTable {
 
  private:
   friend class detail::PotBase;
+  friend struct detail::PotAccess;
 
   EntryTable() = default;  // of no lanes, without an allocation
 

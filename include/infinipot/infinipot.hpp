@@ -8,6 +8,7 @@
 #include "infinipot/entries.hpp"    // position, token, NuC of every entry
 #include "infinipot/kv_layout.hpp"  // an engine's own memory as strided rows
 #include "infinipot/pot.hpp"        // the fixed-size pot
+#include "infinipot/pot_file.hpp"   // pots saved and restored
 #include "infinipot/pot_settings.hpp"
 #include "infinipot/quantize.hpp"       // those codes
 #include "infinipot/quantized_pot.hpp"  // the same in 8-bit or 4-bit codes

@@ -129,6 +129,8 @@ class Pot<T> : public detail::PotBase {
   }
 
  private:
+  friend struct detail::PotAccess;
+
   Pot(PotSettings settings, const KvLayout<T>* memory) : PotBase(std::move(settings)) {
     const std::size_t elements = detail::product({rows(), shape().head_dim});
     const bool rotated = key_storage() == KeyStorage::rotated && rope().rotary_dim() > 0;

@@ -47,8 +47,8 @@ inline f16 scale_of(float x) noexcept {
 }
 
 /// A row is (groups) pieces, one after the other: scale and, of 4 bits, offset as f16, then the codes. What
-/// is not finite, or too large for a scale in f16 (about 8 million for 8 bits, a million for 4), makes its
-/// group read as NaN: seen, not hidden.
+/// is not finite, or too large for these (|x| above 8 million for 8 bits, 65504 for 4), makes its group read
+/// as NaN: seen, not hidden.
 template <Quantized T>
 struct RowCodec;
 

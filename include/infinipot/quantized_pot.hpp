@@ -202,6 +202,8 @@ class Pot<T> : public detail::PotBase {
   }
 
  private:
+  friend struct detail::PotAccess;
+
   template <class Byte>
   Byte* row(std::span<Byte> rows, std::size_t layer, std::size_t kv_head, std::size_t entry) const noexcept {
     return rows.data() + (shape().head_of(layer, kv_head) * capacity() + entry) * row_bytes_;

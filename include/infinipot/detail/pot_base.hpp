@@ -14,6 +14,8 @@
 
 namespace infinipot::detail {
 
+struct PotAccess;  // reads and writes pots for files (pot_file.hpp)
+
 class PotBase {
  public:
   const Shape& shape() const noexcept { return settings_.shape; }
@@ -37,6 +39,8 @@ class PotBase {
   void append(std::span<const Entry> added) noexcept { entries_.append(added); }
 
  protected:
+  friend struct PotAccess;
+
   explicit PotBase(PotSettings settings) : settings_(std::move(settings).checked()) {}
   PotBase(PotBase&&) noexcept = default;
   PotBase& operator=(PotBase&&) noexcept = default;

@@ -1,0 +1,340 @@
+#include "infinipot/pot_file.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <span>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "fuzz/try_pot_file.hpp"
+#include "infinipot/infinipot.hpp"
+#include "reference/random.hpp"
+
+namespace {
+
+using infinipot::bf16;
+using infinipot::Entry;
+using infinipot::f16;
+using infinipot::Granularity;
+using infinipot::Index;
+using infinipot::int4;
+using infinipot::int8;
+using infinipot::KeyChannels;
+using infinipot::KeyStorage;
+using infinipot::Pairing;
+using infinipot::plain_rope;
+using infinipot::Pot;
+using infinipot::PotSettings;
+using infinipot::Selection;
+
+using Bytes = std::vector<std::byte>;
+
+template <class T>
+Bytes saved(const Pot<T>& pot, std::span<const std::byte> extra = {}) {
+  std::ostringstream out;
+  infinipot::save_pot(pot, out, extra);
+  const std::string text = out.str();
+  const auto bytes = std::as_bytes(std::span(text));
+  return {bytes.begin(), bytes.end()};
+}
+
+/// Writes random tokens until the pot holds `size` entries.
+template <class T>
+void fill(Pot<T>& pot, std::size_t size, reference::Random& random, std::uint64_t& position) {
+  const std::size_t d = pot.shape().head_dim;
+  while (pot.size() < size) {
+    for (std::size_t layer = 0; layer < pot.shape().layers; ++layer)
+      for (std::size_t head = 0; head < pot.shape().kv_heads; ++head) {
+        const auto key = random.uniforms(d), value = random.uniforms(d);
+        pot.write(layer, head, pot.size(), std::vector<float>(key.begin(), key.end()).data(),
+                  std::vector<float>(value.begin(), value.end()).data());
+      }
+    pot.append(std::vector{Entry{position, static_cast<infinipot::Token>(position % 77),
+                                 static_cast<float>(random.uniform()), random.below(5) == 0}});
+    ++position;
+  }
+}
+
+template <class T>
+void distil(Pot<T>& pot, std::size_t keep, reference::Random& random) {
+  Selection kept(pot.shape().lanes(pot.granularity()), keep);
+  for (std::size_t lane = 0; lane < kept.lanes(); ++lane)
+    std::ranges::copy(random.subset<Index>(keep, pot.size()), kept.lane(lane).begin());
+  pot.keep(kept);
+}
+
+/// A pot after `rounds` distillations, not full.
+template <class T>
+Pot<T> used_pot(const PotSettings& settings, int rounds, std::uint64_t seed) {
+  Pot<T> pot(settings);
+  reference::Random random(seed);
+  std::uint64_t position = 0;
+  for (int round = 0; round < rounds; ++round) {
+    fill(pot, pot.capacity(), random, position);
+    distil(pot, pot.max_keep() - random.below(2), random);
+  }
+  fill(pot, pot.size() + 3, random, position);
+  return pot;
+}
+
+PotSettings small_settings(KeyStorage storage = KeyStorage::rotated,
+                           Granularity granularity = Granularity::head,
+                           Pairing pairing = Pairing::half_split) {
+  return {.shape = {2, 4, 2, 36},
+          .capacity = 17,
+          .max_keep = 9,
+          .granularity = granularity,
+          .key_storage = storage,
+          .rope = plain_rope(34, 10000, pairing)};
+}
+
+template <class T>
+class PotFiles : public testing::Test {};
+using Types = testing::Types<float, f16, bf16, int8, int4>;
+TYPED_TEST_SUITE(PotFiles, Types);
+
+template <class Check>
+void for_all_settings(Check check) {
+  for (const KeyStorage storage : {KeyStorage::rotated, KeyStorage::unrotated})
+    for (const Granularity granularity : {Granularity::head, Granularity::layer, Granularity::shared})
+      for (const Pairing pairing : {Pairing::half_split, Pairing::interleaved})
+        check(small_settings(storage, granularity, pairing));
+}
+
+TYPED_TEST(PotFiles, GoOnAsIfNothingHadHappened) {
+  for_all_settings([](const PotSettings& settings) {
+    for (const int rounds : {0, 1, 4}) {
+      auto pot = used_pot<TypeParam>(settings, rounds, 11);
+      const Bytes file = saved(pot);
+      auto loaded = infinipot::load_pot<TypeParam>(file);
+      ASSERT_EQ(saved(loaded), file);
+      for (Pot<TypeParam>* const each : {&pot, &loaded}) {
+        reference::Random random(12);
+        std::uint64_t position = 1000;
+        for (int round = 0; round < 3; ++round) {
+          fill(*each, each->capacity(), random, position);
+          distil(*each, 7, random);
+        }
+      }
+      ASSERT_EQ(saved(loaded), saved(pot));
+    }
+  });
+}
+
+TYPED_TEST(PotFiles, HoldWhatThePotHolds) {
+  const auto pot = used_pot<TypeParam>(small_settings(), 3, 13);
+  const auto loaded = infinipot::load_pot<TypeParam>(saved(pot));
+  ASSERT_EQ(loaded.size(), pot.size());
+  std::vector<float> tile(36), other(36);
+  for (std::size_t pair = 0; pair < 4; ++pair) {
+    EXPECT_TRUE(std::ranges::equal(loaded.entries().positions(pair), pot.entries().positions(pair)));
+    EXPECT_TRUE(std::ranges::equal(loaded.entries().tokens(pair), pot.entries().tokens(pair)));
+    EXPECT_TRUE(std::ranges::equal(loaded.entries().nuc(pair), pot.entries().nuc(pair)));
+    EXPECT_TRUE(std::ranges::equal(loaded.entries().pinned(pair), pot.entries().pinned(pair)));
+    EXPECT_TRUE(std::ranges::equal(loaded.entries().survived(pair), pot.entries().survived(pair)));
+    for (std::size_t i = 0; i < pot.size(); ++i) {
+      const auto row = pot.key_rows(pair / 2, pair % 2, i, 1, tile.data());
+      const auto same = loaded.key_rows(pair / 2, pair % 2, i, 1, other.data());
+      EXPECT_TRUE(std::equal(row.data, row.data + 36, same.data));
+    }
+  }
+}
+
+TYPED_TEST(PotFiles, AreRestoredIntoALargerPot) {
+  const auto pot = used_pot<TypeParam>(small_settings(), 2, 14);
+  PotSettings larger = small_settings();
+  larger.capacity = 40;
+  larger.max_keep = 30;
+  auto into = used_pot<TypeParam>(larger, 3, 15);
+  const Bytes file = saved(pot);
+  infinipot::restore_pot(file, into);
+  ASSERT_EQ(into.size(), pot.size());
+  // What it does next is what the other would.
+  auto loaded = infinipot::load_pot<TypeParam>(file);
+  reference::Random random(16), same(16);
+  distil(into, 5, random);
+  distil(loaded, 5, same);
+  std::vector<float> tile(36), other(36);
+  for (std::size_t i = 0; i < 5; ++i) {
+    const auto row = loaded.key_rows(1, 1, i, 1, tile.data());
+    const auto copy = into.key_rows(1, 1, i, 1, other.data());
+    EXPECT_TRUE(std::equal(row.data, row.data + 36, copy.data));
+  }
+}
+
+TYPED_TEST(PotFiles, EveryDamagedByteIsNoticedAndNothingChanges) {
+  const auto pot = used_pot<TypeParam>(small_settings(), 2, 17);
+  auto into = used_pot<TypeParam>(small_settings(), 1, 18);
+  const Bytes before = saved(into), file = saved(pot);
+  const std::size_t padding_may_differ = [&] {  // zeros between sections are not covered
+    Bytes damaged = file;
+    std::size_t unnoticed = 0;
+    for (std::size_t i = 0; i < file.size(); ++i) {
+      damaged[i] ^= std::byte{1};
+      try {
+        infinipot::restore_pot(damaged, into);
+        EXPECT_EQ(file[i], std::byte{0}) << "byte " << i;
+        ++unnoticed;
+        infinipot::restore_pot(before, into);
+      } catch (const std::invalid_argument&) {
+      }
+      damaged[i] = file[i];
+    }
+    return unnoticed;
+  }();
+  EXPECT_EQ(saved(into), before);
+  EXPECT_LE(padding_may_differ, 12U * 63 + 4) << "bytes of padding at most, and of the header's last word";
+}
+
+TYPED_TEST(PotFiles, EveryShorterOrLongerFileIsRefused) {
+  const auto pot = used_pot<TypeParam>(small_settings(), 1, 19);
+  Bytes file = saved(pot);
+  for (std::size_t size = 0; size < file.size(); size += size < 600 ? 1 : 37)
+    EXPECT_THROW(infinipot::check_pot_file(std::span(file).first(size)), std::invalid_argument) << size;
+  file.push_back(std::byte{0});
+  EXPECT_THROW(infinipot::check_pot_file(file), std::invalid_argument);
+}
+
+/// Random damage, some of it with all checksums made right again: what a hostile file would be.
+TYPED_TEST(PotFiles, HostileOnesDoNoHarm) {
+  reference::Random random(20);
+  const Bytes files[] = {
+      saved(used_pot<TypeParam>(small_settings(), 2, 21)),
+      saved(used_pot<TypeParam>(small_settings(KeyStorage::unrotated, Granularity::shared), 1, 22)),
+      saved(Pot<TypeParam>({.shape = {1, 1, 1, 2}, .capacity = 2, .rope = plain_rope(2)}))};
+  const std::uint64_t numbers[] = {0,
+                                   1,
+                                   2,
+                                   3,
+                                   0xFF,
+                                   0x100,
+                                   0xFFFF,
+                                   0x7FFFFFFF,
+                                   0x80000000,
+                                   0xFFFFFFFF,
+                                   std::uint64_t{1} << 61,
+                                   ~std::uint64_t{0},
+                                   ~std::uint64_t{0} / 8};
+  std::size_t accepted = 0;
+  for (int round = 0; round < 4000; ++round) {
+    Bytes file = files[random.below(3)];
+    for (std::size_t change = 1 + random.below(3); change > 0; --change) {
+      // Mostly in the header, where numbers are.
+      const std::size_t end = random.below(4) == 0 ? file.size() : std::min<std::size_t>(file.size(), 520);
+      const std::size_t at = random.below(end - 8) / 4 * 4;
+      const std::uint64_t number = numbers[random.below(std::size(numbers))];
+      std::memcpy(file.data() + at, &number, random.below(2) == 0 ? 4 : 8);
+    }
+    if (random.below(8) == 0) file.resize(random.below(file.size()));
+    fuzz::repair_checksums(file);
+    accepted += fuzz::try_pot_file(file) ? 1 : 0;
+  }
+  EXPECT_GT(accepted, 20U) << "all were refused at once, so nothing was tried";
+}
+
+// --- What is refused, and why ---
+
+std::string message_of(const auto& call) {
+  try {
+    call();
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "nothing thrown";
+}
+
+TEST(PotFile, OfAnotherPotIsRefusedWithTheReason) {
+  const auto pot = used_pot<float>(small_settings(), 2, 23);
+  const Bytes file = saved(pot);
+  const auto into = [&](auto&& change, const char* reason) {
+    PotSettings settings = small_settings();
+    change(settings);
+    Pot<float> other(settings);
+    const Bytes before = saved(other);
+    const std::string message = message_of([&] { infinipot::restore_pot(file, other); });
+    EXPECT_NE(message.find(reason), std::string::npos) << message;
+    EXPECT_EQ(saved(other), before);
+  };
+  into([](PotSettings& s) { s.shape.layers = 3; }, "another shape");
+  into([](PotSettings& s) { s.shape.query_heads = 2; }, "another shape");
+  into([](PotSettings& s) { s.granularity = Granularity::shared; }, "another granularity");
+  into([](PotSettings& s) { s.key_storage = KeyStorage::unrotated; }, "another key storage");
+  into([](PotSettings& s) { s.rope.frequencies[2] += 1e-9; }, "another RoPE");
+  into([](PotSettings& s) { s.rope.pairing = Pairing::interleaved; }, "another RoPE");
+  into([](PotSettings& s) { s.rope.attention_factor = 1.1; }, "another RoPE");
+  into([](PotSettings& s) { s.capacity = 16; }, "17 entries");
+  into([](PotSettings& s) { s.max_keep = 5; }, "max_keep is 5");
+  EXPECT_NE(message_of([&] { infinipot::load_pot<f16>(file); }).find("another element type"),
+            std::string::npos);
+}
+
+TEST(PotFile, ThatIsNoneIsRefusedWithTheReason) {
+  const auto reason = [](std::string text) {
+    return message_of([&] { infinipot::check_pot_file(std::as_bytes(std::span(text))); });
+  };
+  EXPECT_NE(reason("").find("not a pot file"), std::string::npos);
+  EXPECT_NE(reason("GGUF and so on").find("not a pot file"), std::string::npos);
+  EXPECT_NE(reason("infinpot").find("ends inside its header"), std::string::npos);
+  Bytes file = saved(used_pot<float>(small_settings(), 1, 24));
+  file[8] = std::byte{2};
+  EXPECT_NE(
+      message_of([&] { infinipot::check_pot_file(file); }).find("version 2; this library reads version 1"),
+      std::string::npos);
+}
+
+TEST(PotFile, SaysWhatIsInIt) {
+  const auto pot = used_pot<f16>(small_settings(), 2, 25);
+  const std::string logits = "any bytes";
+  const Bytes file = saved(pot, std::as_bytes(std::span(logits)));
+  const auto info = infinipot::check_pot_file(file);
+  EXPECT_EQ(info.element, infinipot::ElementCode::float16);
+  EXPECT_EQ(info.settings.shape, pot.shape());
+  EXPECT_EQ(info.settings.capacity, 17U);
+  EXPECT_EQ(info.settings.max_keep, 9U);
+  EXPECT_EQ(info.settings.rope.frequencies, pot.rope().frequencies);
+  EXPECT_EQ(info.size, pot.size());
+  EXPECT_TRUE(std::ranges::equal(info.extra, std::as_bytes(std::span(logits))));
+  EXPECT_EQ(saved(infinipot::load_pot<f16>(file), info.extra), file);
+}
+
+TEST(PotFile, KeepsKeyChannels) {
+  KeyChannels channels = infinipot::plain_key_channels(small_settings().shape);
+  channels.centre[5] = 3;
+  channels.spread[7] = 0.25F;
+  Pot<int4> pot(small_settings(), channels);
+  const auto loaded = infinipot::load_pot<int4>(saved(pot));
+  EXPECT_EQ(saved(loaded), saved(pot));
+  Pot<int4> without(small_settings());
+  EXPECT_NE(message_of([&] { infinipot::restore_pot(saved(pot), without); }).find("key channels"),
+            std::string::npos);
+}
+
+TEST(PotFile, SectionsStandOnCacheLines) {
+  const auto pot = used_pot<float>(small_settings(), 1, 26);
+  const Bytes file = saved(pot);
+  const auto header = infinipot::detail::checked_header(file);
+  for (const auto& section : header.table) EXPECT_EQ(section.offset % 64, 0U);
+  // The first key, where the file has it.
+  float first = 0;
+  std::memcpy(&first, file.data() + header.table[0].offset, sizeof first);
+  EXPECT_EQ(first, *pot.keys().row(0, 0, 0));
+}
+
+TEST(Crc32, IsThatOfZlib) {
+  const std::string text = "123456789, and some more than eight bytes";
+  infinipot::detail::Crc32 crc, pieces, nine;
+  crc.add(std::as_bytes(std::span(text)));
+  for (std::size_t i = 0; i < text.size(); i += 5)
+    pieces.add(std::as_bytes(std::span(text).subspan(i, std::min<std::size_t>(5, text.size() - i))));
+  nine.add(std::as_bytes(std::span(text).first(9)));
+  EXPECT_EQ(nine.value(), 0xCBF43926U);
+  EXPECT_EQ(crc.value(), pieces.value());
+  EXPECT_EQ(infinipot::detail::Crc32().value(), 0U);
+}
+
+}  // namespace
