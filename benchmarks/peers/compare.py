@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""The stages of a distillation: infinipot beside torch and kvpress, in turn in one run, on the same inputs.
+
+Of each stage the results are checked to be equal before anything is timed. `torch` is the stage in plain torch, as kvpress
+structures it but without what can be left out; `kvpress` is kvpress's own code, called on the same tensors. The limit is what
+the machine can do, measured in the same run. Everything runs on one thread.
+
+    benchmarks/peers/compare.py --json peers.json
+"""
+
+import os
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+import argparse
+import csv
+import dataclasses
+import json
+import math
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import torch
+
+import peers
+
+AIMS = {"cap": 5, "select": 3, "compact": 7, "nuc": 5}  # times torch
+COLUMNS = ["stage", "shape", "layers", "element", "threads", "ours_ms", "torch_ms", "kvpress_ms", "limit_ms", "limit", "ratio",
+           "kvpress_ratio", "of_limit", "aim"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    name: str
+    shape: peers.Shape
+    element: str = "f32"
+    vocab: int = 0  # no NuC without one
+    nuc_rows: int = 0
+    runs: int = 3  # of each contestant, one after the other, before it is the next one's turn
+
+    def options(self, inputs):
+        s = self.shape
+        values = {"layers": s.layers, "query-heads": s.query_heads, "kv-heads": s.kv_heads, "head-dim": s.head_dim,
+                  "entries": s.entries, "catalyst": s.catalyst, "keep": s.keep, "theta": s.theta, "element": self.element,
+                  "rows": max(1, self.nuc_rows), "vocab": max(1, self.vocab), "inputs": inputs}
+        return [f"--{name}={value}" for name, value in values.items()]
+
+
+LLAMA = peers.Shape(layers=32, query_heads=32, kv_heads=8, head_dim=128, entries=4096, catalyst=32, keep=2048, theta=500000)
+SMOLLM2 = peers.Shape(layers=30, query_heads=9, kv_heads=3, head_dim=64, entries=2048, catalyst=32, keep=1024, theta=10000)
+TINY = peers.Shape(layers=2, query_heads=4, kv_heads=2, head_dim=32, entries=256, catalyst=8, keep=100, theta=10000)
+LAYER = dataclasses.replace(LLAMA, layers=1)
+
+# NuC is scored for every token that is read between two distillations, except in the first case: one chunk of 256.
+CASES = [
+    Case("llama-layer", LAYER, vocab=49152, nuc_rows=256),
+    Case("llama", LLAMA, vocab=128256, nuc_rows=LLAMA.read - LLAMA.keep, runs=1),
+    Case("smollm2", SMOLLM2, vocab=49152, nuc_rows=SMOLLM2.read - SMOLLM2.keep),
+    Case("llama-layer-f16", LAYER, "f16"),
+    Case("llama-layer-bf16", LAYER, "bf16"),
+    Case("smollm2-f16", SMOLLM2, "f16"),
+    Case("smollm2-bf16", SMOLLM2, "bf16"),
+]
+QUICK = [Case("tiny", TINY, vocab=1000, nuc_rows=20)] + [Case(f"tiny-{e}", TINY, e) for e in ("f16", "bf16")]
+
+
+def arguments():
+    here = pathlib.Path(__file__).resolve().parents[2]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", type=pathlib.Path, default=here / "build/benchmarks/infinipot-stages",
+                        help="infinipot-stages, built [build/benchmarks/infinipot-stages]")
+    parser.add_argument("--cases", nargs="+", metavar="CASE", choices=[c.name for c in CASES],
+                        help="only these, of: " + ", ".join(c.name for c in CASES))
+    parser.add_argument("--quick", action="store_true", help="tiny shapes: checks that all works; its times mean nothing")
+    parser.add_argument("--turns", type=int, default=7, help="turns of each contestant, after one to warm up [%(default)s]")
+    parser.add_argument("--threads", type=int, default=1, help="1; the library has no threads of its own [%(default)s]")
+    parser.add_argument("--seed", type=int, default=1, help="of the inputs [%(default)s]")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the rows, with every sample")
+    parser.add_argument("--csv", type=pathlib.Path, metavar="FILE", help="write the rows")
+    options = parser.parse_args()
+    if options.threads != 1:
+        parser.error(f"--threads {options.threads}: the library's stages run on one thread, so both sides do; 1 is all there is")
+    if options.turns < 1:
+        parser.error(f"--turns {options.turns} must be at least 1")
+    if not options.program.is_file():
+        parser.error(f"there is no {options.program}; build the target infinipot-stages, or name it by --program")
+    return options
+
+
+class Stages:
+    """infinipot-stages, kept running."""
+
+    def __init__(self, program, case, inputs):
+        self.process = subprocess.Popen([program, "--serve", *case.options(inputs)], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True)
+
+    def ask(self, request):
+        try:
+            self.process.stdin.write(request + "\n")
+            self.process.stdin.flush()
+            status, _, reply = self.process.stdout.readline().strip().partition(" ")
+        except BrokenPipeError:
+            status, reply = "", ""
+        if status != "ok":
+            sys.exit(f"infinipot-stages: '{request}': {reply or 'the program ended'}")
+        return reply
+
+    def result(self, stage, folder, dtype=np.float32):
+        file = pathlib.Path(folder) / f"result.{stage}"
+        self.ask(f"write {stage} {file}")
+        return np.memmap(file, dtype, "r")
+
+    def contestant(self, stage):
+        """A function that runs the stage `count` times and gives the milliseconds of each."""
+        return lambda count: [float(ms) for ms in self.ask(f"time {stage} {count}").split()]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def contestant(function):
+    def run(count):
+        samples = []
+        for _ in range(count):
+            start = time.perf_counter()
+            function()
+            samples.append(1000 * (time.perf_counter() - start))
+        return samples
+
+    return run
+
+
+def take_turns(contestants, turns, runs):
+    """Samples of each contestant, who run in turn so that a machine that drifts does so for all."""
+    samples = {name: [] for name in contestants}
+    for turn in range(turns + 1):
+        for name, run in contestants.items():
+            measured = run(runs)
+            if turn > 0:
+                samples[name] += measured
+    return samples
+
+
+class Comparison:
+    """One case: its inputs, checks and rows."""
+
+    def __init__(self, case, options):
+        self.case, self.options = case, options
+        self.rows = []
+
+    def run(self):
+        with tempfile.TemporaryDirectory(prefix="infinipot-peers-") as folder:
+            self.folder = folder
+            self.say("inputs")
+            self.inputs = peers.Inputs(self.case.shape, self.case.element, self.options.seed)
+            self.inputs.write(folder)
+            if self.case.vocab:
+                self.logits = peers.Logits(self.case.nuc_rows, self.case.vocab, self.options.seed)
+                self.logits.write(folder)
+            self.ours = Stages(self.options.program, self.case, folder)
+            self.say("checks")
+            self.check()
+        self.measure()
+        self.ours.close()
+        return self.rows
+
+    def say(self, what):
+        print(f"{self.case.name}: {what}", file=sys.stderr, flush=True)
+
+    def check(self):
+        s, ours, inputs = self.case.shape, self.ours, self.inputs
+        for stage in ("select", "select_top_k"):
+            kept = ours.result(stage, self.folder, np.uint32).reshape(s.layers, s.kv_heads, s.keep)
+            if not np.array_equal(kept, inputs.kept.numpy()):
+                sys.exit(f"{self.case.name}: {stage} keeps other entries than torch")
+        cap = ours.result("cap", self.folder).reshape(s.layers, s.kv_heads, s.read)
+        compacted = ours.result("compact", self.folder).reshape(2, s.layers, s.kv_heads, s.keep, s.head_dim)
+        for layer in range(s.layers):
+            for name, scores in (("torch", inputs.torch_cap(layer)), ("kvpress", inputs.kvpress_cap(layer))):
+                self.expect_near(f"cap of {name}, layer {layer}", cap[layer], scores, inputs.cap_tolerance())
+            for name, (keys, values) in (("torch", inputs.torch_compact(layer)), ("kvpress", inputs.kvpress_compact(layer))):
+                self.expect_near(f"keys of {name}, layer {layer}", compacted[0, layer], keys, inputs.key_tolerance())
+                self.expect_near(f"values of {name}, layer {layer}", compacted[1, layer], values, 0)
+        if self.case.vocab:
+            self.expect_near("nuc", ours.result("nuc", self.folder), self.logits.torch_nuc(), self.logits.tolerance())
+
+    def expect_near(self, what, ours, theirs, tolerance):
+        error = float((torch.from_numpy(np.array(ours)) - theirs.float()).abs().max())
+        if not error <= tolerance:
+            sys.exit(f"{self.case.name}: {what}: differs by {error:g}, more than {tolerance:g}")
+
+    def layers(self, function):
+        """A layer at a time, as kvpress does: what one layer made is gone before the next."""
+
+        def run():
+            for layer in range(self.case.shape.layers):
+                function(layer)
+
+        return contestant(run)
+
+    def measure(self):
+        inputs, ours = self.inputs, self.ours.contestant
+        self.row("cap", {"ours": ours("cap"), "torch": self.layers(inputs.torch_cap), "kvpress": self.layers(inputs.kvpress_cap),
+                         "Eigen GEMM": ours("cap_limit"), "torch GEMM": self.layers(inputs.multiply)})
+        self.row("select", {"ours": ours("select"), "torch": self.layers(inputs.torch_select),
+                            "kvpress": self.layers(inputs.kvpress_select), "read scores": ours("select_limit"),
+                            "ours_top_k": ours("select_top_k")})
+        self.row("compact", {"ours": ours("compact"), "torch": self.layers(inputs.torch_compact),
+                             "kvpress": self.layers(inputs.kvpress_compact), "memcpy": ours("compact_limit")})
+        self.sum_up(["cap", "select", "compact"])
+        if self.case.vocab:
+            self.row("nuc", {"ours": ours("nuc"), "torch": contestant(self.logits.torch_nuc), "read logits": ours("nuc_limit")})
+            self.sum_up(["cap", "select", "compact", "nuc"])
+
+    def shape_of(self, stage):
+        s = self.case.shape
+        if stage == "nuc":
+            return f"{self.case.nuc_rows} x {self.case.vocab}"
+        return f"H {s.query_heads}, G {s.kv_heads}, d {s.head_dim}, M {s.entries}, p {s.catalyst}, C {s.keep}"
+
+    def row(self, stage, contestants):
+        self.say(stage)
+        samples = take_turns(contestants, self.options.turns, self.case.runs)
+        median = {name: statistics.median(values) for name, values in samples.items()}
+        limit = min((name for name in median if name not in ("ours", "torch", "kvpress", "ours_top_k")), key=median.get)
+        self.add(stage, self.shape_of(stage), median, limit, AIMS[stage], samples=samples)
+
+    def sum_up(self, stages):
+        rows = [row for row in self.rows if row["stage"] in stages]
+        median = {name: sum(row[f"{name}_ms"] for row in rows) for name in ("ours", "torch", "limit")}
+        if all(row["kvpress_ms"] is not None for row in rows):
+            median["kvpress"] = sum(row["kvpress_ms"] for row in rows)
+        self.add(" + ".join(stages), self.shape_of("cap"), median, "limit", None)
+
+    def add(self, stage, shape, median, limit, aim, **more):
+        kvpress = median.get("kvpress")
+        self.rows.append({
+            "stage": stage, "case": self.case.name, "shape": shape,
+            "layers": None if stage == "nuc" else self.case.shape.layers,
+            "element": self.case.element, "threads": 1, "ours_ms": median["ours"], "torch_ms": median["torch"],
+            "kvpress_ms": kvpress, "limit_ms": median[limit], "limit": limit if aim else "sum",
+            "ratio": median["torch"] / median["ours"], "kvpress_ratio": kvpress and kvpress / median["ours"],
+            "of_limit": median["ours"] / median[limit], "aim": aim, **more
+        })  # yapf: disable
+        if "ours_top_k" in median:
+            self.rows[-1]["ours_top_k_ms"] = median["ours_top_k"]
+
+
+def cell(value):
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    return str(value)
+
+
+def table(rows):
+    """Markdown."""
+    names = {"ours_ms": "ours, ms", "torch_ms": "torch, ms", "kvpress_ms": "kvpress, ms", "limit_ms": "limit, ms",
+             "ratio": "torch / ours", "kvpress_ratio": "kvpress / ours", "of_limit": "ours / limit"}
+    shown = [column for column in COLUMNS if column != "threads"]
+    lines = [[names.get(column, column) for column in shown]] + [[cell(row[column]) for column in shown] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(text.ljust(width) for text, width in zip(line, widths)) + " |" for line in lines)
+
+
+def processor():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def main():
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    torch.set_num_interop_threads(1)
+    cases = QUICK if options.quick else [case for case in CASES if not options.cases or case.name in options.cases]
+    rows = []
+    with torch.inference_mode():
+        for case in cases:
+            rows += Comparison(case, options).run()
+    print(table(rows))
+    missed = [f"{row['case']} {row['stage']} {row['ratio']:.2f}x of {row['aim']}x" for row in rows
+              if row["aim"] and row["ratio"] < row["aim"]]
+    print("\nshort of the aim: " + ("; ".join(missed) or "none"))
+    if options.json:
+        report = {"processor": processor(), "torch": torch.__version__, "kvpress": peers.kvpress_version(),
+                  "turns": options.turns, "stages": [row for row in rows if row["stage"] in AIMS],
+                  "sums": [row for row in rows if row["stage"] not in AIMS]}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    if options.csv:
+        with open(options.csv, "w", newline="") as file:
+            writer = csv.DictWriter(file, ["case", *COLUMNS], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
