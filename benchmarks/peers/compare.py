@@ -14,10 +14,10 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import json
-import math
 import pathlib
 import platform
 import statistics
@@ -82,6 +82,8 @@ def arguments():
     parser.add_argument("--turns", type=int, default=7, help="turns of each contestant, after one to warm up [%(default)s]")
     parser.add_argument("--threads", type=int, default=1, help="1; the library has no threads of its own [%(default)s]")
     parser.add_argument("--seed", type=int, default=1, help="of the inputs [%(default)s]")
+    parser.add_argument("--temporary", type=pathlib.Path, metavar="FOLDER",
+                        help="where inputs and results go, 1.6 GB at a time; in memory it is faster [the system's]")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the rows, with every sample")
     parser.add_argument("--csv", type=pathlib.Path, metavar="FILE", help="write the rows")
     options = parser.parse_args()
@@ -157,43 +159,59 @@ class Comparison:
         self.rows = []
 
     def run(self):
-        with tempfile.TemporaryDirectory(prefix="infinipot-peers-") as folder:
-            self.folder = folder
-            self.say("inputs")
-            self.inputs = peers.Inputs(self.case.shape, self.case.element, self.options.seed)
-            self.inputs.write(folder)
-            if self.case.vocab:
-                self.logits = peers.Logits(self.case.nuc_rows, self.case.vocab, self.options.seed)
-                self.logits.write(folder)
-            self.ours = Stages(self.options.program, self.case, folder)
-            self.say("checks")
-            self.check()
-        self.measure()
-        self.ours.close()
+        inputs = self.drawn(peers.Inputs, self.case.shape, self.case.element)
+        with self.stages(inputs, self.check_distillation) as ours:
+            self.measure_distillation(ours.contestant, inputs)
+        del inputs  # a gigabyte and more
+        if self.case.vocab:
+            logits = self.drawn(peers.Logits, self.case.nuc_rows, self.case.vocab)
+            with self.stages(logits, self.check_nuc) as ours:
+                self.row("nuc", {"ours": ours.contestant("nuc"), "torch": contestant(logits.torch_nuc),
+                                 "read logits": ours.contestant("nuc_limit")})
+            self.sum_up(["cap", "select", "compact", "nuc"])
         return self.rows
 
     def say(self, what):
-        print(f"{self.case.name}: {what}", file=sys.stderr, flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {self.case.name}: {what}", file=sys.stderr, flush=True)
 
-    def check(self):
-        s, ours, inputs = self.case.shape, self.ours, self.inputs
+    def drawn(self, kind, *shape):
+        self.say("inputs")
+        return kind(*shape, self.options.seed)
+
+    @contextlib.contextmanager
+    def stages(self, inputs, check):
+        """infinipot-stages with these inputs, when its results have passed the check."""
+        with tempfile.TemporaryDirectory(prefix="infinipot-peers-", dir=self.options.temporary) as folder:
+            inputs.write(folder)
+            ours = Stages(self.options.program, self.case, folder)
+            self.say("checks")
+            check(ours, inputs, folder)
+        yield ours
+        ours.close()
+
+    def check_distillation(self, ours, inputs, folder):
+        s = self.case.shape
         for stage in ("select", "select_top_k"):
-            kept = ours.result(stage, self.folder, np.uint32).reshape(s.layers, s.kv_heads, s.keep)
+            kept = ours.result(stage, folder, np.uint32).reshape(s.layers, s.kv_heads, s.keep)
             if not np.array_equal(kept, inputs.kept.numpy()):
                 sys.exit(f"{self.case.name}: {stage} keeps other entries than torch")
-        cap = ours.result("cap", self.folder).reshape(s.layers, s.kv_heads, s.read)
-        compacted = ours.result("compact", self.folder).reshape(2, s.layers, s.kv_heads, s.keep, s.head_dim)
+        cap = ours.result("cap", folder).reshape(s.layers, s.kv_heads, s.read)
+        compacted = ours.result("compact", folder).reshape(2, s.layers, s.kv_heads, s.keep, s.head_dim)
         for layer in range(s.layers):
             for name, scores in (("torch", inputs.torch_cap(layer)), ("kvpress", inputs.kvpress_cap(layer))):
                 self.expect_near(f"cap of {name}, layer {layer}", cap[layer], scores, inputs.cap_tolerance())
             for name, (keys, values) in (("torch", inputs.torch_compact(layer)), ("kvpress", inputs.kvpress_compact(layer))):
-                self.expect_near(f"keys of {name}, layer {layer}", compacted[0, layer], keys, inputs.key_tolerance())
-                self.expect_near(f"values of {name}, layer {layer}", compacted[1, layer], values, 0)
-        if self.case.vocab:
-            self.expect_near("nuc", ours.result("nuc", self.folder), self.logits.torch_nuc(), self.logits.tolerance())
+                self.expect_near(f"keys of {name}, layer {layer}", compacted[0, layer], keys[0], inputs.key_tolerance())
+                self.expect_near(f"values of {name}, layer {layer}", compacted[1, layer], values[0], 0)
+
+    def check_nuc(self, ours, logits, folder):
+        self.expect_near("nuc", ours.result("nuc", folder), logits.torch_nuc(), logits.tolerance())
 
     def expect_near(self, what, ours, theirs, tolerance):
-        error = float((torch.from_numpy(np.array(ours)) - theirs.float()).abs().max())
+        ours = torch.from_numpy(np.array(ours))
+        if ours.shape != theirs.shape:
+            sys.exit(f"{self.case.name}: {what}: {tuple(ours.shape)} is not {tuple(theirs.shape)}")
+        error = float((ours - theirs.float()).abs().max())
         if not error <= tolerance:
             sys.exit(f"{self.case.name}: {what}: differs by {error:g}, more than {tolerance:g}")
 
@@ -206,8 +224,7 @@ class Comparison:
 
         return contestant(run)
 
-    def measure(self):
-        inputs, ours = self.inputs, self.ours.contestant
+    def measure_distillation(self, ours, inputs):
         self.row("cap", {"ours": ours("cap"), "torch": self.layers(inputs.torch_cap), "kvpress": self.layers(inputs.kvpress_cap),
                          "Eigen GEMM": ours("cap_limit"), "torch GEMM": self.layers(inputs.multiply)})
         self.row("select", {"ours": ours("select"), "torch": self.layers(inputs.torch_select),
@@ -216,9 +233,6 @@ class Comparison:
         self.row("compact", {"ours": ours("compact"), "torch": self.layers(inputs.torch_compact),
                              "kvpress": self.layers(inputs.kvpress_compact), "memcpy": ours("compact_limit")})
         self.sum_up(["cap", "select", "compact"])
-        if self.case.vocab:
-            self.row("nuc", {"ours": ours("nuc"), "torch": contestant(self.logits.torch_nuc), "read logits": ours("nuc_limit")})
-            self.sum_up(["cap", "select", "compact", "nuc"])
 
     def shape_of(self, stage):
         s = self.case.shape
