@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The stages of a distillation: infinipot beside torch and kvpress, in turn in one run, on the same inputs.
 
-Of each stage the results are checked to be equal before anything is timed. `torch` is the stage in plain torch, as kvpress
-structures it but without what can be left out; `kvpress` is kvpress's own code, called on the same tensors. The limit is what
-the machine can do, measured in the same run. Everything runs on one thread.
+Of each stage the results are checked to be equal before anything is timed. `torch` is the stage in torch as kvpress structures
+it; `kvpress` is kvpress's own code, called on the same tensors. The limit is what the machine can do, measured in the same run.
+Everything runs on one thread.
 
     benchmarks/peers/compare.py --json peers.json
 """
@@ -31,7 +31,11 @@ import torch
 
 import peers
 
+CLOCKS = ["elapsed", "processor"]
+TURN_MS = 20
 AIMS = {"cap": 5, "select": 3, "compact": 7, "nuc": 5}  # times torch
+VARIANTS = {"ours_top_k": "TopK alone, without the Selector's rules", "torch_table": "torch, cosines and sines from a table"}
+CONTESTANTS = {"ours", "torch", "kvpress", *VARIANTS}  # all others are limits
 COLUMNS = ["stage", "shape", "layers", "element", "threads", "ours_ms", "torch_ms", "kvpress_ms", "limit_ms", "limit", "ratio",
            "kvpress_ratio", "of_limit", "aim"]
 
@@ -43,7 +47,6 @@ class Case:
     element: str = "f32"
     vocab: int = 0  # no NuC without one
     nuc_rows: int = 0
-    runs: int = 3  # of each contestant, one after the other, before it is the next one's turn
 
     def options(self, inputs):
         s = self.shape
@@ -61,7 +64,7 @@ LAYER = dataclasses.replace(LLAMA, layers=1)
 # NuC is scored for every token that is read between two distillations, except in the first case: one chunk of 256.
 CASES = [
     Case("llama-layer", LAYER, vocab=49152, nuc_rows=256),
-    Case("llama", LLAMA, vocab=128256, nuc_rows=LLAMA.read - LLAMA.keep, runs=1),
+    Case("llama", LLAMA, vocab=128256, nuc_rows=LLAMA.read - LLAMA.keep),
     Case("smollm2", SMOLLM2, vocab=49152, nuc_rows=SMOLLM2.read - SMOLLM2.keep),
     Case("llama-layer-f16", LAYER, "f16"),
     Case("llama-layer-bf16", LAYER, "bf16"),
@@ -80,6 +83,9 @@ def arguments():
                         help="only these, of: " + ", ".join(c.name for c in CASES))
     parser.add_argument("--quick", action="store_true", help="tiny shapes: checks that all works; its times mean nothing")
     parser.add_argument("--turns", type=int, default=7, help="turns of each contestant, after one to warm up [%(default)s]")
+    parser.add_argument("--clock", choices=CLOCKS, default="elapsed",
+                        help="processor: the time that the program had the processor, for machines that are busy with other "
+                        "things, where long runs would lose more than short ones [%(default)s]")
     parser.add_argument("--threads", type=int, default=1, help="1; the library has no threads of its own [%(default)s]")
     parser.add_argument("--seed", type=int, default=1, help="of the inputs [%(default)s]")
     parser.add_argument("--temporary", type=pathlib.Path, metavar="FOLDER",
@@ -120,8 +126,13 @@ class Stages:
         return np.memmap(file, dtype, "r")
 
     def contestant(self, stage):
-        """A function that runs the stage `count` times and gives the milliseconds of each."""
-        return lambda count: [float(ms) for ms in self.ask(f"time {stage} {count}").split()]
+        """A function that runs the stage `count` times and gives the milliseconds of each, elapsed and of the processor."""
+
+        def run(count):
+            numbers = iter(map(float, self.ask(f"time {stage} {count}").split()))
+            return list(zip(numbers, numbers))
+
+        return run
 
     def close(self):
         self.process.stdin.close()
@@ -129,25 +140,28 @@ class Stages:
 
 
 def contestant(function):
+    """The same of a function."""
+
     def run(count):
         samples = []
         for _ in range(count):
-            start = time.perf_counter()
+            processor, start = time.process_time(), time.perf_counter()
             function()
-            samples.append(1000 * (time.perf_counter() - start))
+            elapsed = time.perf_counter() - start
+            samples.append((1000 * elapsed, 1000 * (time.process_time() - processor)))
         return samples
 
     return run
 
 
-def take_turns(contestants, turns, runs):
-    """Samples of each contestant, who run in turn so that a machine that drifts does so for all."""
+def take_turns(contestants, turns):
+    """Samples of each contestant, who run in turn so that a machine that drifts does so for all. A turn is several runs where
+    those are short."""
     samples = {name: [] for name in contestants}
-    for turn in range(turns + 1):
+    runs = {name: max(1, min(5, int(TURN_MS / min(run(1))[0]))) for name, run in contestants.items()}  # and warms up
+    for _ in range(turns):
         for name, run in contestants.items():
-            measured = run(runs)
-            if turn > 0:
-                samples[name] += measured
+            samples[name] += run(runs[name])
     return samples
 
 
@@ -230,8 +244,9 @@ class Comparison:
         self.row("select", {"ours": ours("select"), "torch": self.layers(inputs.torch_select),
                             "kvpress": self.layers(inputs.kvpress_select), "read scores": ours("select_limit"),
                             "ours_top_k": ours("select_top_k")})
-        self.row("compact", {"ours": ours("compact"), "torch": self.layers(inputs.torch_compact),
-                             "kvpress": self.layers(inputs.kvpress_compact), "memcpy": ours("compact_limit")})
+        # kvpress's code is the torch of this stage.
+        self.row("compact", {"ours": ours("compact"), "torch": self.layers(inputs.kvpress_compact),
+                             "memcpy": ours("compact_limit"), "torch_table": self.layers(inputs.torch_compact)})
         self.sum_up(["cap", "select", "compact"])
 
     def shape_of(self, stage):
@@ -242,9 +257,12 @@ class Comparison:
 
     def row(self, stage, contestants):
         self.say(stage)
-        samples = take_turns(contestants, self.options.turns, self.case.runs)
-        median = {name: statistics.median(values) for name, values in samples.items()}
-        limit = min((name for name in median if name not in ("ours", "torch", "kvpress", "ours_top_k")), key=median.get)
+        samples = take_turns(contestants, self.options.turns)
+        clock = CLOCKS.index(self.options.clock)
+        median = {name: statistics.median(sample[clock] for sample in values) for name, values in samples.items()}
+        if stage == "compact":
+            median["kvpress"] = median["torch"]
+        limit = min((name for name in median if name not in CONTESTANTS), key=median.get)
         self.add(stage, self.shape_of(stage), median, limit, AIMS[stage], samples=samples)
 
     def sum_up(self, stages):
@@ -264,8 +282,7 @@ class Comparison:
             "ratio": median["torch"] / median["ours"], "kvpress_ratio": kvpress and kvpress / median["ours"],
             "of_limit": median["ours"] / median[limit], "aim": aim, **more
         })  # yapf: disable
-        if "ours_top_k" in median:
-            self.rows[-1]["ours_top_k_ms"] = median["ours_top_k"]
+        self.rows[-1].update({f"{name}_ms": median[name] for name in VARIANTS if name in median})
 
 
 def cell(value):
@@ -307,9 +324,12 @@ def main():
     print(table(rows))
     missed = [f"{row['case']} {row['stage']} {row['ratio']:.2f}x of {row['aim']}x" for row in rows
               if row["aim"] and row["ratio"] < row["aim"]]
+    for name, what in VARIANTS.items():
+        print(f"\n{what}, ms: " + "; ".join(f"{row['case']} {cell(row[name + '_ms'])}" for row in rows if name + "_ms" in row))
     print("\nshort of the aim: " + ("; ".join(missed) or "none"))
     if options.json:
         report = {"processor": processor(), "torch": torch.__version__, "kvpress": peers.kvpress_version(),
+                  "clock": options.clock,
                   "turns": options.turns, "stages": [row for row in rows if row["stage"] in AIMS],
                   "sums": [row for row in rows if row["stage"] not in AIMS]}
         options.json.write_text(json.dumps(report, indent=1) + "\n")

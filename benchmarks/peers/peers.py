@@ -148,7 +148,7 @@ class Inputs:
         return both.cos().to(DTYPES[self.element]), -both.sin().to(DTYPES[self.element])
 
     def torch_compact(self, layer):
-        """Mirrors KeyRerotationPress.rerotate_keys and .compress, with cosines and sines from a table."""
+        """The same as kvpress_compact, but with cosines and sines from a table."""
         s = self.shape
         kept = self.kept[layer, None]
         rows = kept.unsqueeze(-1).expand(-1, -1, -1, s.head_dim)

@@ -1,6 +1,8 @@
 // A stage that can be timed by itself, and the raw files that its inputs come from.
 #pragma once
 
+#include <time.h>
+
 #include <bit>
 #include <chrono>
 #include <cstddef>
@@ -29,14 +31,28 @@ struct Stage {
 
 using Stages = std::map<std::string, Stage>;
 
-/// Milliseconds of `count` runs, one number a run.
-inline std::vector<double> time(const Stage& stage, std::size_t count) {
-  std::vector<double> samples(count);
-  for (double& sample : samples) {
+/// Milliseconds of one run. Where other programs take the processor away, `processor` shows less.
+struct Sample {
+  double elapsed = 0;
+  double processor = 0;  ///< of all threads
+};
+
+inline double processor_ms() {
+  timespec now{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return 1e3 * static_cast<double>(now.tv_sec) + 1e-6 * static_cast<double>(now.tv_nsec);
+}
+
+/// `count` runs, one after the other.
+inline std::vector<Sample> time(const Stage& stage, std::size_t count) {
+  std::vector<Sample> samples(count);
+  for (Sample& sample : samples) {
     stage.prepare();
+    const double processor = processor_ms();
     const auto start = std::chrono::steady_clock::now();
     stage.run();
-    sample = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
+    sample = {elapsed.count(), processor_ms() - processor};
   }
   return samples;
 }

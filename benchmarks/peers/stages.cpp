@@ -59,7 +59,8 @@ class Workbench {
   peers::Stages distillation_, nuc_;
 };
 
-/// "time STAGE COUNT": so many milliseconds. "write STAGE FILE": runs it once and writes its result.
+/// "time STAGE COUNT": milliseconds of so many runs, elapsed and of the processor. "write STAGE FILE": runs
+/// it once and writes its result.
 std::string answer(Workbench& stages, const std::string& request) {
   std::istringstream words(request);
   std::string verb, name, rest;
@@ -67,7 +68,8 @@ std::string answer(Workbench& stages, const std::string& request) {
   std::getline(words, rest);
   std::ostringstream reply;
   if (verb == "time") {
-    for (const double ms : peers::time(stages[name], std::stoul(rest))) reply << ms << ' ';
+    for (const peers::Sample& sample : peers::time(stages[name], std::stoul(rest)))
+      reply << sample.elapsed << ' ' << sample.processor << ' ';
   } else if (verb == "write") {
     const peers::Stage& stage = stages[name];
     if (!stage.write) throw std::invalid_argument("stage '" + name + "' has no result");
@@ -95,9 +97,10 @@ void serve(Workbench& stages) {
   }
 }
 
-double median(std::vector<double> samples) {
-  std::sort(samples.begin(), samples.end());
-  return (samples[(samples.size() - 1) / 2] + samples[samples.size() / 2]) / 2;
+/// Of the elapsed time.
+double median(std::vector<peers::Sample> samples) {
+  std::ranges::sort(samples, {}, &peers::Sample::elapsed);
+  return (samples[(samples.size() - 1) / 2].elapsed + samples[samples.size() / 2].elapsed) / 2;
 }
 
 void print_all(Workbench& stages, std::size_t repeat) {
