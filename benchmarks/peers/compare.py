@@ -93,7 +93,7 @@ def arguments():
     parser.add_argument("--csv", type=pathlib.Path, metavar="FILE", help="write the rows")
     options = parser.parse_args()
     if options.threads != 1:
-        parser.error(f"--threads {options.threads}: the library's stages run on one thread, so both sides do; 1 is all there is")
+        parser.error(f"--threads {options.threads}: the library's stages run on one thread, so both sides do")
     if options.turns < 1:
         parser.error(f"--turns {options.turns} must be at least 1")
     if not options.program.is_file():
@@ -238,8 +238,9 @@ class Comparison:
         return contestant(run)
 
     def measure_distillation(self, ours, inputs):
-        self.row("cap", {"ours": ours("cap"), "torch": self.layers(inputs.torch_cap), "kvpress": self.layers(inputs.kvpress_cap),
-                         "Eigen GEMM": ours("cap_limit"), "torch GEMM": self.layers(inputs.multiply)})
+        self.row("cap", {"ours": ours("cap"), "torch": self.layers(inputs.torch_cap),
+                         "kvpress": self.layers(inputs.kvpress_cap), "Eigen GEMM": ours("cap_limit"),
+                         "torch GEMM": self.layers(inputs.multiply)})
         self.row("select", {"ours": ours("select"), "torch": self.layers(inputs.torch_select),
                             "kvpress": self.layers(inputs.kvpress_select), "read scores": ours("select_limit"),
                             "ours_top_k": ours("select_top_k")})
@@ -280,7 +281,7 @@ class Comparison:
             "kvpress_ms": kvpress, "limit_ms": median[limit], "limit": limit if aim else "sum",
             "ratio": median["torch"] / median["ours"], "kvpress_ratio": kvpress and kvpress / median["ours"],
             "of_limit": median["ours"] / median[limit], "aim": aim, **more
-        })  # yapf: disable
+        })
         self.rows[-1].update({f"{name}_ms": median[name] for name in VARIANTS if name in median})
 
 
@@ -336,8 +337,8 @@ def main():
     print("\nshort of the aim: " + ("; ".join(missed) or "none"))
     if options.json:
         report = {"processor": processor(), "torch": torch.__version__, "kvpress": peers.kvpress_version(),
-                  "clock": options.clock,
-                  "keep_memory": options.keep_memory, "turns": options.turns, "stages": [row for row in rows if row["stage"] in AIMS],
+                  "clock": options.clock, "keep_memory": options.keep_memory, "turns": options.turns,
+                  "stages": [row for row in rows if row["stage"] in AIMS],
                   "sums": [row for row in rows if row["stage"] not in AIMS]}
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     if options.csv:

@@ -73,8 +73,8 @@ class Inputs:
         self.products = torch.empty(s.kv_heads, s.group * s.catalyst, s.entries, dtype=DTYPES[self.element])
         # The part of a model's attention module that kvpress looks at. Its queries are given as hidden states.
         self.module = types.SimpleNamespace(
-            config=types.SimpleNamespace(num_attention_heads=s.query_heads, num_key_value_heads=s.kv_heads), head_dim=s.head_dim,
-            q_proj=lambda hidden: hidden, rotary_emb=types.SimpleNamespace(inv_freq=self.inv_freq))
+            config=types.SimpleNamespace(num_attention_heads=s.query_heads, num_key_value_heads=s.kv_heads),
+            head_dim=s.head_dim, q_proj=lambda hidden: hidden, rotary_emb=types.SimpleNamespace(inv_freq=self.inv_freq))
         self.press = SnapKVPress(window_size=s.catalyst, kernel_size=1)
         ones = torch.ones(1, s.catalyst, s.head_dim, dtype=DTYPES[self.element])
         self.unrotated = {"position_embeddings": (ones, torch.zeros_like(ones))}
@@ -191,6 +191,6 @@ class Logits:
         return torch.cat([torch.nn.functional.cross_entropy(*pair, reduction="none") for pair in pairs])
 
     def tolerance(self):
-        """torch sums the exponentials in f32, in 8 lanes or more: each addition errs by a unit at most. Results are below 64, as
-        the maximum and the logarithm that torch subtracts one after the other."""
+        """torch sums the exponentials in f32, in 8 lanes or more: each addition errs by a unit at most. Results are below 64,
+        as the maximum and the logarithm that torch subtracts one after the other."""
         return (self.logits.shape[1] / 8 + 3 * 64) * 2**-24
