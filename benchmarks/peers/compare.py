@@ -277,7 +277,7 @@ class Comparison:
         self.rows.append({
             "stage": stage, "case": self.case.name, "shape": shape,
             "layers": None if stage == "nuc" else self.case.shape.layers,
-            "element": self.case.element, "threads": 1, "ours_ms": median["ours"], "torch_ms": median["torch"],
+            "element": self.case.element, "threads": self.options.threads, "ours_ms": median["ours"], "torch_ms": median["torch"],
             "kvpress_ms": kvpress, "limit_ms": median[limit], "limit": limit if aim else "sum",
             "ratio": median["torch"] / median["ours"], "kvpress_ratio": kvpress and kvpress / median["ours"],
             "of_limit": median["ours"] / median[limit], "aim": aim, **more
