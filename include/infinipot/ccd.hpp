@@ -6,12 +6,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <initializer_list>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "infinipot/cap.hpp"
+#include "infinipot/ccd_settings.hpp"
 #include "infinipot/compact.hpp"
 #include "infinipot/concepts.hpp"
 #include "infinipot/detail/error.hpp"
@@ -22,35 +22,6 @@
 #include "infinipot/selector.hpp"
 
 namespace infinipot {
-
-struct CcdSettings {
-  std::size_t keep = 0;    ///< C: entries that stay at a distillation, below the capacity; 0 means half of it
-  std::size_t sinks = 4;   ///< first entries that always stay
-  std::size_t recent = 0;  ///< last entries that always stay
-  std::size_t chunk = 256;  ///< most tokens in one call of forward() while reading, at least 1
-};
-
-/// Whether a token may ever be dropped.
-enum class Retention : std::uint8_t { evictable, pinned };
-
-/// What one distillation did.
-struct Distillation {
-  std::uint64_t number = 0;        ///< from 1
-  std::size_t entries_before = 0;  ///< per lane
-  std::size_t nan_scores = 0;      ///< scores that were NaN and counted as lowest
-  double seconds = 0;              ///< all of it
-  double probe_seconds = 0;        ///< of that, the catalyst's forward passes and their scoring
-  const Selection& kept;           ///< valid during the call only
-};
-
-/// Running totals of a reader.
-struct CcdStats {
-  std::uint64_t tokens_read = 0;
-  std::uint64_t distillations = 0;
-  std::uint64_t nan_scores = 0;
-  double distill_seconds = 0;
-  double probe_seconds = 0;
-};
 
 /// Reads tokens through an engine into a store and distils whenever the store is full, while reading and
 /// while generating alike. Allocates only in the constructor (and in what the engine does).
@@ -90,17 +61,17 @@ class Ccd {
  public:
   using Observer = std::function<void(const Distillation&)>;
 
-  /// Throws std::invalid_argument if the engine's and the store's shapes differ, the store is not empty, or
-  /// the settings cannot work: keep >= capacity, sinks + recent > keep, no room for catalyst and one more
-  /// token.
+  /// Throws std::invalid_argument if the engine's and the store's shapes differ, the store is not empty (to
+  /// go on from a pot that was saved, restore it afterwards and call resume()), or the settings cannot work:
+  /// keep >= capacity, sinks + recent > keep, no room for catalyst and one more token.
   Ccd(Engine& engine, S& store, P policy, CcdSettings settings = {}, X executor = {})
       : executor_(std::move(executor)),
         engine_(engine),
         store_(store),
         policy_(std::move(policy)),
-        settings_(checked(engine, store, policy_, settings)),
-        limit_(store.capacity() - longest_probe(policy_)),
-        window_start_(limit_ - window(policy_)),
+        settings_(detail::checked_settings(engine, store, policy_, settings)),
+        limit_(store.capacity() - detail::longest_probe(policy_)),
+        window_start_(limit_ - detail::watched_window(policy_)),
         tracker_(static_cast<std::size_t>(engine.vocab_size())),
         selector_(store.shape(), store.granularity(), store.capacity(), settings_.keep, policy_.rules(),
                   executor_.workers()),
@@ -141,14 +112,43 @@ class Ccd {
         detail::invalid("the new policy needs ", needed, ' ', what, "; the first one left room for ",
                         available);
     };
-    most("tokens for a probe", longest_probe(policy), store_.capacity() - limit_);
-    most("queries to watch", window(policy), limit_ - window_start_);
+    most("tokens for a probe", detail::longest_probe(policy), store_.capacity() - limit_);
+    most("queries to watch", detail::watched_window(policy), limit_ - window_start_);
     if constexpr (ProtectsRecent<P>) most("recent entries", policy.recent(settings_.keep), settings_.recent);
     if (policy.uses_nuc() && !policy_.uses_nuc())
       detail::invalid("the new policy needs NuC, which the one before did not ask for");
     selector_ = Selector(store_.shape(), store_.granularity(), store_.capacity(), settings_.keep,
                          policy.rules(), executor_.workers());
     policy_ = std::move(policy);
+  }
+
+  /// Goes on from what was put into the store behind the reader's back, as restore_pot() does: call it right
+  /// after that. `logits` are those that followed the last token (vocab_size), or none: then the next token's
+  /// NuC is 0. Attention that a policy has collected while reading (h2o, snapkv) begins anew. Throws
+  /// std::invalid_argument, before anything changes, for logits of another size and for entries or pinned
+  /// entries that leave no room to go on.
+  void resume(std::span<const float> logits = {}) {
+    if (!logits.empty() && logits.size() != tracker_.vocab_size())
+      detail::invalid("resuming with ", logits.size(), " logits, but the vocabulary has ",
+                      tracker_.vocab_size());
+    if (size() > limit_)
+      detail::invalid("resuming with ", size(), " entries, but a distillation is due at ", limit_);
+    std::uint64_t read = 0;
+    std::size_t pinned = 0;
+    for (std::size_t lane = 0; lane < store_.entries().lanes() && size() > 0; ++lane) {
+      read = std::max(read, store_.entries().positions(lane).back() + 1);
+      const auto flags = store_.entries().pinned(lane);
+      const auto evictable = flags.subspan(std::min(settings_.sinks, flags.size()));
+      pinned = std::max(pinned, static_cast<std::size_t>(std::ranges::count(evictable, 1)));
+    }
+    if (settings_.sinks + settings_.recent + pinned > settings_.keep)
+      detail::invalid("resuming with ", pinned, " pinned entries, ", settings_.sinks, " sinks and ",
+                      settings_.recent, " recent, which exceed the ", settings_.keep,
+                      " entries that are kept");
+    std::fill(attention_.begin(), attention_.end(), 0.0F);
+    tracker_.restart(logits);
+    pinned_ = pinned;
+    stats_.tokens_read = read;
   }
 
   /// Generates up to `max_tokens` tokens: `sample(logits)` picks one, which is read, unless `accept(token)`
@@ -202,60 +202,6 @@ class Ccd {
 
   static double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
-  }
-
-  static std::size_t longest_probe(const P& policy) {
-    if constexpr (RunsProbes<P>)
-      return policy.longest_probe();
-    else
-      return 0;
-  }
-
-  static std::size_t window(const P& policy) {
-    if constexpr (P::watch == Watch::last_queries)
-      return policy.window();
-    else
-      return 0;
-  }
-
-  /// The largest std::size_t where the sum is larger: a setting may be a difference that fell below zero.
-  static std::size_t sum(std::initializer_list<std::size_t> parts) {
-    std::size_t total = 0;
-    for (const std::size_t part : parts) total = part > ~total ? ~std::size_t{0} : total + part;
-    return total;
-  }
-
-  static CcdSettings checked(const Engine& engine, const S& store, const P& policy, CcdSettings settings) {
-    const Shape shape = store.shape();
-    shape.validate();
-    if (!(Shape(engine.shape()) == shape)) detail::invalid("the engine's shape differs from the store's");
-    if (store.entries().size() != 0)
-      detail::invalid("the store holds ", store.entries().size(), " entries already");
-    const std::size_t capacity = store.capacity(), probe = longest_probe(policy), watched = window(policy);
-    if (settings.keep == 0) settings.keep = capacity / 2;
-    if constexpr (ProtectsRecent<P>)
-      settings.recent = std::max(settings.recent, policy.recent(settings.keep));
-    if (settings.keep >= capacity)
-      detail::invalid("keep ", settings.keep, " must be below the pot's capacity ", capacity);
-    if constexpr (requires { store.max_keep(); })
-      if (settings.keep > store.max_keep())
-        detail::invalid("keep ", settings.keep, " exceeds the pot's max_keep ", store.max_keep());
-    if (settings.keep == 0) detail::invalid("keep must be at least 1; a pot of ", capacity, " is too small");
-    const std::size_t needed = sum({settings.sinks, settings.recent, probe, 1});
-    if (needed > capacity)
-      detail::invalid("capacity ", capacity, " is too small for ", settings.sinks, " sinks, ",
-                      settings.recent, " recent, ", probe,
-                      " catalyst tokens and one more; it must be at least ", needed);
-    if (settings.sinks + settings.recent > settings.keep)
-      detail::invalid("keep ", settings.keep, " is too small for ", settings.sinks, " sinks and ",
-                      settings.recent, " recent entries");
-    const std::size_t room = sum({settings.keep, std::max<std::size_t>(watched, 1), probe});
-    if (room > capacity)
-      detail::invalid("capacity ", capacity, " leaves no room to read beside ", settings.keep,
-                      " kept entries, ", probe, " catalyst tokens and a window of ", watched,
-                      "; it must be at least ", room);
-    if (settings.chunk == 0) detail::invalid("chunk 0 must be at least 1");
-    return settings;
   }
 
   static S& like(const Ccd& other, S& store) {

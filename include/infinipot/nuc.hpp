@@ -94,6 +94,13 @@ class NucTracker {
     std::copy(logits.begin(), logits.end(), next_.begin());
   }
 
+  /// As if the last committed chunk had ended with these logits (vocab_size()); as if there had been none
+  /// where they are empty.
+  void restart(std::span<const float> logits) noexcept {
+    std::copy(logits.begin(), logits.end(), last_.begin());
+    has_logits_ = !logits.empty();
+  }
+
   void commit() noexcept {
     std::swap(last_, next_);
     has_logits_ = true;

@@ -1,0 +1,107 @@
+// What a reader is told when it is made, what it tells of itself, and whether it can work.
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+
+#include "infinipot/concepts.hpp"
+#include "infinipot/detail/error.hpp"
+#include "infinipot/policy.hpp"
+#include "infinipot/selection.hpp"
+#include "infinipot/shape.hpp"
+
+namespace infinipot {
+
+struct CcdSettings {
+  std::size_t keep = 0;    ///< C: entries that stay at a distillation, below the capacity; 0 means half of it
+  std::size_t sinks = 4;   ///< first entries that always stay
+  std::size_t recent = 0;  ///< last entries that always stay
+  std::size_t chunk = 256;  ///< most tokens in one call of forward() while reading, at least 1
+};
+
+/// Whether a token may ever be dropped.
+enum class Retention : std::uint8_t { evictable, pinned };
+
+/// What one distillation did.
+struct Distillation {
+  std::uint64_t number = 0;        ///< from 1
+  std::size_t entries_before = 0;  ///< per lane
+  std::size_t nan_scores = 0;      ///< scores that were NaN and counted as lowest
+  double seconds = 0;              ///< all of it
+  double probe_seconds = 0;        ///< of that, the catalyst's forward passes and their scoring
+  const Selection& kept;           ///< valid during the call only
+};
+
+/// Running totals of a reader.
+struct CcdStats {
+  std::uint64_t tokens_read = 0;
+  std::uint64_t distillations = 0;
+  std::uint64_t nan_scores = 0;
+  double distill_seconds = 0;
+  double probe_seconds = 0;
+};
+
+namespace detail {
+
+/// Room that a policy's probes need, tokens.
+template <Policy P>
+std::size_t longest_probe(const P& policy) {
+  if constexpr (RunsProbes<P>)
+    return policy.longest_probe();
+  else
+    return 0;
+}
+
+/// Last queries that a policy watches.
+template <Policy P>
+std::size_t watched_window(const P& policy) {
+  if constexpr (P::watch == Watch::last_queries)
+    return policy.window();
+  else
+    return 0;
+}
+
+/// The largest std::size_t where the sum is larger: a setting may be a difference that fell below zero.
+inline std::size_t saturating_sum(std::initializer_list<std::size_t> parts) {
+  std::size_t total = 0;
+  for (const std::size_t part : parts) total = part > ~total ? ~std::size_t{0} : total + part;
+  return total;
+}
+
+/// The settings with what was not given filled in. Throws std::invalid_argument if they cannot work.
+template <class Engine, class S, Policy P>
+CcdSettings checked_settings(const Engine& engine, const S& store, const P& policy, CcdSettings settings) {
+  const Shape shape = store.shape();
+  shape.validate();
+  if (!(Shape(engine.shape()) == shape)) invalid("the engine's shape differs from the store's");
+  if (store.entries().size() != 0) invalid("the store holds ", store.entries().size(), " entries already");
+  const std::size_t capacity = store.capacity(), probe = longest_probe(policy),
+                    watched = watched_window(policy);
+  if (settings.keep == 0) settings.keep = capacity / 2;
+  if constexpr (ProtectsRecent<P>) settings.recent = std::max(settings.recent, policy.recent(settings.keep));
+  if (settings.keep >= capacity)
+    invalid("keep ", settings.keep, " must be below the pot's capacity ", capacity);
+  if constexpr (requires { store.max_keep(); })
+    if (settings.keep > store.max_keep())
+      invalid("keep ", settings.keep, " exceeds the pot's max_keep ", store.max_keep());
+  if (settings.keep == 0) invalid("keep must be at least 1; a pot of ", capacity, " is too small");
+  const std::size_t needed = saturating_sum({settings.sinks, settings.recent, probe, 1});
+  if (needed > capacity)
+    invalid("capacity ", capacity, " is too small for ", settings.sinks, " sinks, ", settings.recent,
+            " recent, ", probe, " catalyst tokens and one more; it must be at least ", needed);
+  if (settings.sinks + settings.recent > settings.keep)
+    invalid("keep ", settings.keep, " is too small for ", settings.sinks, " sinks and ", settings.recent,
+            " recent entries");
+  const std::size_t room = saturating_sum({settings.keep, std::max<std::size_t>(watched, 1), probe});
+  if (room > capacity)
+    invalid("capacity ", capacity, " leaves no room to read beside ", settings.keep, " kept entries, ", probe,
+            " catalyst tokens and a window of ", watched, "; it must be at least ", room);
+  if (settings.chunk == 0) invalid("chunk 0 must be at least 1");
+  return settings;
+}
+
+}  // namespace detail
+}  // namespace infinipot
