@@ -12,6 +12,7 @@
 
 #include "allocation_counter.hpp"
 #include "infinipot/detail/simd.hpp"
+#include "nuc_tolerance.hpp"
 #include "reference/random.hpp"
 #include "reference/reference_scores.hpp"
 
@@ -19,6 +20,7 @@ namespace {
 
 using infinipot::NucTracker;
 using infinipot::Token;
+using reference::sum_tolerance;
 
 constexpr float inf = std::numeric_limits<float>::infinity();
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
@@ -34,32 +36,13 @@ std::vector<float> random_logits(std::size_t n, std::uint64_t seed, float spread
   return logits;
 }
 
-/// How far log_sum_exp may be from the truth. Each block of 2048 adds 2048 / (4 * packet_size) exponentials
-/// one after the other in float, then at most 6 partial sums, each rounding once; exp is good to 3 + 1.5 |x|
-/// units of 2^-24, and x = logit - shift, where the shift is at most 16 below the largest logit of the block,
-/// is rounded once. The logarithm makes these relative errors absolute ones. Blocks are joined in double.
-double sum_tolerance(std::span<const float> logits) {
-  const double truth = reference::log_sum_exp(logits);
-  const auto top = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
-  double distance = 16;
-  for (const float x : logits)
-    if (x > -inf)
-      distance += std::exp(static_cast<double>(x) - truth) * std::abs(static_cast<double>(x) - top);
-  const double additions = 2048.0 / static_cast<double>(4 * infinipot::detail::packet_size) + 6;
-  return reference::unit * (additions + 3 + 2.5 * distance) + 0x1p-50 * std::abs(truth);
-}
-
-/// The score is rounded to float once more.
-double tolerance(std::span<const float> logits, Token token) {
-  return sum_tolerance(logits) + reference::unit * std::abs(reference::nuc(logits, token));
-}
-
 void expect_scores(const std::vector<float>& logits) {
   const auto last = static_cast<Token>(logits.size() - 1);
   EXPECT_NEAR(infinipot::log_sum_exp(logits), reference::log_sum_exp(logits), sum_tolerance(logits));
   for (const Token token : {Token{0}, last / 2, last}) {
     const double truth = std::max(0.0, reference::nuc(logits, token));
-    EXPECT_NEAR(infinipot::nuc(logits, token), truth, tolerance(logits, token)) << "token " << token;
+    EXPECT_NEAR(infinipot::nuc(logits, token), truth, reference::nuc_tolerance(logits, token))
+        << "token " << token;
     EXPECT_GE(infinipot::nuc(logits, token), 0.0F);
   }
 }
