@@ -184,7 +184,7 @@ void eigen_gemm_alone(benchmark::State& state) {
 /// SmolLM2-135M and Llama 2 7B.
 void predictions(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgNames({"rows", "width", "vocab"});
-  benchmark->Args({256, 576, 49152})->Args({128, 4096, 32000});
+  benchmark->Args({256, 576, 49152})->Args({128, 4096, 32000})->Args({16, 576, 49152})->Args({1, 576, 49152});
   benchmark->Unit(benchmark::kMillisecond);
 }
 
