@@ -284,16 +284,17 @@ class LlamaEngine {
   std::size_t max_batch_;
   Attention<Memory> attention_;
   std::vector<float> angle_memory_;
-  infinipot::AngleTable angles_;              // of all positions below the memory's capacity
-  Matrix residual_;                           // (max_batch, embedding)
-  Matrix normed_;                             // (max_batch, embedding)
-  Matrix projected_;                          // (max_batch, (query_heads + 2 * kv_heads) * head_dim)
-  Matrix mixed_;                              // (max_batch, query_heads * head_dim)
-  Matrix hidden_;                             // (max_batch, feed_forward)
-  Matrix gated_;                              // (threads, gated_scratch)
-  Matrix rotated_;                            // (threads, head_dim)
-  Matrix logits_;                             // (logit_rows, vocab_size)
-  Matrix logit_tiles_;                        // (threads * score_rows, LogSumExp::block)
+  infinipot::AngleTable angles_;  // of all positions below the memory's capacity
+  Matrix residual_;               // (max_batch, embedding)
+  Matrix normed_;                 // (max_batch, embedding)
+  Matrix projected_;              // (max_batch, (query_heads + 2 * kv_heads) * head_dim)
+  Matrix mixed_;                  // (max_batch, query_heads * head_dim)
+  Matrix hidden_;                 // (max_batch, feed_forward)
+  Matrix gated_;                  // (threads, gated_scratch)
+  Matrix rotated_;                // (threads, head_dim)
+  Matrix logits_;                 // (logit_rows, vocab_size), of rows whose whole logits are wanted
+  Matrix logit_tiles_;            // (threads * score_rows, LogSumExp::block), of rows that are scored
+
   std::vector<infinipot::OnlineNuc> scores_;  // (parts of the vocabulary)
 };
 

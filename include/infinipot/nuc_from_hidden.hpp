@@ -82,6 +82,9 @@ inline void transpose_lanes(const float* in, std::size_t count, float* out, std:
 /// memory for tiles only: no (rows, vocab) logits exist. A row's score is the same bits whichever rows are
 /// scored with it. Allocates in the constructor only; one object per thread.
 ///
+/// Rows are worked on in blocks of two packets, so a few rows take as long as a whole block: for one row
+/// alone, a matrix-vector product and nuc() are faster.
+///
 /// For an output matrix in another form (quantised, packed, split among threads) use OnlineNuc and the
 /// engine's own product.
 class NucFromHidden {
