@@ -7,6 +7,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -47,10 +48,11 @@ struct Samples {
   }
 };
 
-/// Asks for the logits of all rows from `first_row` on, and looks at none.
+/// Asks for the NuC of the targets and the logits of all other rows from `first_row` on, and looks at none.
 class Unread final : public infinipot::LogitsSink {
  public:
-  explicit Unread(std::size_t first_row) noexcept : LogitsSink(first_row) {}
+  explicit Unread(std::size_t first_row, std::span<const infinipot::Token> targets) noexcept
+      : LogitsSink(first_row, targets) {}
   void row(std::size_t /*row*/, std::span<const float> /*logits*/) noexcept override {}
 };
 
@@ -72,7 +74,9 @@ class Engine {
     for (std::size_t first = 0; first < length; first += options_.chunk) {
       const std::size_t count = std::min(options_.chunk, length - first);
       const std::size_t unwanted = first + count < length ? count : count - 1;
-      Unread sink(options_.logits == "all" ? 0 : unwanted);
+      const auto targets = std::span(prompt).subspan(first + 1, count - 1);
+      Unread sink(options_.logits == "last" ? unwanted : 0,
+                  options_.logits == "nuc" ? targets : std::span<const infinipot::Token>());
       engine_.forward(std::span(prompt).subspan(first, count), first, sink);
     }
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
@@ -194,8 +198,9 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--repeat", options.repeat, "Runs of each")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  app.add_option("--logits", options.logits, "Whose logits are computed: those of all tokens or the last")
-      ->check(CLI::IsMember({"all", "last"}))
+  app.add_option("--logits", options.logits,
+                 "Whose logits are computed: those of all tokens, the last, or the last and NuC of all")
+      ->check(CLI::IsMember({"all", "last", "nuc"}))
       ->capture_default_str();
   app.add_option("--llama-bench", options.llama_bench, "llama.cpp's llama-bench, to run in turn")
       ->check(CLI::ExistingFile);

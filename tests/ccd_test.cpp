@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <span>
@@ -27,6 +28,12 @@
 namespace {
 
 using namespace trial;
+
+bool same_bits(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
+  return std::ranges::equal(a, b, [](const auto& x, const auto& y) {
+    return x.size() == y.size() && std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
+  });
+}
 
 // ---------------------------------------------------------------- chunks and engines
 
@@ -48,6 +55,32 @@ TEST(Ccd, ChunkSizeDoesNotMatter) {
       EXPECT_EQ(snapshot(run), expected) << "token by token";
     });
   }
+}
+
+TEST(Ccd, AnEngineMayScoreTargetsInsteadOfShowingLogits) {
+  const toy::Model model;
+  const auto text = toy::text(150, 2);
+  for (const Kind kind : all_kinds)
+    for (const std::size_t chunk : {1U, 2U, 16U})
+      for (const bool nan : {false, true}) {
+        const auto spec = spec_of(kind);
+        SCOPED_TRACE(trace(spec));
+        Snapshot expected;
+        for (const bool scores : {false, true})
+          with_run(model, spec, KeyStorage::rotated, chunk, [&](auto& run) {
+            run.engine.quirks.scores_targets = scores;
+            run.engine.quirks.impossible = text[100];  // NuC of this token is infinite
+            if (nan) run.engine.quirks.nan_logits_after = text[20];
+            run.reader.feed(text);
+            run.reader.generate(5, most_likely, [](Token) { return true; });
+            if (!scores) expected = snapshot(run);
+            // Bits, since NaN is not equal to itself.
+            EXPECT_TRUE(same_bits(snapshot(run).nuc, expected.nuc));
+            EXPECT_EQ(snapshot(run).positions, expected.positions);
+            EXPECT_EQ(snapshot(run).rows, expected.rows);
+            EXPECT_EQ(snapshot(run).nan_scores, expected.nan_scores);
+          });
+      }
 }
 
 TEST(Ccd, ForwardIsNeverGivenMoreThanAChunkOrThePotHolds) {

@@ -12,6 +12,7 @@
 
 #include "allocation_counter.hpp"
 #include "infinipot/detail/simd.hpp"
+#include "nuc_tolerance.hpp"
 #include "reference/random.hpp"
 #include "reference/reference_scores.hpp"
 
@@ -19,11 +20,12 @@ namespace {
 
 using infinipot::NucTracker;
 using infinipot::Token;
+using reference::sum_tolerance;
 
 constexpr float inf = std::numeric_limits<float>::infinity();
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 
-// Around the packet, the four packets of the maximum, the block of 4096; a vocabulary; primes.
+// Around the packet, the four packets of a step, the block of 2048; a vocabulary; primes.
 constexpr std::size_t sizes[] = {1,    2,    3,    7,    15,   16,   17,   31,   63,   64,   65,    127,
                                  1023, 1024, 1025, 1031, 2047, 2048, 2049, 4095, 4096, 4097, 10007, 49152};
 
@@ -34,32 +36,13 @@ std::vector<float> random_logits(std::size_t n, std::uint64_t seed, float spread
   return logits;
 }
 
-/// How far log_sum_exp may be from the truth. Each block of 4096 adds 4096 / packet_size exponentials one
-/// after the other in float, then at most 4 partial sums of a packet, each rounding once; exp is good to 3
-/// + 1.5 |x| units of 2^-24, and x = logit - top is rounded once. The logarithm makes these relative errors
-/// absolute ones. Blocks are joined in double.
-double sum_tolerance(std::span<const float> logits) {
-  const double truth = reference::log_sum_exp(logits);
-  const auto top = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
-  double distance = 0;
-  for (const float x : logits)
-    if (x > -inf)
-      distance += std::exp(static_cast<double>(x) - truth) * std::abs(static_cast<double>(x) - top);
-  const double additions = 4096.0 / static_cast<double>(infinipot::detail::packet_size) + 4;
-  return reference::unit * (additions + 3 + 2.5 * distance) + 0x1p-50 * std::abs(truth);
-}
-
-/// The score is rounded to float once more.
-double tolerance(std::span<const float> logits, Token token) {
-  return sum_tolerance(logits) + reference::unit * std::abs(reference::nuc(logits, token));
-}
-
 void expect_scores(const std::vector<float>& logits) {
   const auto last = static_cast<Token>(logits.size() - 1);
   EXPECT_NEAR(infinipot::log_sum_exp(logits), reference::log_sum_exp(logits), sum_tolerance(logits));
   for (const Token token : {Token{0}, last / 2, last}) {
     const double truth = std::max(0.0, reference::nuc(logits, token));
-    EXPECT_NEAR(infinipot::nuc(logits, token), truth, tolerance(logits, token)) << "token " << token;
+    EXPECT_NEAR(infinipot::nuc(logits, token), truth, reference::nuc_tolerance(logits, token))
+        << "token " << token;
     EXPECT_GE(infinipot::nuc(logits, token), 0.0F);
   }
 }
@@ -101,6 +84,59 @@ TEST(Nuc, EveryLogitCounts) {
       hidden[i] = -7;
       EXPECT_DOUBLE_EQ(infinipot::log_sum_exp(hidden), -7) << n << " " << i;
     }
+}
+
+// A block is summed relative to its first logits, and again if one is more than 16 above those.
+TEST(Nuc, LogitsMayRiseAboveTheFirstOnes) {
+  for (const std::size_t n : {65U, 128U, 200U, 2048U, 4100U})
+    for (const float rise : {0.5F, 15.9F, 16.0F, 16.1F, 87.0F, 88.0F, 89.0F, 200.0F, 1e10F, 3e38F})
+      for (const float offset : {0.0F, -40.0F, 1e4F})
+        for (std::size_t i = 0; i<n; i += n> 200 ? 97 : 9) {
+          SCOPED_TRACE(testing::Message() << n << " logits, " << rise << " above " << offset << " at " << i);
+          auto logits = random_logits(n, n, 1, offset);
+          logits[i] += rise;
+          ASSERT_NEAR(infinipot::log_sum_exp(logits), reference::log_sum_exp(logits), sum_tolerance(logits));
+          ASSERT_GE(infinipot::nuc(logits, static_cast<Token>(i)), 0.0F);
+        }
+}
+
+TEST(Nuc, OfTheLargestLogitIsNeverNegative) {
+  reference::Random random(1);
+  for (int trial = 0; trial < 2000; ++trial) {
+    auto logits = random_logits(200, random.bits(), 0.1F);
+    for (float& x : logits) x -= 40;
+    logits[150] =
+        -40 + 16 * static_cast<float>(random.uniform());  // nearly certain, and not in the first step
+    ASSERT_GE(infinipot::nuc(logits, 150), 0.0F);
+  }
+}
+
+TEST(LogSumExp, OfPartsIsTheSameBitsAsOfTheWhole) {
+  using infinipot::LogSumExp;
+  for (const std::size_t n : {1U, 2047U, 2048U, 2049U, 49152U, 128256U}) {
+    auto logits = random_logits(n, n, 30);
+    LogSumExp joined, streamed;
+    for (std::size_t i = 0; i < n; i += LogSumExp::block) {
+      const auto part = std::span(logits).subspan(i, std::min(LogSumExp::block, n - i));
+      LogSumExp alone;
+      alone.add(part);
+      joined.add(alone);
+      streamed.add(part);
+    }
+    EXPECT_EQ(joined.value(), infinipot::log_sum_exp(logits)) << n;
+    EXPECT_EQ(streamed.value(), infinipot::log_sum_exp(logits)) << n;
+  }
+}
+
+TEST(LogSumExp, OfPartsOfAnyLengthIsRight) {
+  const auto logits = random_logits(5000, 4, 10);
+  for (const std::size_t length : {1U, 3U, 64U, 100U, 2048U, 3000U}) {
+    infinipot::LogSumExp sum;
+    for (std::size_t i = 0; i < logits.size(); i += length)
+      sum.add(std::span(logits).subspan(i, std::min(length, logits.size() - i)));
+    EXPECT_NEAR(sum.value(), reference::log_sum_exp(logits), sum_tolerance(logits)) << length;
+  }
+  EXPECT_TRUE(std::isnan(infinipot::LogSumExp().value()));
 }
 
 TEST(Nuc, IsTheSameWhereverTheRowLies) {
@@ -189,16 +225,16 @@ std::vector<float> exponentials(const std::vector<float>& x) {
   std::vector<float> padded(x.size() + packet_size, 0), result(padded.size());
   std::ranges::copy(x, padded.begin());
   for (std::size_t i = 0; i < x.size(); i += packet_size)
-    store(result.data() + i, exp_nonpositive(load(padded.data() + i)));
+    store(result.data() + i, exp_to_88(load(padded.data() + i)));
   result.resize(x.size());
   return result;
 }
 
 TEST(Exponential, IsAsExactAsItPromises) {
   std::vector<float> x;
-  for (float step = 0; step < 87; step += 1.0F / 1024) x.push_back(-step);
-  for (float step = 1e-30F; step < 1; step *= 1.7F) x.push_back(-step);
-  x.push_back(-87);
+  for (float step = 0; step < 87; step += 1.0F / 1024) x.insert(x.end(), {-step, step});
+  for (float step = 1e-30F; step < 1; step *= 1.7F) x.insert(x.end(), {-step, step});
+  x.insert(x.end(), {-87, -87.3F, 87.5F, 88});
   const auto result = exponentials(x);
   for (std::size_t i = 0; i < x.size(); ++i) {
     const double truth = std::exp(static_cast<double>(x[i]));
@@ -209,10 +245,13 @@ TEST(Exponential, IsAsExactAsItPromises) {
 
 TEST(Exponential, HasExactEnds) {
   constexpr float lowest = std::numeric_limits<float>::lowest();
-  const float below = std::nextafter(-87.0F, -inf);
-  EXPECT_EQ(exponentials({0.0F, -0.0F, below, -88, -126, -1000, -1e10F, lowest, -inf}),
-            (std::vector<float>{1, 1, 0, 0, 0, 0, 0, 0, 0}));
+  EXPECT_EQ(exponentials({0.0F, -0.0F, -88, -126, -1000, -1e10F, lowest, -inf}),
+            (std::vector<float>{1, 1, 0, 0, 0, 0, 0, 0}));
   for (const float bad : exponentials({nan, -nan})) EXPECT_TRUE(std::isnan(bad));
+  for (const float tiny : exponentials({-87.4F, -87.6F, -87.7F, -87.9F})) {
+    EXPECT_GE(tiny, 0.0F);
+    EXPECT_LT(tiny, 1.2e-38F);
+  }
 }
 
 // --- NucTracker --------------------------------------------------------------------------------------------

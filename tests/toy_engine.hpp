@@ -115,6 +115,7 @@ struct Quirks {
   Token nan_logits_after = -1;  // the prediction made after this token is NaN
   Token impossible = -1;        // no prediction ever allows this token
   bool all_logits = false;      // also rows that nobody asked for
+  bool scores_targets = false;  // gives NuC where that is all that is wanted, and not the logits
 };
 
 enum class Shows { nothing, queries, attention };
@@ -327,7 +328,11 @@ class Engine {
     if (quirks.impossible >= 0)
       logits_[static_cast<std::size_t>(quirks.impossible)] = -std::numeric_limits<float>::infinity();
     if (token == quirks.nan_logits_after) logits_[0] = std::numeric_limits<float>::quiet_NaN();
-    sink.row(i, logits_);
+    const auto targets = sink.targets();
+    if (quirks.scores_targets && i < targets.size())
+      sink.nuc(i, infinipot::nuc(logits_, targets[i]));
+    else
+      sink.row(i, logits_);
   }
 
   const Model& model_;

@@ -11,6 +11,7 @@
 
 #include "attention.hpp"
 #include "infinipot/concepts.hpp"
+#include "infinipot/online_nuc.hpp"
 #include "kv_memory.hpp"
 #include "linear.hpp"
 #include "llama_weights.hpp"
@@ -45,14 +46,16 @@ class LlamaEngine {
         hidden_(max_batch, config().feed_forward),
         gated_(pool.size(), gated_scratch),
         rotated_(pool.size(), config().head_dim()),
-        logits_(logit_rows, config().vocab_size) {}
+        logits_(logit_rows, config().vocab_size),
+        logit_tiles_(pool.size() * score_rows, infinipot::LogSumExp::block),
+        scores_(parts(config().vocab_size), infinipot::OnlineNuc(max_batch)) {}
 
   infinipot::Shape shape() const noexcept { return config().shape(); }
   std::size_t vocab_size() const noexcept { return config().vocab_size; }
   std::size_t max_batch() const noexcept { return max_batch_; }
 
   /// Runs `tokens` at positions `first` ... against the memory's rows 0 .. first - 1, writes their keys and
-  /// values to the rows from `first` on, and gives the sink its logits, from several threads. Throws
+  /// values to the rows from `first` on, and gives the sink its logits or NuC, from several threads. Throws
   /// std::out_of_range if a token or a position does not exist; nothing is written then.
   void forward(std::span<const infinipot::Token> tokens, std::size_t first, infinipot::LogitsSink& logits) {
     check(tokens, first);
@@ -76,6 +79,8 @@ class LlamaEngine {
  private:
   /// Rows of logits computed at once: enough to pay for reading the output matrix.
   static constexpr std::size_t logit_rows = 32;
+  /// Rows that are scored at once: their logits of LogSumExp::block tokens are still in the cache then.
+  static constexpr std::size_t score_rows = 8 * tile_rows;
   /// Rows of one piece of work where work is small.
   static constexpr std::size_t few_rows = 16;
 
@@ -203,9 +208,12 @@ class LlamaEngine {
     weights.down.multiply_all(hidden, residual_.view().slice(first, count), Write::add, pool_);
   }
 
-  /// Logits of rows `from` ..., a few rows at a time.
+  /// Rows `from` ...: the NuC of the sink's targets, and the logits of rows that have none.
   void predict(const Batch& batch, std::size_t from, infinipot::LogitsSink& logits) noexcept {
-    for (std::size_t first = from; first < batch.tokens.size(); first += logit_rows) {
+    const std::size_t targets = logits.targets().size() - std::min(logits.targets().size(), batch.offset);
+    const std::size_t scored = std::clamp(targets, from, batch.tokens.size());
+    if (scored > from) score(batch, from, scored - from, logits);
+    for (std::size_t first = scored; first < batch.tokens.size(); first += logit_rows) {
       const std::size_t count = std::min(logit_rows, batch.tokens.size() - first);
       weights_.output().multiply_all(norm(weights_.output_norm(), first, count),
                                      logits_.view().slice(0, count), Write::set, pool_);
@@ -213,6 +221,44 @@ class LlamaEngine {
         logits.row(batch.offset + first + row, {logits_.row(row), vocab_size()});
       });
     }
+  }
+
+  /// Parts of a vocabulary that are summed on their own and then added up in order, so that NuC is the same
+  /// bits on any number of threads, and as if made from whole logits.
+  static std::size_t parts(std::size_t vocab_size) noexcept {
+    return (vocab_size + infinipot::LogSumExp::block - 1) / infinipot::LogSumExp::block;
+  }
+
+  /// NuC of the targets of rows first ... by tiles of logits, so that the output matrix is read once.
+  void score(const Batch& batch, std::size_t first, std::size_t count,
+             infinipot::LogitsSink& logits) noexcept {
+    const ConstMatrixView hidden = norm(weights_.output_norm(), first, count);
+    for (infinipot::OnlineNuc& part : scores_)
+      part.start(logits.targets().subspan(batch.offset + first, count));
+    const std::size_t blocks = (count + score_rows - 1) / score_rows;
+    pool_.parallel_for(scores_.size() * blocks, [&](std::size_t item, std::size_t thread) {
+      const std::size_t row = item % blocks * score_rows;
+      score_tile(hidden, item / blocks, row, std::min(score_rows, count - row), thread);
+    });
+    pool_.parallel_for(count, [&](std::size_t row, std::size_t /*thread*/) {
+      for (std::size_t part = 1; part < scores_.size(); ++part) scores_[0].add_row(scores_[part], row);
+      logits.nuc(batch.offset + first + row, scores_[0].nuc(row));
+    });
+  }
+
+  /// Scores some rows on one part of the vocabulary.
+  void score_tile(ConstMatrixView hidden, std::size_t part, std::size_t first, std::size_t count,
+                  std::size_t thread) noexcept {
+    constexpr std::size_t block = infinipot::LogSumExp::block, panels = block / panel_width;
+    static_assert(block % panel_width == 0);
+    const MatrixView tile = logit_tiles_.view().slice(thread * score_rows, count);
+    const std::size_t begin = part * panels, end = std::min(begin + panels, weights_.output().panels());
+    for (std::size_t panel = begin; panel < end; ++panel)
+      weights_.output().multiply_panel(panel, hidden.slice(first, count),
+                                       tile.from_column((panel - begin) * panel_width), Write::set);
+    const std::size_t token = part * block;
+    scores_[part].add({tile.data, static_cast<std::ptrdiff_t>(tile.stride), first, count, token,
+                       std::min(block, vocab_size() - token)});
   }
 
   /// Calls function(row, thread) for all rows below `count`.
@@ -238,7 +284,10 @@ class LlamaEngine {
   Matrix hidden_;                 // (max_batch, feed_forward)
   Matrix gated_;                  // (threads, gated_scratch)
   Matrix rotated_;                // (threads, head_dim)
-  Matrix logits_;                 // (logit_rows, vocab_size)
+  Matrix logits_;                 // (logit_rows, vocab_size), of rows whose whole logits are wanted
+  Matrix logit_tiles_;            // (threads * score_rows, LogSumExp::block), of rows that are scored
+
+  std::vector<infinipot::OnlineNuc> scores_;  // (parts of the vocabulary)
 };
 
 }  // namespace smollm2

@@ -180,8 +180,8 @@ class CapScorer {
       Packet part0 = broadcast(0), part1 = part0;
       for (std::size_t t = from; t < std::min(from + key_tile, block.entries); ++t) {
         float* const row = logits_.data() + t * width;
-        const Packet e0 = exp_nonpositive(subtract(load(row), top0));
-        const Packet e1 = exp_nonpositive(subtract(load(row + packet_size), top1));
+        const Packet e0 = exp_to_88(subtract(load(row), top0));
+        const Packet e1 = exp_to_88(subtract(load(row + packet_size), top1));
         store(row, e0);
         store(row + packet_size, e1);
         part0 = add(part0, e0);

@@ -256,7 +256,7 @@ class Ccd {
       store_.truncate(first);
       std::fill(pending_.begin(), pending_.end(), 0.0F);
     });
-    detail::ChunkLogits logits(tracker_, entries, policy_.uses_nuc());
+    detail::ChunkLogits logits(tracker_, tokens, entries, policy_.uses_nuc());
     const bool watched = watches_now();
     if (watched)
       watch(tokens, first, logits, pending_, Reduce::sum);

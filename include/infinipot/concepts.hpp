@@ -14,23 +14,39 @@
 
 namespace infinipot {
 
-/// Receives logits from a forward pass. Different rows may be given from different threads at once.
+/// Receives logits from a forward pass, or what is wanted of them. Different rows may be given from different
+/// threads at once.
+///
+/// An engine may give every row to row(), and is right then. One that can score a token without whole logits
+/// (see online_nuc.hpp and nuc_from_hidden.hpp) gives the rows below targets().size() to nuc() instead, each
+/// row to one of the two.
 class LogitsSink {
  public:
   /// Rows below this one are not wanted and need not be computed; the number of tokens means none is wanted.
   std::size_t first_row() const noexcept { return first_row_; }
 
+  /// Of row r < targets().size() only the NuC of token targets()[r] is wanted. Fewer than the tokens of the
+  /// call: of later rows the logits themselves are. Valid during the call, empty if the sink wants all
+  /// logits.
+  std::span<const Token> targets() const noexcept { return targets_; }
+
   /// The logits (vocab_size) after token `row` of the call: the model's prediction of what follows it.
   virtual void row(std::size_t row, std::span<const float> logits) noexcept = 0;
 
+  /// The NuC of targets()[row] after token `row`: what infinipot::nuc() would be of these logits. Only for
+  /// rows first_row() <= row < targets().size().
+  virtual void nuc(std::size_t /*row*/, float /*nuc*/) noexcept {}
+
  protected:
-  explicit LogitsSink(std::size_t first_row) noexcept : first_row_(first_row) {}
+  explicit LogitsSink(std::size_t first_row, std::span<const Token> targets = {}) noexcept
+      : first_row_(first_row), targets_(targets) {}
   LogitsSink(const LogitsSink&) = default;
   LogitsSink& operator=(const LogitsSink&) = default;
   ~LogitsSink() = default;
 
  private:
   std::size_t first_row_;
+  std::span<const Token> targets_;
 };
 
 /// Query vectors of one layer, (count, query_heads, head_dim), after RoPE, as strides in elements.
@@ -82,8 +98,8 @@ class AttentionSink {
 
 /// Seam 1, the forward pass. `forward(tokens, first, logits)` runs the tokens at positions first,
 /// first + 1, ... against the store's entries 0 .. first - 1 (and, causally, one another), writes their keys
-/// and values into the store's rows from `first` on, and hands over the logits that the sink wants. It may
-/// throw; the loop then truncates the store to `first` entries.
+/// and values into the store's rows from `first` on, and hands over the logits that the sink wants (or the
+/// NuC of its targets). It may throw; the loop then truncates the store to `first` entries.
 template <class E>
 concept ForwardPass = requires(E& engine, const E& view, std::span<const Token> tokens, std::size_t first,
                                LogitsSink& logits) {

@@ -16,17 +16,20 @@
 #include "infinipot/shape.hpp"          // layers, heads, head_dim; granularity
 
 // The steps of a distillation, each usable alone
-#include "infinipot/attention_form.hpp"  // scale, soft cap, bias
-#include "infinipot/cap.hpp"             // CaP: attention of the catalyst's queries
-#include "infinipot/compact.hpp"         // in-place gather
-#include "infinipot/mrope.hpp"           // positions of text, height and width
-#include "infinipot/nuc.hpp"             // NuC: cross-entropy of a token
-#include "infinipot/reindex.hpp"         // CR-RoPE
-#include "infinipot/rope.hpp"            // RoPE
-#include "infinipot/rope_scaling.hpp"    // linear, NTK, YaRN, Llama-3, LongRoPE
-#include "infinipot/selector.hpp"        // a policy's rules, lane by lane
-#include "infinipot/smooth.hpp"          // pooling over neighbouring tokens
-#include "infinipot/top_k.hpp"           // selection
+#include "infinipot/attention_form.hpp"   // scale, soft cap, bias
+#include "infinipot/cap.hpp"              // CaP: attention of the catalyst's queries
+#include "infinipot/compact.hpp"          // in-place gather
+#include "infinipot/log_sum_exp.hpp"      // the denominator of a softmax, at once or in parts
+#include "infinipot/mrope.hpp"            // positions of text, height and width
+#include "infinipot/nuc.hpp"              // NuC: cross-entropy of a token
+#include "infinipot/nuc_from_hidden.hpp"  // NuC without logits: fused with the output matrix
+#include "infinipot/online_nuc.hpp"       // NuC of rows whose logits come in tiles
+#include "infinipot/reindex.hpp"          // CR-RoPE
+#include "infinipot/rope.hpp"             // RoPE
+#include "infinipot/rope_scaling.hpp"     // linear, NTK, YaRN, Llama-3, LongRoPE
+#include "infinipot/selector.hpp"         // a policy's rules, lane by lane
+#include "infinipot/smooth.hpp"           // pooling over neighbouring tokens
+#include "infinipot/top_k.hpp"            // selection
 
 // The seams, and the loop that drives them
 #include "infinipot/ccd.hpp"       // Continual Context Distillation

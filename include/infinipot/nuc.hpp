@@ -2,71 +2,27 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
-#include <iterator>
-#include <limits>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "infinipot/detail/error.hpp"
-#include "infinipot/detail/simd.hpp"
+#include "infinipot/log_sum_exp.hpp"
 #include "infinipot/shape.hpp"
 
 namespace infinipot {
-namespace detail {
 
-struct BlockSum {
-  float top;   // largest value
-  double sum;  // of exp(value - top), NaN if a value is
-};
-
-inline BlockSum exp_sum(const float* x, std::size_t n) noexcept {
-  constexpr float low = std::numeric_limits<float>::lowest();
-  float tops[4 * packet_size];
-  std::fill(std::begin(tops), std::end(tops), low);
-  std::size_t i = 0;
-  for (; i + std::size(tops) <= n; i += std::size(tops)) raise(tops, x + i);
-  float top = largest(tops);
-  for (; i < n; ++i) top = std::max(top, x[i]);
-
-  Packet sums = broadcast(0);
-  const Packet shift = broadcast(top);
-  for (i = 0; i + packet_size <= n; i += packet_size) {
-    prefetch(x + n + i);  // of the next block, whose maximum would otherwise wait for memory
-    sums = add(sums, exp_nonpositive(subtract(load(x + i), shift)));
-  }
-  double total = static_cast<double>(sum(sums));
-  for (; i < n; ++i) total += std::exp(static_cast<double>(x[i]) - static_cast<double>(top));
-  return {top, total};
-}
-
-}  // namespace detail
-
-/// log(sum(exp(logits))), nats, in one pass over memory and without overflow. -inf is a token that cannot
-/// come. NaN if a logit is NaN or +inf, or if none is above -inf.
-inline double log_sum_exp(std::span<const float> logits) noexcept {
-  constexpr std::size_t block = 4096;  // is summed while it is in the first-level cache
-  double top = static_cast<double>(std::numeric_limits<float>::lowest()), sum = 0;
-  for (std::size_t i = 0; i < logits.size(); i += block) {
-    const auto part = detail::exp_sum(logits.data() + i, std::min(block, logits.size() - i));
-    const auto part_top = static_cast<double>(part.top);
-    if (part_top > top) {
-      sum *= std::exp(top - part_top);
-      top = part_top;
-    }
-    sum += part.sum * std::exp(part_top - top);
-  }
-  return sum > 0 ? top + std::log(sum) : std::numeric_limits<double>::quiet_NaN();
+/// -log of the probability of a token whose logit is `logit`, from log_sum_exp over the vocabulary.
+inline float nuc(double log_sum_exp, float logit) noexcept {
+  const double nats = log_sum_exp - static_cast<double>(logit);
+  return nats < 0 ? 0.0F : static_cast<float>(nats);  // the sum may be rounded below its largest part
 }
 
 /// -log softmax(logits)[token], nats, >= 0; +inf for a token whose logit is -inf; NaN where log_sum_exp is.
 /// Precondition: 0 <= token < logits.size().
 inline float nuc(std::span<const float> logits, Token token) noexcept {
-  // Never below 0, even rounded: the largest logit alone adds exp(0) = 1 to the sum.
-  return static_cast<float>(log_sum_exp(logits) -
-                            static_cast<double>(logits[static_cast<std::size_t>(token)]));
+  return nuc(log_sum_exp(logits), logits[static_cast<std::size_t>(token)]);
 }
 
 /// NuC of a stream that arrives in chunks: the last logits of a chunk score the first token of the next.

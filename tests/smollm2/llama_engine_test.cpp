@@ -40,6 +40,20 @@ class Kept final : public infinipot::LogitsSink {
   Logits rows;
 };
 
+/// Wants the NuC of each token that follows another in the call, and the logits after the last one.
+class Scored final : public infinipot::LogitsSink {
+ public:
+  explicit Scored(std::span<const Token> tokens, std::size_t first_row = 0)
+      : LogitsSink(first_row, tokens.subspan(1)), scores(tokens.size() - 1, -1) {}
+  void row(std::size_t row, std::span<const float> logits) noexcept override {
+    EXPECT_EQ(row, scores.size());
+    last.assign(logits.begin(), logits.end());
+  }
+  void nuc(std::size_t row, float nuc) noexcept override { scores.at(row) = nuc; }
+  std::vector<float> scores;
+  std::vector<float> last;
+};
+
 class KeptQueries final : public infinipot::QuerySink {
  public:
   void layer(std::size_t layer, const infinipot::Queries& queries) noexcept override {
@@ -85,6 +99,30 @@ Logits run(const LlamaWeights& weights, std::span<const Token> tokens, const Way
     logits.insert(logits.end(), sink.rows.begin(), sink.rows.end());
   }
   return logits;
+}
+
+/// NuC of tokens 1 ..., read as a stream: the first of a call is scored by the last logits of the one before.
+std::vector<float> score(const LlamaWeights& weights, std::span<const Token> tokens, const Way& way) {
+  ThreadPool pool(way.threads);
+  Pot<float> pot = make_pot(weights.config(), tokens.size());
+  LlamaEngine<Pot<float>> engine(weights, pot, pool, way.max_batch);
+  std::vector<float> scores, last;
+  for (std::size_t first = 0; first < tokens.size(); first += way.call) {
+    const std::span<const Token> some = tokens.subspan(first, std::min(way.call, tokens.size() - first));
+    Scored sink(some);
+    engine.forward(some, first, sink);
+    if (first > 0) scores.push_back(infinipot::nuc(last, some[0]));
+    scores.insert(scores.end(), sink.scores.begin(), sink.scores.end());
+    last = sink.last;
+  }
+  return scores;
+}
+
+/// The same from whole logits.
+std::vector<float> score(const Logits& logits, std::span<const Token> tokens) {
+  std::vector<float> scores;
+  for (std::size_t i = 1; i < tokens.size(); ++i) scores.push_back(infinipot::nuc(logits[i - 1], tokens[i]));
+  return scores;
 }
 
 template <class A, class B>
@@ -189,6 +227,36 @@ TEST_F(TinyEngine, GivesOnlyTheLogitsThatAreWanted) {
     for (std::size_t row = 0; row < tokens_.size(); ++row)
       ASSERT_EQ(sink.rows[row], row < first_row ? std::vector<float>() : all[row])
           << row << " from " << first_row;
+  }
+}
+
+TEST_F(TinyEngine, ScoresTargetsToTheSameBitsAsFromWholeLogits) {
+  for (const std::size_t vocabulary : {53U, 2048U, 5001U}) {  // one part of the vocabulary, one, and three
+    const test::TinyLlama model(true, vocabulary);
+    const std::vector<std::byte> bytes = model.file().build();
+    const LlamaWeights weights(GgufFile(bytes, "tiny.gguf"), pool_);
+    const std::vector<Token> tokens = random_tokens(130, vocabulary);
+    const std::vector<float> expected = score(run(weights, tokens, {}), tokens);
+    for (const std::size_t call : {1U, 7U, 64U, 1000U})
+      for (const std::size_t max_batch : {1U, 5U, 300U})
+        for (const std::size_t threads : {1U, 3U})
+          EXPECT_EQ(score(weights, tokens, {.threads = threads, .call = call, .max_batch = max_batch}),
+                    expected)
+              << vocabulary << ": " << call << " tokens a call, batches of " << max_batch;
+  }
+}
+
+TEST_F(TinyEngine, ScoresOnlyTheRowsThatAreWanted) {
+  const std::vector<float> all = score(weights_, tokens_, {});
+  const Logits logits = run(weights_, tokens_, {});
+  Pot<float> pot = make_pot(weights_.config(), tokens_.size());
+  LlamaEngine<Pot<float>> engine(weights_, pot, pool_, 64);
+  for (const std::size_t first_row : {1U, 63U, 64U, 130U, 299U, 300U, 1000U}) {
+    Scored sink(tokens_, first_row);
+    engine.forward(tokens_, 0, sink);
+    for (std::size_t row = 0; row < all.size(); ++row)
+      ASSERT_EQ(sink.scores[row], row < first_row ? -1 : all[row]) << row << " from " << first_row;
+    EXPECT_EQ(sink.last, first_row > all.size() ? std::vector<float>() : logits.back());
   }
 }
 
@@ -315,6 +383,13 @@ TEST_F(SmolLM2, GivesTheSameBitsHoweverItIsRun) {
   for (const std::size_t call : {1U, 7U, 64U}) EXPECT_EQ(run(*weights_, tokens_, {.call = call}), expected);
   for (const std::size_t threads : {1U, 3U})
     EXPECT_EQ(run(*weights_, tokens_, {.threads = threads}), expected);
+}
+
+TEST_F(SmolLM2, ScoresToTheSameBitsHoweverItIsRun) {
+  const std::vector<float> expected = score(run(*weights_, tokens_, {}), tokens_);
+  for (const std::size_t call : {7U, 64U})
+    for (const std::size_t threads : {1U, 2U})
+      EXPECT_EQ(score(*weights_, tokens_, {.threads = threads, .call = call}), expected);
 }
 
 TEST_F(SmolLM2, ComesCloseWithOtherStores) {

@@ -18,13 +18,14 @@ namespace smollm2::test {
 /// Sizes that are no multiples of anything that the engine might like; only some channels turn.
 struct TinyLlama {
   std::size_t layers = 2, embedding = 24, feed_forward = 37, query_heads = 4, kv_heads = 2, rotary_dim = 4;
-  std::size_t vocab_size = 53;
+  std::size_t vocab_size;
   float theta = 100, epsilon = 1e-5F;
   bool tied = true;
   std::map<std::string, std::vector<float>> tensors;  // by name, (outputs, inputs)
   std::map<std::string, std::vector<std::uint64_t>> dims;
 
-  explicit TinyLlama(bool tied_output = true) : tied(tied_output) {
+  explicit TinyLlama(bool tied_output = true, std::size_t vocabulary = 53)
+      : vocab_size(vocabulary), tied(tied_output) {
     add("token_embd.weight", vocab_size, embedding);
     add("output_norm.weight", 1, embedding);
     if (!tied) add("output.weight", vocab_size, embedding);

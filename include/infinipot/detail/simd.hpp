@@ -74,10 +74,17 @@ inline float low_bits_to_exponent(float x) noexcept {
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) << 23U);
 }
 
-/// exp(x) for x <= 0: relative error below (3 + 1.5 |x|) 2^-24, exp(0) = 1, exactly 0 below -87 (where floats
-/// turn subnormal), NaN for NaN. Half as long as Eigen's, which serves every x: exp(x) = 2^(whole + part).
-inline Packet exp_nonpositive(const Packet& x) noexcept {
-  using namespace Eigen::internal;
+/// The larger of each pair. Where one is NaN, that of a, or on some targets NaN.
+inline Packet larger(const Packet& a, const Packet& b) noexcept { return Eigen::internal::pmax(a, b); }
+
+/// exp(x) = power * scale.
+struct ExpFactors {
+  Packet power;  // 2^-0.5 .. 2^0.5
+  Packet scale;  // a power of 2, or 0
+};
+
+inline ExpFactors exp_factors(const Packet& any) noexcept {
+  const Packet x = larger(any, broadcast(-88));  // there the exponent's bits are all 0
   const Packet log2_e = broadcast(1.44269504F);
   // Added to such a number, x is rounded to a whole one, which the lowest bits then hold: the exponent,
   // biased.
@@ -92,7 +99,21 @@ inline Packet exp_nonpositive(const Packet& x) noexcept {
   power = multiply_add(power, part, broadcast(0.24022651F));
   power = multiply_add(power, part, broadcast(0.6931472F));
   power = multiply_add(power, part, broadcast(1));
-  return pandnot(multiply(power, low_bits_to_exponent(rounded)), pcmp_lt(x, broadcast(-87)));
+  return {power, low_bits_to_exponent(rounded)};
+}
+
+/// exp(x) for x <= 88: relative error below (3 + 1.5 |x|) 2^-24 where the result is normal (from -87.3 on),
+/// exp(0) = 1, exactly 0 from -88 down, NaN for NaN. Half as long as Eigen's, which serves every x: exp(x) =
+/// 2^(whole + part).
+inline Packet exp_to_88(const Packet& x) noexcept {
+  const ExpFactors exp = exp_factors(x);
+  return multiply(exp.power, exp.scale);
+}
+
+/// sum + exp(x), likewise.
+inline Packet add_exp(const Packet& sum, const Packet& x) noexcept {
+  const ExpFactors exp = exp_factors(x);
+  return multiply_add(exp.power, exp.scale, sum);
 }
 
 /// tanh(x) within a few units in the last place, NaN for NaN.

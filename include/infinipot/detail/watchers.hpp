@@ -91,15 +91,24 @@ class AttentionWatcher final : public AttentionSink {
 /// Fills in the NuC of a chunk's tokens and keeps its last logits.
 class ChunkLogits final : public LogitsSink {
  public:
-  /// `entries` are the chunk's, one per token. With `score_all` rows before the last are wanted too, for NuC.
-  ChunkLogits(NucTracker& tracker, std::span<Entry> entries, bool score_all) noexcept
-      : LogitsSink(score_all ? 0 : entries.size() - 1), tracker_(tracker), entries_(entries) {}
+  /// `entries` are the chunk's, one per token of `tokens`. With `score_all` the NuC of those after the first
+  /// is wanted too: each is the target of the row before.
+  ChunkLogits(NucTracker& tracker, std::span<const Token> tokens, std::span<Entry> entries,
+              bool score_all) noexcept
+      : LogitsSink(score_all ? 0 : tokens.size() - 1,
+                   score_all ? tokens.subspan(1) : std::span<const Token>()),
+        tracker_(tracker),
+        entries_(entries) {}
 
   void row(std::size_t row, std::span<const float> logits) noexcept override {
     if (row + 1 == entries_.size())
       tracker_.stage(logits);
-    else if (row >= first_row() && row + 1 < entries_.size())
-      entries_[row + 1].nuc = nuc(logits, entries_[row + 1].token);
+    else if (row < targets().size())
+      entries_[row + 1].nuc = infinipot::nuc(logits, targets()[row]);
+  }
+
+  void nuc(std::size_t row, float nuc) noexcept override {
+    if (row < targets().size()) entries_[row + 1].nuc = nuc;
   }
 
  private:
