@@ -9,10 +9,28 @@ namespace {
 using Row = Eigen::Map<Eigen::Array<float, 1, Eigen::Dynamic>>;
 using ConstRow = Eigen::Map<const Eigen::Array<float, 1, Eigen::Dynamic>>;
 
+/// Panels of one piece of work at most, where rows are few.
+constexpr std::size_t task_panels = 8;
+
+/// Calls function(panel, 0, rows, thread) for every panel of `linear`. Threads share the panels out in runs of
+/// equal length, since with few rows a panel takes no longer than to agree on who does it.
+template <class Function>
+void for_each_panel(const Linear& linear, std::size_t rows, Workspace& workspace,
+                    const Function& function) noexcept {
+  const std::size_t panels = linear.panels(), threads = workspace.pool().size();
+  const std::size_t rounds = (panels + threads * task_panels - 1) / (threads * task_panels);
+  const std::size_t runs = std::min(panels, rounds * threads);
+  workspace.pool().parallel_for(runs, [&](std::size_t run, std::size_t thread) {
+    for (std::size_t panel = run * panels / runs; panel < (run + 1) * panels / runs; ++panel)
+      function(panel, 0, rows, thread);
+  });
+}
+
 /// Calls function(panel, first row, row count, thread) for every panel of `linear` and every task_rows rows.
 template <class Function>
 void for_each_task(const Linear& linear, std::size_t rows, Workspace& workspace,
                    const Function& function) noexcept {
+  if (rows <= tile_rows) return for_each_panel(linear, rows, workspace, function);
   const std::size_t blocks = (rows + task_rows - 1) / task_rows;
   workspace.pool().parallel_for(linear.panels() * blocks, [&](std::size_t item, std::size_t thread) {
     const std::size_t first = item % blocks * task_rows;
