@@ -12,8 +12,8 @@ using ConstRow = Eigen::Map<const Eigen::Array<float, 1, Eigen::Dynamic>>;
 /// Panels of one piece of work at most, where rows are few.
 constexpr std::size_t task_panels = 8;
 
-/// Calls function(panel, 0, rows, thread) for every panel of `linear`. Threads share the panels out in runs of
-/// equal length, since with few rows a panel takes no longer than to agree on who does it.
+/// Calls function(panel, 0, rows, thread) for every panel of `linear`. Threads share the panels out in runs
+/// of equal length, since with few rows a panel takes no longer than to agree on who does it.
 template <class Function>
 void for_each_panel(const Linear& linear, std::size_t rows, Workspace& workspace,
                     const Function& function) noexcept {
@@ -26,15 +26,18 @@ void for_each_panel(const Linear& linear, std::size_t rows, Workspace& workspace
   });
 }
 
-/// Calls function(panel, first row, row count, thread) for every panel of `linear` and every task_rows rows.
+/// Calls function(panel, first row, row count, thread) for every panel of `linear` and all rows, cut into
+/// blocks of about the same size.
 template <class Function>
 void for_each_task(const Linear& linear, std::size_t rows, Workspace& workspace,
                    const Function& function) noexcept {
   if (rows <= tile_rows) return for_each_panel(linear, rows, workspace, function);
   const std::size_t blocks = (rows + task_rows - 1) / task_rows;
+  const std::size_t tiles = (rows + tile_rows - 1) / tile_rows;
+  const std::size_t most = (tiles + blocks - 1) / blocks * tile_rows;
   workspace.pool().parallel_for(linear.panels() * blocks, [&](std::size_t item, std::size_t thread) {
-    const std::size_t first = item % blocks * task_rows;
-    function(item / blocks, first, std::min(task_rows, rows - first), thread);
+    const std::size_t first = std::min(rows, item % blocks * most);
+    function(item / blocks, first, std::min(most, rows - first), thread);
   });
 }
 

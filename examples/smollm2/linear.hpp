@@ -13,8 +13,9 @@
 
 namespace smollm2 {
 
-/// Rows of one piece of work: enough to make the most of a panel, few enough to keep all threads busy.
-inline constexpr std::size_t task_rows = 16 * tile_rows;
+/// Rows of one piece of work at most: enough to make the most of a panel and of unpacking it, few enough to
+/// keep all threads busy.
+inline constexpr std::size_t task_rows = 22 * tile_rows;
 
 /// The threads that products run on, and scratch memory for each.
 class Workspace {
