@@ -14,12 +14,12 @@ std::uint16_t bits_of(infinipot::f16 half) { return std::bit_cast<std::uint16_t>
 }  // namespace
 
 void FloatStore::set_row(std::size_t output, GgmlType type, std::span<const std::byte> row) {
-  std::array<float, 8 * CodedBlock::size> some;
+  std::array<float, 8 * CodedBlock::size> some;  // whole blocks of any type
   const std::size_t first = output / panel_width * inputs_;
   for (std::size_t i = 0; i < inputs_; i += some.size()) {
     const std::size_t count = std::min(some.size(), inputs_ - i);
-    dequantize(type, row.subspan(row.size() / inputs_ * i, row.size() / inputs_ * count),
-               std::span(some).first(count));
+    const std::size_t begin = row.size() * i / inputs_, end = row.size() * (i + count) / inputs_;
+    dequantize(type, row.subspan(begin, end - begin), std::span(some).first(count));
     for (std::size_t j = 0; j < count; ++j) weights_.row(first + i + j)[output % panel_width] = some[j];
   }
 }
