@@ -46,6 +46,13 @@ Packet codes_of(const std::int32_t* words) noexcept {
   return pcast<WordPacket, Packet>(pand(shifted, pset1<WordPacket>((1 << Bits) - 1)));
 }
 
+/// Calls function<Index>(words) for each Index.
+template <class Function, std::size_t... Index>
+[[gnu::always_inline]] inline void call_each(const std::int32_t* words, const Function& function,
+                                             std::index_sequence<Index...>) noexcept {
+  (function.template operator()<Index>(words), ...);
+}
+
 /// Calls function(row, factors) for each row of a panel from the first on; `factors` are its packets.
 template <unsigned Bits, class Function>
 [[gnu::always_inline]] inline void for_each_row(const PackedPanel<Bits>& panel,
@@ -58,22 +65,19 @@ template <unsigned Bits, class Function>
     float scales[panel_width], offsets[panel_width];
     infinipot::detail::to_float(block->scales, panel_width, scales);
     infinipot::detail::to_float(block->offsets, panel_width, offsets);
-    const auto row = [&]<std::size_t Index>(std::size_t word, std::integral_constant<std::size_t, Index>)
-        __attribute__((always_inline)) {
+    std::size_t k = first;
+    const auto give_row = [&]<std::size_t Index>(const std::int32_t* words) __attribute__((always_inline)) {
       Packet factors[panel_packets];
       for (std::size_t p = 0; p < panel_packets; ++p) {
         const std::size_t column = p * lanes;
-        const Packet code = psub(codes_of<Bits, Index>(block->codes[word] + column), bias);
+        const Packet code = psub(codes_of<Bits, Index>(words + column), bias);
         // Scale times code is exact, so this rounds once, with and without a fused instruction.
         factors[p] = pmadd(ploadu<Packet>(scales + column), code, ploadu<Packet>(offsets + column));
       }
-      function(first + word * Block::codes_per_word + Index, factors);
+      function(k++, factors);
     };
-    for (std::size_t word = 0; word < Block::words; ++word)
-      [&]<std::size_t... Index>(std::index_sequence<Index...>) __attribute__((always_inline)) {
-        (row(word, std::integral_constant<std::size_t, Index>()), ...);
-      }
-    (std::make_index_sequence<Block::codes_per_word>());
+    for (const auto& words : block->codes)
+      call_each(words, give_row, std::make_index_sequence<Block::codes_per_word>());
   }
 }
 

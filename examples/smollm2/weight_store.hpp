@@ -51,7 +51,8 @@ class PackedStore {
   /// once, those of a few where they are used; they are the same bits.
   void multiply(std::size_t panel, ConstMatrixView x, MatrixView y, Write write,
                 MatrixView scratch) const noexcept {
-    const PackedPanel<Bits> packed{&blocks_[panel * blocks_per_panel()], inputs_, static_cast<float>(bias_)};
+    const PackedPanel<Bits> packed{blocks_.data() + panel * blocks_per_panel(), inputs_,
+                                   static_cast<float>(bias_)};
     if (x.rows <= tile_rows) return multiply_few<tile_rows>(x, packed, y, write);
     const MatrixView unpacked = scratch.slice(0, inputs_);
     unpack(packed, unpacked);
