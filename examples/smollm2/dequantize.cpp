@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -10,8 +11,6 @@
 
 namespace smollm2 {
 namespace {
-
-constexpr std::size_t quants_per_block = 32;
 
 using Decoder = void (*)(std::span<const std::byte> block, std::span<float> out);
 
@@ -27,33 +26,41 @@ void decode_bf16(std::span<const std::byte> block, std::span<float> out) {
   out[0] = bfloat16_to_float(load<std::uint16_t>(block));
 }
 
-void decode_q8_0(std::span<const std::byte> block, std::span<float> out) {
-  const float scale = half_at(block, 0);
-  const auto quants = block.subspan<2, quants_per_block>();
-  for (std::size_t i = 0; i < quants_per_block; ++i) {
-    out[i] = scale * static_cast<float>(static_cast<std::int8_t>(quants[i]));
+constexpr std::uint16_t minus_zero = 0x8000;
+
+CodedBlock q8_0(std::span<const std::byte> block) {
+  CodedBlock out{load<std::uint16_t>(block), minus_zero, {}};
+  std::memcpy(out.codes.data(), block.data() + 2, CodedBlock::size);
+  return out;
+}
+
+/// The low halves of the bytes are the first codes. `bias` is what the file has added to them.
+void read_nibbles(std::span<const std::byte, CodedBlock::size / 2> bytes, int bias, CodedBlock& out) {
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    const int byte = std::to_integer<int>(bytes[i]);
+    out.codes[i] = static_cast<std::int8_t>((byte & 0xf) - bias);
+    out.codes[i + bytes.size()] = static_cast<std::int8_t>((byte >> 4) - bias);
   }
 }
 
-// A half's 11 significant bits times a 4-bit quant are exact in a float, so `scale * quant + offset`
-// rounds once and a compiler that fuses it into one instruction changes no bit.
-void decode_nibbles(std::span<const std::byte, quants_per_block / 2> quants, float scale, int bias,
-                    float offset, std::span<float> out) {
-  for (std::size_t i = 0; i < quants.size(); ++i) {
-    const int byte = std::to_integer<int>(quants[i]);
-    out[i] = scale * static_cast<float>((byte & 0xf) - bias) + offset;
-    out[i + quants.size()] = scale * static_cast<float>((byte >> 4) - bias) + offset;
-  }
+CodedBlock q4_0(std::span<const std::byte> block) {
+  CodedBlock out{load<std::uint16_t>(block), minus_zero, {}};
+  read_nibbles(block.subspan<2, CodedBlock::size / 2>(), 8, out);
+  return out;
 }
 
-void decode_q4_0(std::span<const std::byte> block, std::span<float> out) {
-  const float scale = half_at(block, 0);
-  // Minus zero as the offset keeps the sign of a zero product.
-  decode_nibbles(block.subspan<2, quants_per_block / 2>(), scale, 8, -0.0F, out);
+CodedBlock q4_1(std::span<const std::byte> block) {
+  CodedBlock out{load<std::uint16_t>(block), load<std::uint16_t>(block.subspan(2)), {}};
+  read_nibbles(block.subspan<4, CodedBlock::size / 2>(), 0, out);
+  return out;
 }
 
-void decode_q4_1(std::span<const std::byte> block, std::span<float> out) {
-  decode_nibbles(block.subspan<4, quants_per_block / 2>(), half_at(block, 0), 0, half_at(block, 2), out);
+template <CodedBlock (*Read)(std::span<const std::byte>)>
+void decode_block(std::span<const std::byte> bytes, std::span<float> out) {
+  const CodedBlock block = Read(bytes);
+  const float scale = half_to_float(block.scale), offset = half_to_float(block.offset);
+  for (std::size_t i = 0; i < CodedBlock::size; ++i)
+    out[i] = CodedBlock::number(scale, block.codes[i], offset);
 }
 
 Decoder decoder_of(GgmlType type) {
@@ -65,11 +72,11 @@ Decoder decoder_of(GgmlType type) {
     case GgmlType::bf16:
       return decode_bf16;
     case GgmlType::q8_0:
-      return decode_q8_0;
+      return decode_block<q8_0>;
     case GgmlType::q4_0:
-      return decode_q4_0;
+      return decode_block<q4_0>;
     case GgmlType::q4_1:
-      return decode_q4_1;
+      return decode_block<q4_1>;
   }
   const auto layout = block_layout(type);
   const std::string name =
@@ -94,6 +101,15 @@ float half_to_float(std::uint16_t bits) {
 
 float bfloat16_to_float(std::uint16_t bits) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
+bool is_coded(GgmlType type) {
+  return type == GgmlType::q8_0 || type == GgmlType::q4_0 || type == GgmlType::q4_1;
+}
+
+CodedBlock read_block(GgmlType type, std::span<const std::byte> bytes) {
+  if (type == GgmlType::q8_0) return q8_0(bytes);
+  return type == GgmlType::q4_0 ? q4_0(bytes) : q4_1(bytes);
 }
 
 void dequantize(GgmlType type, std::span<const std::byte> blocks, std::span<float> out) {

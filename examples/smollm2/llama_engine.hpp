@@ -44,7 +44,7 @@ class LlamaEngine {
         projected_(max_batch, weights.layers().front().queries_keys_values.outputs()),
         mixed_(max_batch, config().embedding),
         hidden_(max_batch, config().feed_forward),
-        gated_(pool.size(), gated_scratch),
+        workspace_(pool, std::max(config().embedding, config().feed_forward)),
         rotated_(pool.size(), config().head_dim()),
         logits_(logit_rows, config().vocab_size),
         logit_tiles_(pool.size() * score_rows, infinipot::LogSumExp::block),
@@ -156,7 +156,7 @@ class LlamaEngine {
     const LlamaLayer& weights = weights_.layers()[layer];
     const std::size_t count = batch.tokens.size();
     weights.queries_keys_values.multiply_all(norm(weights.attention_norm, 0, count),
-                                             projected_.view().slice(0, count), Write::set, pool_);
+                                             projected_.view().slice(0, count), Write::set, workspace_);
     for_each_row(count, [&](std::size_t row, std::size_t thread) {
       rotate_and_store(layer, batch.first + row, projected_.row(row), rotated_.row(thread));
     });
@@ -195,7 +195,7 @@ class LlamaEngine {
     const MatrixView mixed = mixed_.view().slice(from, count);
     attention_.run(layer, query_rows(from, count), batch.first + from, mixed);
     weights_.layers()[layer].attention_output.multiply_all(mixed, residual_.view().slice(from, count),
-                                                           Write::add, pool_);
+                                                           Write::add, workspace_);
   }
 
   /// residual += feed-forward, for rows first .. end - 1.
@@ -204,8 +204,8 @@ class LlamaEngine {
     const std::size_t count = end - first;
     const MatrixView hidden = hidden_.view().slice(0, count);
     gated_multiply(weights.gate, weights.up, norm(weights.feed_forward_norm, first, count), hidden,
-                   gated_.view(), pool_);
-    weights.down.multiply_all(hidden, residual_.view().slice(first, count), Write::add, pool_);
+                   workspace_);
+    weights.down.multiply_all(hidden, residual_.view().slice(first, count), Write::add, workspace_);
   }
 
   /// Rows `from` ...: the NuC of the sink's targets, and the logits of rows that have none.
@@ -216,7 +216,7 @@ class LlamaEngine {
     for (std::size_t first = scored; first < batch.tokens.size(); first += logit_rows) {
       const std::size_t count = std::min(logit_rows, batch.tokens.size() - first);
       weights_.output().multiply_all(norm(weights_.output_norm(), first, count),
-                                     logits_.view().slice(0, count), Write::set, pool_);
+                                     logits_.view().slice(0, count), Write::set, workspace_);
       pool_.parallel_for(count, [&](std::size_t row, std::size_t /*thread*/) {
         logits.row(batch.offset + first + row, {logits_.row(row), vocab_size()});
       });
@@ -255,7 +255,8 @@ class LlamaEngine {
     const std::size_t begin = part * panels, end = std::min(begin + panels, weights_.output().panels());
     for (std::size_t panel = begin; panel < end; ++panel)
       weights_.output().multiply_panel(panel, hidden.slice(first, count),
-                                       tile.from_column((panel - begin) * panel_width), Write::set);
+                                       tile.from_column((panel - begin) * panel_width), Write::set,
+                                       workspace_.panel(thread));
     const std::size_t token = part * block;
     scores_[part].add({tile.data, static_cast<std::ptrdiff_t>(tile.stride), first, count, token,
                        std::min(block, vocab_size() - token)});
@@ -282,10 +283,10 @@ class LlamaEngine {
   Matrix projected_;              // (max_batch, (query_heads + 2 * kv_heads) * head_dim)
   Matrix mixed_;                  // (max_batch, query_heads * head_dim)
   Matrix hidden_;                 // (max_batch, feed_forward)
-  Matrix gated_;                  // (threads, gated_scratch)
-  Matrix rotated_;                // (threads, head_dim)
-  Matrix logits_;                 // (logit_rows, vocab_size), of rows whose whole logits are wanted
-  Matrix logit_tiles_;            // (threads * score_rows, LogSumExp::block), of rows that are scored
+  Workspace workspace_;
+  Matrix rotated_;      // (threads, head_dim)
+  Matrix logits_;       // (logit_rows, vocab_size), of rows whose whole logits are wanted
+  Matrix logit_tiles_;  // (threads * score_rows, LogSumExp::block), of rows that are scored
 
   std::vector<infinipot::OnlineNuc> scores_;  // (parts of the vocabulary)
 };

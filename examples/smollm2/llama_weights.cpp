@@ -35,8 +35,13 @@ class Loader {
   /// Several matrices with the same inputs, one below the other.
   Linear stacked(const std::vector<Part>& parts, std::size_t inputs) const {
     std::size_t outputs = 0;
-    for (const Part& part : parts) outputs += checked(part.name, part.outputs, inputs).rows();
-    Linear linear(outputs, inputs);
+    std::vector<GgmlType> types;
+    for (const Part& part : parts) {
+      const GgufTensor& tensor = checked(part.name, part.outputs, inputs);
+      outputs += tensor.rows();
+      types.push_back(tensor.type);
+    }
+    Linear linear(outputs, inputs, types);
     std::size_t first = 0;
     for (const Part& part : parts) {
       read(file_.tensor(part.name), first, linear);
@@ -62,23 +67,20 @@ class Loader {
     return tensor;
   }
 
-  /// Sets rows `first` .. of `linear`. Nothing here can throw once the scratch is there: the type is known,
-  /// and the file has made sure of the data's size.
+  /// Sets rows `first` .. of `linear`. Nothing here can throw: the type is known, and the file has made sure
+  /// of the data's size.
   void read(const GgufTensor& tensor, std::size_t first, Linear& linear) const {
     const auto rows = static_cast<std::size_t>(tensor.rows());
     const std::size_t bytes = tensor.data.size() / rows;
-    Matrix scratch(pool_.size(), linear.inputs());
-    const std::size_t tasks = (rows + rows_per_task - 1) / rows_per_task;
-    pool_.parallel_for(tasks, [&](std::size_t task, std::size_t thread) {
-      const std::span<float> numbers(scratch.row(thread), linear.inputs());
-      for (std::size_t row = task * rows_per_task; row < std::min(rows, (task + 1) * rows_per_task); ++row) {
-        dequantize(tensor.type, tensor.data.subspan(row * bytes, bytes), numbers);
-        linear.set_row(first + row, numbers);
-      }
+    // A thread takes rows of one panel.
+    const std::size_t first_panel = first / panel_width,
+                      panels = padded(first + rows) / panel_width - first_panel;
+    pool_.parallel_for(panels, [&](std::size_t panel, std::size_t /*thread*/) {
+      const std::size_t begin = (first_panel + panel) * panel_width;
+      for (std::size_t row = std::max(begin, first); row < std::min(begin + panel_width, first + rows); ++row)
+        linear.set_row(row, tensor.type, tensor.data.subspan((row - first) * bytes, bytes));
     });
   }
-
-  static constexpr std::size_t rows_per_task = panel_width;  // so that threads write apart
 
   const GgufFile& file_;
   ThreadPool& pool_;

@@ -21,7 +21,7 @@ struct LlamaLayer {
   Linear down;                           // (e, f)
 };
 
-/// A model's weights in float, all in memory; the file is not needed any more.
+/// A model's weights, all in memory; the file is not needed any more.
 class LlamaWeights {
  public:
   /// Checks the metadata, then each tensor's shape and type before it is read. Throws GgufError naming what

@@ -33,8 +33,9 @@ using ConstMatrixView = RowView<const float>;
 using Packet = Eigen::internal::packet_traits<float>::type;
 inline constexpr std::size_t lanes = Eigen::internal::packet_traits<float>::size;
 
-/// Columns that a matrix product makes at once (see product.hpp).
-inline constexpr std::size_t panel_width = 4 * lanes;
+/// Columns that a matrix product makes at once (see product.hpp): a panel, of so many packets.
+inline constexpr std::size_t panel_packets = 4;
+inline constexpr std::size_t panel_width = panel_packets * lanes;
 
 /// `columns` rounded up to whole panels.
 constexpr std::size_t padded(std::size_t columns) noexcept {

@@ -1,4 +1,5 @@
-// infinipot-prefill: how fast the example engine reads a prompt, next to llama.cpp on the same file.
+// infinipot-speed: how fast the example engine reads a prompt and generates, next to llama.cpp on the same
+// file.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -26,6 +27,8 @@ using nlohmann::json;
 struct Options {
   std::string model;
   std::vector<std::size_t> lengths{512, 2048};
+  std::vector<std::size_t> depths{16, 1024};
+  std::size_t generate = 64;
   std::size_t threads = 0;
   std::size_t chunk = 256;
   std::size_t repeat = 5;
@@ -34,10 +37,32 @@ struct Options {
   std::string json_file;
 };
 
-/// Tokens per second of one program on one prompt length, one number a run.
+/// What is timed.
+struct Work {
+  enum class Kind { prefill, decode };
+
+  Kind kind;
+  std::size_t depth;   ///< tokens already read
+  std::size_t tokens;  ///< tokens that follow: all at once, or one after the other
+
+  const char* name() const { return kind == Kind::prefill ? "prefill" : "decode"; }
+  bool operator==(const Work&) const = default;
+};
+
+/// Prompts, each read from nothing, and generation behind others.
+std::vector<Work> all_work(const Options& options) {
+  std::vector<Work> all;
+  for (const std::size_t length : options.lengths) all.push_back({Work::Kind::prefill, 0, length});
+  if (options.generate > 0)
+    for (const std::size_t depth : options.depths)
+      all.push_back({Work::Kind::decode, depth, options.generate});
+  return all;
+}
+
+/// Tokens per second of one program, one number a run.
 struct Samples {
   std::string program;
-  std::size_t length = 0;
+  Work work;
   std::vector<double> rates;
 
   double median() const {
@@ -56,7 +81,7 @@ class Unread final : public infinipot::LogitsSink {
   void row(std::size_t /*row*/, std::span<const float> /*logits*/) noexcept override {}
 };
 
-/// The engine over a pot that holds the longest prompt.
+/// The engine over a pot that holds all tokens of any work.
 class Engine {
  public:
   explicit Engine(const Options& options)
@@ -68,29 +93,49 @@ class Engine {
 
   std::size_t threads() const { return pool_.size(); }
 
-  double tokens_per_second(std::size_t length) {
-    const std::vector<infinipot::Token> prompt = random_tokens(length);
+  double tokens_per_second(const Work& work) {
+    const std::vector<infinipot::Token> tokens = random_tokens(work.depth + work.tokens);
+    read(tokens, 0, work.depth);
     const auto start = std::chrono::steady_clock::now();
-    for (std::size_t first = 0; first < length; first += options_.chunk) {
-      const std::size_t count = std::min(options_.chunk, length - first);
-      const std::size_t unwanted = first + count < length ? count : count - 1;
-      const auto targets = std::span(prompt).subspan(first + 1, count - 1);
-      Unread sink(options_.logits == "last" ? unwanted : 0,
-                  options_.logits == "nuc" ? targets : std::span<const infinipot::Token>());
-      engine_.forward(std::span(prompt).subspan(first, count), first, sink);
+    if (work.kind == Work::Kind::prefill) {
+      read(tokens, 0, work.tokens);
+    } else {
+      generate(tokens, work.depth);
     }
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    return static_cast<double>(length) / seconds.count();
+    return static_cast<double>(work.tokens) / seconds.count();
   }
 
  private:
   static infinipot::PotSettings settings(const Options& options, const smollm2::LlamaConfig& config) {
     infinipot::PotSettings settings;
     settings.shape = config.shape();
-    settings.capacity =
-        std::max<std::size_t>(2, *std::max_element(options.lengths.begin(), options.lengths.end()));
+    settings.capacity = 2;
+    for (const Work& work : all_work(options))
+      settings.capacity = std::max(settings.capacity, work.depth + work.tokens);
     settings.rope = config.rope();
     return settings;
+  }
+
+  using Tokens = std::span<const infinipot::Token>;
+
+  /// Tokens first .. end - 1 at their positions, a chunk at a time.
+  void read(Tokens tokens, std::size_t first, std::size_t end) {
+    for (; first < end; first += options_.chunk) {
+      const std::size_t count = std::min(options_.chunk, end - first);
+      const std::size_t unwanted = first + count < end ? count : count - 1;
+      const Tokens targets = tokens.subspan(first + 1, count - 1);
+      Unread sink(options_.logits == "last" ? unwanted : 0, options_.logits == "nuc" ? targets : Tokens());
+      engine_.forward(tokens.subspan(first, count), first, sink);
+    }
+  }
+
+  /// The tokens from `first` on one by one, with the logits of each, as if they were chosen by those.
+  void generate(Tokens tokens, std::size_t first) {
+    for (; first < tokens.size(); ++first) {
+      Unread sink(0, {});
+      engine_.forward(tokens.subspan(first, 1), first, sink);
+    }
   }
 
   std::vector<infinipot::Token> random_tokens(std::size_t count) const {
@@ -125,26 +170,27 @@ std::string output_of(const std::string& command) {
   return output;
 }
 
-/// llama.cpp's rate for one prompt, run once after its own warm-up. It computes the last logits only.
-double llama_cpp_rate(const Options& options, std::size_t threads, std::size_t length, bool flash_attention) {
+/// llama.cpp's rate, run once after its own warm-up. It computes the last logits of a prompt only.
+double llama_cpp_rate(const Options& options, std::size_t threads, const Work& work, bool flash_attention) {
+  const std::string tokens = std::to_string(work.tokens);
+  const std::string what = work.kind == Work::Kind::prefill ? " -n 0 -p " + tokens : " -p 0 -n " + tokens;
   const std::string command = shell_quoted(options.llama_bench) + " -m " + shell_quoted(options.model) +
-                              " -t " + std::to_string(threads) + " -p " + std::to_string(length) +
-                              " -n 0 -r 1 -fa " + (flash_attention ? "1" : "0") + " -o json 2>/dev/null";
+                              " -t " + std::to_string(threads) + what + " -d " + std::to_string(work.depth) +
+                              " -r 1 -fa " + (flash_attention ? "1" : "0") + " -o json 2>/dev/null";
   return json::parse(output_of(command)).at(0).at("avg_ts").get<double>();
 }
 
 /// Runs the programs in turn, so that a machine that slows down does so for all of them.
 std::vector<Samples> measure(const Options& options, Engine& engine) {
   std::vector<Samples> all;
-  for (const std::size_t length : options.lengths) {
-    Samples ours{"infinipot", length, {}}, plain{"llama.cpp", length, {}},
-        flash{"llama.cpp, flash", length, {}};
-    engine.tokens_per_second(length);  // warm-up
+  for (const Work& work : all_work(options)) {
+    Samples ours{"infinipot", work, {}}, plain{"llama.cpp", work, {}}, flash{"llama.cpp, flash", work, {}};
+    engine.tokens_per_second(work);  // warm-up
     for (std::size_t run = 0; run < options.repeat; ++run) {
-      ours.rates.push_back(engine.tokens_per_second(length));
+      ours.rates.push_back(engine.tokens_per_second(work));
       if (options.llama_bench.empty()) continue;
-      plain.rates.push_back(llama_cpp_rate(options, engine.threads(), length, false));
-      flash.rates.push_back(llama_cpp_rate(options, engine.threads(), length, true));
+      plain.rates.push_back(llama_cpp_rate(options, engine.threads(), work, false));
+      flash.rates.push_back(llama_cpp_rate(options, engine.threads(), work, true));
     }
     for (Samples* samples : {&ours, &plain, &flash})
       if (!samples->rates.empty()) all.push_back(std::move(*samples));
@@ -152,28 +198,30 @@ std::vector<Samples> measure(const Options& options, Engine& engine) {
   return all;
 }
 
-/// The median of infinipot for the same length, over that of `samples`.
+/// The median of infinipot for the same work, over that of `samples`.
 double ratio(const std::vector<Samples>& all, const Samples& samples) {
   const auto ours =
-      std::find_if(all.begin(), all.end(), [&](const Samples& s) { return s.length == samples.length; });
+      std::find_if(all.begin(), all.end(), [&](const Samples& s) { return s.work == samples.work; });
   return ours->median() / samples.median();
 }
 
 void print(const std::vector<Samples>& all) {
-  std::printf("%-18s %8s %12s %12s %12s %16s\n", "program", "tokens", "tokens/s", "slowest", "fastest",
-              "infinipot is");
+  std::printf("%-8s %7s %7s  %-18s %10s %10s %10s %13s\n", "work", "depth", "tokens", "program", "tokens/s",
+              "slowest", "fastest", "infinipot is");
   for (const Samples& s : all) {
     const auto [slowest, fastest] = std::minmax_element(s.rates.begin(), s.rates.end());
-    std::printf("%-18s %8zu %12.1f %12.1f %12.1f %15.2fx\n", s.program.c_str(), s.length, s.median(),
-                *slowest, *fastest, ratio(all, s));
+    std::printf("%-8s %7zu %7zu  %-18s %10.1f %10.1f %10.1f %12.2fx\n", s.work.name(), s.work.depth,
+                s.work.tokens, s.program.c_str(), s.median(), *slowest, *fastest, ratio(all, s));
   }
 }
 
 json report(const Options& options, const Engine& engine, const std::vector<Samples>& all) {
   json results = json::array();
   for (const Samples& s : all)
-    results.push_back({{"program", s.program},
-                       {"tokens", s.length},
+    results.push_back({{"work", s.work.name()},
+                       {"depth", s.work.depth},
+                       {"tokens", s.work.tokens},
+                       {"program", s.program},
                        {"tokens_per_second", s.median()},
                        {"runs", s.rates},
                        {"infinipot_ratio", ratio(all, s)}});
@@ -191,6 +239,13 @@ void add_options(CLI::App& app, Options& options) {
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  app.add_option("--generate", options.generate, "Tokens to generate; 0 measures prompts alone")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--depth", options.depths, "Tokens read before those generated")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
   app.add_option("--threads", options.threads, "Threads; 0 is one per core")->capture_default_str();
   app.add_option("--chunk", options.chunk, "Tokens per forward pass")
       ->check(CLI::Range(1, 1 << 16))
@@ -198,8 +253,10 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--repeat", options.repeat, "Runs of each")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
-  app.add_option("--logits", options.logits,
-                 "Whose logits are computed: those of all tokens, the last, or the last and NuC of all")
+  app.add_option(
+         "--logits", options.logits,
+         "Whose logits of a prompt are computed: those of all tokens, the last, or the last and NuC of "
+         "all")
       ->check(CLI::IsMember({"all", "last", "nuc"}))
       ->capture_default_str();
   app.add_option("--llama-bench", options.llama_bench, "llama.cpp's llama-bench, to run in turn")
@@ -211,7 +268,7 @@ void add_options(CLI::App& app, Options& options) {
 
 int main(int argc, char** argv) {
   Options options;
-  CLI::App app("Measures the prefill speed of the example engine.");
+  CLI::App app("Measures how fast the example engine reads and generates.");
   add_options(app, options);
   CLI11_PARSE(app, argc, argv);
   try {
@@ -226,7 +283,7 @@ int main(int argc, char** argv) {
       if (!file) throw std::runtime_error("cannot write " + options.json_file);
     }
   } catch (const std::exception& error) {
-    std::cerr << "infinipot-prefill: " << error.what() << '\n';
+    std::cerr << "infinipot-speed: " << error.what() << '\n';
     return 1;
   }
   return 0;
