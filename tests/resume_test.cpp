@@ -25,8 +25,8 @@ constexpr infinipot::CcdSettings settings{.keep = 20, .sinks = 2, .chunk = 16};
 Infinipot policy() { return Infinipot({.catalysts = {{7, 21, 3}}, .alpha = 0.5, .kernel = 3}); }
 
 /// A model's reader with its pot and engine.
-struct Setup {
-  explicit Setup(const toy::Model& model, Granularity granularity)
+struct Session {
+  explicit Session(const toy::Model& model, Granularity granularity)
       : pot(toy::make_pot(model, 40, 20, granularity)),
         engine(model, pot),
         reader(engine, pot, policy(), settings) {}
@@ -36,14 +36,14 @@ struct Setup {
   infinipot::Ccd<toy::Engine<Pot<float>>, Pot<float>, Infinipot> reader;
 };
 
-std::string saved(const Setup& setup, bool with_logits = true) {
+std::string saved(const Session& setup, bool with_logits = true) {
   std::ostringstream out;
   const auto logits = with_logits ? setup.reader.logits() : std::span<const float>();
   infinipot::save_pot(setup.pot, out, std::as_bytes(logits));
   return out.str();
 }
 
-void restore(const std::string& file, Setup& setup) {
+void restore(const std::string& file, Session& setup) {
   const auto bytes = std::as_bytes(std::span(file));
   infinipot::restore_pot(bytes, setup.pot);
   const auto extra = infinipot::check_pot_file(bytes).extra;
@@ -57,14 +57,14 @@ TEST(Resume, GoesOnAsIfNothingHadHappened) {
   const auto text = toy::text(300, 1);
   for (const auto granularity : {Granularity::head, Granularity::layer, Granularity::shared})
     for (const std::size_t stop : {3U, 37U, 38U, 160U}) {
-      Setup first(model, granularity), second(model, granularity);
+      Session first(model, granularity), second(model, granularity);
       first.reader.feed(std::span(text).first(2));
       first.reader.feed(std::span(text).subspan(2, 1), Retention::pinned);
       first.reader.feed(std::span(text).subspan(3, stop - 3));
       restore(saved(first), second);
       EXPECT_EQ(second.reader.stats().tokens_read, stop);
       EXPECT_EQ(saved(second), saved(first));
-      for (Setup* const each : {&first, &second}) each->reader.feed(std::span(text).subspan(stop));
+      for (Session* const each : {&first, &second}) each->reader.feed(std::span(text).subspan(stop));
       EXPECT_EQ(saved(second), saved(first)) << "stopped at " << stop;
     }
 }
@@ -72,7 +72,7 @@ TEST(Resume, GoesOnAsIfNothingHadHappened) {
 TEST(Resume, WithoutLogitsTheNextTokenIsNotNew) {
   const toy::Model model;
   const auto text = toy::text(20, 2);
-  Setup first(model, Granularity::head), second(model, Granularity::head);
+  Session first(model, Granularity::head), second(model, Granularity::head);
   first.reader.feed(text);
   restore(saved(first, false), second);
   EXPECT_THROW(second.reader.logits(), std::invalid_argument);
@@ -85,7 +85,7 @@ TEST(Resume, WithoutLogitsTheNextTokenIsNotNew) {
 
 TEST(Resume, RemembersWhatIsPinned) {
   const toy::Model model;
-  Setup first(model, Granularity::layer), second(model, Granularity::layer);
+  Session first(model, Granularity::layer), second(model, Granularity::layer);
   first.reader.feed(toy::text(10, 3));
   first.reader.feed(toy::text(17, 4), Retention::pinned);
   restore(saved(first), second);
@@ -96,7 +96,7 @@ TEST(Resume, RemembersWhatIsPinned) {
 TEST(Resume, RefusesWhatLeavesNoRoom) {
   const toy::Model model;
   const std::vector<infinipot::Entry> many(38), pinned(19, infinipot::Entry{.pinned = true});
-  Setup setup(model, Granularity::head);
+  Session setup(model, Granularity::head);
   EXPECT_THROW(setup.reader.resume(std::vector<float>(49)), std::invalid_argument) << "logits";
   setup.pot.append(many);
   EXPECT_THROW(setup.reader.resume(), std::invalid_argument) << "no room for the catalyst";
