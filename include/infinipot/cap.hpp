@@ -73,13 +73,17 @@ template <std::size_t... row>
 /// Fused attention scoring of one (layer, kv head) at a time: scaled q.k, softmax and the sum over queries,
 /// by tiles, so that no (queries x entries) matrix exists and no key is copied for the group. Allocates once,
 /// in the constructor; one scorer per thread. The result depends on nothing but the input.
+///
+/// A scorer has room for the logits of up to 32 queries (two of the processor's vectors) and, since several
+/// blocks of queries meet keys that must be converted, for up to 8256 converted keys: in bytes about
+/// 4 * (max_entries * 33 + min(max_entries, 8256) * head_dim).
 class CapScorer {
  public:
   /// For up to `max_entries` entries, catalyst included. Throws std::invalid_argument for a bad shape.
   CapScorer(const Shape& shape, std::size_t max_entries)
       : shape_(shape),
         queries_(shape.head_dim * widest),
-        keys_(key_tile * shape.head_dim),
+        keys_(std::min(max_entries, kept_keys + key_tile) * shape.head_dim),
         logits_(max_entries * widest),
         bias_(max_entries) {
     shape.validate();
@@ -94,6 +98,7 @@ class CapScorer {
   void accumulate(const Queries& queries, std::size_t kv_head, std::size_t first, const Keys& keys,
                   const AttentionForm& form, Reduce reduce, std::span<float> scores) noexcept {
     const std::size_t rows = shape_.group() * queries.count;
+    converted_ = 0;
     for (std::size_t row = 0; row < rows; row += widest) {
       const Task task{queries, kv_head, first, row, std::min(widest, rows - row), form, reduce};
       // A narrow block takes less than a wide one; of a single query, entries stand side by side.
@@ -108,8 +113,10 @@ class CapScorer {
 
  private:
   static constexpr std::size_t widest = 2 * detail::packet_size;  // queries side by side
-  static constexpr std::size_t key_rows = detail::packet_size == 16 ? 8 : 4;
+  static constexpr std::size_t keys_at_once = detail::packet_size == 16 ? 8 : 4;
   static constexpr std::size_t key_tile = 64;
+  // Beyond so many, reading floats again takes as long as converting again.
+  static constexpr std::size_t kept_keys = 128 * key_tile;
   static constexpr float low = std::numeric_limits<float>::lowest();
 
   // Rows row .. row + rows - 1 of the group's queries.
@@ -174,13 +181,23 @@ class CapScorer {
   void fill_logits(const Block<width>& block, const Keys& keys) noexcept {
     for (std::size_t from = 0; from < block.entries; from += key_tile) {
       const std::size_t count = std::min(key_tile, block.entries - from);
-      const KeyRows rows = keys(from, count, keys_.data());
+      const KeyRows rows = key_rows(from, count, keys);
       float* const out = logits_.data() + from * width;
       std::size_t i = 0;
-      for (; i + key_rows <= count; i += key_rows)
-        multiply_keys(block, std::make_index_sequence<key_rows>(), rows, i, out + i * width);
+      for (; i + keys_at_once <= count; i += keys_at_once)
+        multiply_keys(block, std::make_index_sequence<keys_at_once>(), rows, i, out + i * width);
       for (; i < count; ++i) multiply_keys(block, std::make_index_sequence<1>(), rows, i, out + i * width);
     }
+  }
+
+  /// What an earlier block has converted is not converted again.
+  template <class Keys>
+  KeyRows key_rows(std::size_t from, std::size_t count, const Keys& keys) noexcept {
+    float* const tile = keys_.data() + std::min(from, kept_keys) * shape_.head_dim;
+    if (from + count <= converted_) return {tile, static_cast<std::ptrdiff_t>(shape_.head_dim)};
+    const KeyRows rows = keys(from, count, tile);
+    if (rows.data == tile && from <= converted_ && from + count <= kept_keys) converted_ = from + count;
+    return rows;
   }
 
   /// The logits of a few entries, from row i of a tile on.
@@ -190,10 +207,9 @@ class CapScorer {
     const std::size_t d = shape_.head_dim;
     const float* const keys = rows.data + static_cast<std::ptrdiff_t>(i) * rows.stride;
     if (block.along_head_dim) {
+      if constexpr (width > 1) std::fill_n(out, entries.size() * width, 0.0F);  // where there is no query
       for (std::size_t w = 0; w < block.rows; ++w)
         detail::dot_query(entries, keys, rows.stride, queries_.data() + w * d, d, out + w, width);
-      for (std::size_t w = block.rows; w < width; ++w)  // no query
-        for (std::size_t r = 0; r < entries.size(); ++r) out[r * width + w] = 0;
     } else if constexpr (width % detail::packet_size == 0) {
       detail::dot_rows<width / detail::packet_size>(entries, keys, rows.stride, queries_.data(), d, out);
     } else {
@@ -328,9 +344,10 @@ class CapScorer {
 
   Shape shape_;
   std::vector<float> queries_;  // (head_dim, width of a block) or (queries, head_dim), scaled
-  std::vector<float> keys_;     // (key_tile, head_dim), for keys that must be converted
+  std::vector<float> keys_;     // (kept_keys + key_tile, head_dim) or less: those that must be converted
   std::vector<float> logits_;   // (max_entries, width of a block)
   std::vector<float> bias_;     // (max_entries)
+  std::size_t converted_ = 0;   // entries in keys_, of the call under way
 };
 
 }  // namespace infinipot
