@@ -99,6 +99,7 @@ class CapScorer {
                   const AttentionForm& form, Reduce reduce, std::span<float> scores) noexcept {
     const std::size_t rows = shape_.group() * queries.count;
     converted_ = 0;
+    to_keep_ = rows > widest ? kept_keys : 0;
     for (std::size_t row = 0; row < rows; row += widest) {
       const Task task{queries, kv_head, first, row, std::min(widest, rows - row), form, reduce};
       // A narrow block takes less than a wide one; of a single query, entries stand side by side.
@@ -193,10 +194,10 @@ class CapScorer {
   /// What an earlier block has converted is not converted again.
   template <class Keys>
   KeyRows key_rows(std::size_t from, std::size_t count, const Keys& keys) noexcept {
-    float* const tile = keys_.data() + std::min(from, kept_keys) * shape_.head_dim;
+    float* const tile = keys_.data() + std::min(from, to_keep_) * shape_.head_dim;
     if (from + count <= converted_) return {tile, static_cast<std::ptrdiff_t>(shape_.head_dim)};
     const KeyRows rows = keys(from, count, tile);
-    if (rows.data == tile && from <= converted_ && from + count <= kept_keys) converted_ = from + count;
+    if (rows.data == tile && from <= converted_ && from + count <= to_keep_) converted_ = from + count;
     return rows;
   }
 
@@ -347,7 +348,8 @@ class CapScorer {
   std::vector<float> keys_;     // (kept_keys + key_tile, head_dim) or less: those that must be converted
   std::vector<float> logits_;   // (max_entries, width of a block)
   std::vector<float> bias_;     // (max_entries)
-  std::size_t converted_ = 0;   // entries in keys_, of the call under way
+  // Of the call under way: entries in keys_, and up to how many are kept there for further blocks.
+  std::size_t converted_ = 0, to_keep_ = 0;
 };
 
 }  // namespace infinipot
