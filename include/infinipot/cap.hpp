@@ -172,8 +172,9 @@ class CapScorer {
       block.head[w] = task.kv_head * shape_.group() + (task.row + w) / task.queries.count;
       block.entries = std::max(block.entries, block.position[w] + 1);
       const float* const query = task.queries.at(token, block.head[w]);
-      for (std::size_t k = 0; k < d; ++k)
-        queries_[block.along_head_dim ? w * d + k : k * width + w] = scale * query[k];
+      float* const out = queries_.data() + (block.along_head_dim ? w * d : w);
+      const std::size_t stride = block.along_head_dim ? 1 : width;
+      for (std::size_t k = 0; k < d; ++k) out[k * stride] = scale * query[k];
     }
     block.first_hidden = task.first + 1;
   }
@@ -329,18 +330,28 @@ class CapScorer {
     }
   }
 
+  void raise_by(const Block<1>& block, std::span<float> scores) noexcept {
+    for (std::size_t t = 0; t < block.entries; ++t) raise_score(scores[t], logits_[t] * block.share[0]);
+  }
+
   template <std::size_t width>
   void raise_by(const Block<width>& block, std::span<float> scores) noexcept {
+    using namespace detail;
+    const Packet share0 = load(block.share), share1 = load(block.share + width - packet_size);
     for (std::size_t t = 0; t < block.entries; ++t) {
+      const float* const row = logits_.data() + t * width;
+      const Packet paid0 = multiply(load(row), share0);
+      const Packet paid1 = multiply(load(row + width - packet_size), share1);
       float paid[width];
-      std::uint32_t spoilt = 0;  // NaN, which the maximum passes over
-      for (std::size_t w = 0; w < width; ++w) {
-        paid[w] = logits_[t * width + w] * block.share[w];
-        spoilt |= is_nan(paid[w]) ? 1U : 0U;
-      }
-      const float best = spoilt != 0 ? std::numeric_limits<float>::quiet_NaN() : detail::largest(paid);
-      if (best > scores[t] || is_nan(best)) scores[t] = best;
+      store(paid, paid0);
+      store(paid + width - packet_size, paid1);
+      const float total = sum(add(paid0, paid1));  // only to see NaN, which the maximum passes over
+      raise_score(scores[t], is_nan(total) ? total : largest(paid));
     }
+  }
+
+  static void raise_score(float& score, float paid) noexcept {
+    if (paid > score || is_nan(paid)) score = paid;
   }
 
   Shape shape_;
