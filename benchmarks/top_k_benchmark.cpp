@@ -1,9 +1,12 @@
-// Choosing k of n entries, beside a full and a partial sort of indices.
+// Choosing k of n entries, beside a selection, a full and a partial sort, and a plain read of the scores.
 #include <benchmark/benchmark.h>
 
+#include <Eigen/Core>
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <numeric>
 #include <vector>
 
@@ -44,6 +47,12 @@ void part_sort(const std::vector<float>& scores, std::vector<Index>& order, std:
   });
 }
 
+/// A number that orders like a score that is neither NaN nor -0.
+std::uint32_t rank(float score) {
+  const auto bits = std::bit_cast<std::uint32_t>(score);
+  return score < 0 ? ~bits : bits | 0x80000000U;
+}
+
 /// Fills `kept` with the k best, ascending, head by head.
 template <class Choose>
 void run(benchmark::State& state, const Input& in, const Choose& choose) {
@@ -70,6 +79,33 @@ void top_k(benchmark::State& state) {
   });
 }
 
+/// Of score and index in one integer, which is quicker than of indices that are compared by their scores.
+void std_nth_element(benchmark::State& state) {
+  const Input in(state);
+  std::vector<std::uint64_t> ranks(in.n);
+  std::vector<std::uint8_t> marks(in.n);
+  run(state, in, [&](const std::vector<float>& scores, std::vector<Index>& kept) {
+    for (std::size_t i = 0; i < in.n; ++i)
+      ranks[i] = std::uint64_t{rank(scores[i])} << 32U | (0xFFFFFFFFU - static_cast<Index>(i));
+    std::nth_element(ranks.begin(), ranks.begin() + static_cast<std::ptrdiff_t>(in.k), ranks.end(),
+                     std::greater<>());
+    std::fill(marks.begin(), marks.end(), std::uint8_t{0});
+    for (std::size_t i = 0; i < in.k; ++i) marks[0xFFFFFFFFU - static_cast<Index>(ranks[i])] = 1;
+    infinipot::marked_indices(marks, kept);
+  });
+}
+
+/// The limit: no selection reads the scores less than once.
+void read_scores(benchmark::State& state) {
+  const Input in(state);
+  for (auto _ : state)
+    for (const auto& scores : in.heads) {
+      auto total = Eigen::Map<const Eigen::ArrayXf>(scores.data(), static_cast<Eigen::Index>(in.n)).sum();
+      benchmark::DoNotOptimize(total);
+    }
+  inputs::set_items(state, in.n * in.heads.size());
+}
+
 void std_sort(benchmark::State& state) {
   const Input in(state);
   run(state, in, [&](const auto& scores, auto& kept) { full_sort(scores, kept, in.k); });
@@ -82,11 +118,17 @@ void std_partial_sort(benchmark::State& state) {
 
 void shapes(benchmark::internal::Benchmark* benchmark) {
   benchmark->ArgNames({"n", "k"});
-  benchmark->Args({2048, 1024})->Args({4096, 2048})->Args({32768, 2048});
+  benchmark->Args({2048, 1024})
+      ->Args({4096, 2048})
+      ->Args({4096, 64})
+      ->Args({32768, 16384})
+      ->Args({32768, 2048});
   benchmark->Unit(benchmark::kMicrosecond);
 }
 
 BENCHMARK(top_k)->Apply(shapes);
+BENCHMARK(read_scores)->Apply(shapes);
+BENCHMARK(std_nth_element)->Apply(shapes);
 BENCHMARK(std_sort)->Apply(shapes);
 BENCHMARK(std_partial_sort)->Apply(shapes);
 

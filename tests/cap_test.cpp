@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "allocation_counter.hpp"
+#include "infinipot/detail/simd.hpp"
 #include "infinipot/element.hpp"
 #include "reference/random.hpp"
 #include "reference/reference_scores.hpp"
@@ -101,6 +102,43 @@ TEST(Cap, MatchesTheReferenceForEveryNumberOfQueriesAndEntries) {
       ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(2, 1, 12), first, count, seed++)));
 }
 
+std::function<double(std::size_t, std::size_t, std::size_t)> window_bias(std::size_t window) {
+  return [window](std::size_t, std::size_t query, std::size_t t) {
+    return query - t < window ? 0 : -reference::infinity;
+  };
+}
+
+/// Blocks of every width, of which only narrow ones with such head_dim are multiplied along it.
+TEST(Cap, MatchesTheReferenceForEveryNumberOfRows) {
+  constexpr std::size_t widest = 2 * infinipot::detail::packet_size;
+  for (const std::size_t d : {1U, 5U, 16U, 20U, 48U})
+    for (std::size_t rows = 1; rows <= 2 * widest + 1; ++rows)
+      for (const std::size_t first : {0U, 3U, 61U, 130U}) {
+        ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(1, 1, d), first, rows, rows)));
+        ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(rows, 1, d), first, 1, rows)));
+      }
+}
+
+TEST(Cap, NarrowBlocksWithSoftCapBiasAndNaN) {
+  const SlidingWindow window(40);
+  for (std::size_t rows = 1; rows <= 2 * infinipot::detail::packet_size + 1; ++rows)
+    for (const std::size_t d : {7U, 16U}) {
+      auto c = random_case(heads(rows, 1, d), 90, 2, rows);
+      c.soft_cap = 2;
+      c.bias = window_bias(40);
+      ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.soft_cap = 2, .bias = &window}));
+      c.keys[70 * d] = nan;
+      ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.soft_cap = 2, .bias = &window}));
+      c.queries[d * rows - 1] = nan;
+      ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.soft_cap = 2, .bias = &window}));
+    }
+}
+
+TEST(Cap, MatchesTheReferenceForHundredsOfQueries) {
+  for (const std::size_t count : {200U, 511U, 512U})
+    ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(2, 1, 16), 33, count, count)));
+}
+
 TEST(Cap, MatchesTheReferenceForLongTexts) {
   ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(3, 1, 64), 1000, 32, 1)));
   ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(1, 1, 8), 8191, 2, 2)));
@@ -161,12 +199,6 @@ TEST(Cap, TheBiasComesAfterTheSoftCap) {
     return -static_cast<double>(slopes[head]) * static_cast<double>(query - t);
   };
   ASSERT_NO_FATAL_FAILURE(expect_reference(c, {.soft_cap = 1, .bias = &alibi}));
-}
-
-std::function<double(std::size_t, std::size_t, std::size_t)> window_bias(std::size_t window) {
-  return [window](std::size_t, std::size_t query, std::size_t t) {
-    return query - t < window ? 0 : -reference::infinity;
-  };
 }
 
 TEST(Cap, SlidingWindowHidesWhatIsOlder) {
@@ -312,6 +344,27 @@ TYPED_TEST(CapOf, KeysThatAreConvertedTileByTile) {
         expect_near(scores, reference::cap(c, Reduce::sum, std::vector<float>(scores.size(), 0))));
     EXPECT_EQ(scores, scores_of(c, {}, Reduce::sum)) << "where a key lies makes no difference";
     EXPECT_LE(most, 64U);
+  }
+}
+
+/// Keys of which some are in place and some must be converted, in calls of which the scorer makes few.
+TEST(Cap, KeysAreConvertedOnceForAllQueries) {
+  for (const std::size_t first : {100U, 8150U, 8256U, 8400U}) {
+    const auto c = random_case(heads(3, 1, 4), first, 30, first);  // 90 rows
+    for (const std::size_t in_place : {0U, 1U, 2U, 3U}) {          // of four tiles
+      std::vector<std::size_t> conversions((c.entries() + 63) / 64, 0);
+      const auto rows = [&](std::size_t from, std::size_t count, float* tile) {
+        if (from / 64 % 4 < in_place) return KeyRows{c.keys.data() + from * 4, 4};
+        ++conversions[from / 64];
+        std::copy_n(c.keys.data() + from * 4, count * 4, tile);
+        return KeyRows{tile, 4};
+      };
+      std::vector<float> scores(c.entries(), 0);
+      CapScorer(c.shape, c.entries()).accumulate(queries_of(c), 0, first, rows, {}, Reduce::sum, scores);
+      ASSERT_EQ(scores, scores_of(c, {}, Reduce::sum)) << first << " " << in_place;
+      for (std::size_t tile = 0; in_place == 0 && tile < std::min<std::size_t>(first / 64, 128); ++tile)
+        ASSERT_EQ(conversions[tile], 1U) << tile;
+    }
   }
 }
 

@@ -83,6 +83,46 @@ TEST(TopK, OrdersSortedAndReversedInputs) {
   }
 }
 
+/// Scores between which halving a range finds the border last or not at all.
+TEST(TopK, MatchesAStableSortWhateverTheBitsOfTheBorder) {
+  constexpr float tiny = std::numeric_limits<float>::denorm_min();
+  constexpr float most = std::numeric_limits<float>::max();
+  const auto next = [](float x, std::uint32_t by) {
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) + by);
+  };
+  const std::vector<std::vector<float>> inputs{
+      {1, next(1, 1), next(1, 2), next(1, 3), next(1, 2), 1, next(1, 1)},  // differ in the lowest bits
+      {-1, next(-1, 1), next(-1, 2), next(-1, 1), -1},
+      {-tiny, 0, tiny, -0.0F, 2 * tiny, -2 * tiny, tiny, -tiny, 0},  // around zero
+      {next(most, -1U), most, inf, most, inf, -most, -inf, -most},   // the ends
+      {-inf, nan, -inf, -most, nan, -nan, -inf},
+      {inf, -inf},
+      {nan, inf},
+      {inf, nan, nan, nan},
+      {inf, 0, 0, 0, 0, 0, 0, 0, -inf},  // one value beside the ends
+      {5, 5, 5, 5, 5, 5, 5, 5, 4},
+      {4, 5, 5, 5, 5, 5, 5, 5, 5},
+  };
+  for (const auto& few : inputs)
+    for (const std::size_t repeated : {1U, 7U}) {
+      std::vector<float> scores;
+      for (std::size_t i = 0; i < repeated; ++i) scores.insert(scores.end(), few.begin(), few.end());
+      for (std::size_t k = 0; k <= scores.size(); ++k)
+        ASSERT_EQ(infinipot::top_k(scores, k), expected(scores, k, {}))
+            << "input " << &few - inputs.data() << " k " << k;
+    }
+}
+
+TEST(TopK, AnyBitsAtAll) {
+  reference::Random random(5);
+  for (const std::size_t n : {2U, 100U, 3000U}) {
+    std::vector<float> scores(n);
+    for (float& x : scores) x = std::bit_cast<float>(static_cast<std::uint32_t>(random.below(1ULL << 32U)));
+    for (const std::size_t k : {std::size_t{1}, n / 2, n - 1})
+      ASSERT_EQ(infinipot::top_k(scores, k), expected(scores, k, {})) << n << " " << k;
+  }
+}
+
 TEST(TopK, OfEqualScoresTheLowerIndexWins) {
   EXPECT_EQ(infinipot::top_k(std::vector<float>(9, 2), 3), (std::vector<Index>{0, 1, 2}));
   EXPECT_EQ(infinipot::top_k(std::vector<float>{-0.0F, 0.0F, -0.0F}, 2), (std::vector<Index>{0, 1}));
@@ -126,14 +166,33 @@ TEST(TopK, MarkLeavesWhatIsMarkedAndReportsWhatItAdded) {
   EXPECT_EQ(marks, (std::vector<std::uint8_t>{1, 1, 1, 7, 0}));
   EXPECT_EQ(top_k.mark(scores, 5, marks), 1U) << "only one was left";
   EXPECT_EQ(marks, (std::vector<std::uint8_t>{1, 1, 1, 7, 1}));
-  EXPECT_EQ(top_k.mark(scores, 5, marks), 0U);
+  EXPECT_EQ(top_k.mark(scores, 5, marks), 0U) << "all are marked";
+  EXPECT_EQ(marks, (std::vector<std::uint8_t>{1, 1, 1, 7, 1}));
   EXPECT_EQ(top_k.mark({}, 5, {}), 0U);
+}
+
+TEST(TopK, ScoresOfMarkedEntriesDoNotMatter) {
+  for (const float marked : {inf, -inf, nan, 3.0F}) {
+    const std::vector<float> scores{marked, 3, marked, nan, 3, 2, marked, 3, -inf};
+    std::vector<std::uint8_t> marks{2, 0, 2, 0, 0, 0, 2, 0, 0};
+    EXPECT_EQ(TopK(9).mark(scores, 2, marks), 2U);
+    EXPECT_EQ(marks, (std::vector<std::uint8_t>{2, 1, 2, 0, 1, 0, 2, 0, 0}));
+    EXPECT_EQ(TopK(9).mark(scores, 3, marks), 3U);
+    EXPECT_EQ(marks, (std::vector<std::uint8_t>{2, 1, 2, 0, 1, 1, 2, 1, 1}));
+    EXPECT_EQ(TopK(9).mark(scores, 3, marks), 1U);
+    EXPECT_EQ(marks, (std::vector<std::uint8_t>{2, 1, 2, 1, 1, 1, 2, 1, 1}));
+  }
 }
 
 TEST(TopK, MarkedIndicesAscend) {
   std::vector<Index> out(5, 99);
   EXPECT_EQ(infinipot::marked_indices(std::vector<std::uint8_t>{0, 3, 0, 1, 1}, out), 3U);
-  EXPECT_EQ(out, (std::vector<Index>{1, 3, 4, 99, 99}));
+  EXPECT_EQ(std::vector<Index>(out.begin(), out.begin() + 3), (std::vector<Index>{1, 3, 4}));
+  // Room for no more than there are, though what follows is not marked.
+  std::vector<Index> exact(2, 99);
+  EXPECT_EQ(infinipot::marked_indices(std::vector<std::uint8_t>{1, 0, 1, 0, 0}, exact), 2U);
+  EXPECT_EQ(exact, (std::vector<Index>{0, 2}));
+  EXPECT_EQ(infinipot::marked_indices(std::vector<std::uint8_t>(3, 0), {}), 0U);
 }
 
 TEST(TopK, ASelectorThatWasUsedBeforeGivesTheSame) {

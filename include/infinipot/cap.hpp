@@ -26,28 +26,46 @@ enum class Reduce : std::uint8_t {
 
 namespace detail {
 
-/// out[r][w] = sum over k of keys[r][k] * queries[k][w], for `rows` keys and two packets of queries. Not
-/// inline: this loop needs nearly all registers, and a caller that has some of its own in use would halve its
-/// speed.
-template <std::size_t... row>
+/// out[r][w] = sum over k of keys[r][k] * queries[k][w], for `rows` keys and `packets` packets of queries.
+/// Not inline: this loop needs nearly all registers, and a caller that has some of its own in use would halve
+/// its speed.
+template <std::size_t packets, std::size_t... row>
 [[gnu::noinline]] void dot_rows(std::index_sequence<row...>, const float* keys, std::ptrdiff_t stride,
                                 const float* queries, std::size_t head_dim, float* out) noexcept {
+  static_assert(packets == 1 || packets == 2);
+  constexpr std::size_t width = packets * packet_size;
   Packet left[sizeof...(row)] = {((void)row, broadcast(0))...};
   Packet right[sizeof...(row)] = {((void)row, broadcast(0))...};
   for (std::size_t k = 0; k < head_dim; ++k) {
-    const Packet q0 = load(queries + k * 2 * packet_size);
-    const Packet q1 = load(queries + k * 2 * packet_size + packet_size);
+    const Packet q0 = load(queries + k * width);
+    const Packet q1 = load(queries + (k + 1) * width - packet_size);
     const auto step = [&](std::size_t r) {
       const Packet key =
           broadcast(keys[static_cast<std::ptrdiff_t>(r) * stride + static_cast<std::ptrdiff_t>(k)]);
       left[r] = multiply_add(key, q0, left[r]);
-      right[r] = multiply_add(key, q1, right[r]);
+      if constexpr (packets == 2) right[r] = multiply_add(key, q1, right[r]);
     };
     (step(row), ...);
   }
-  ((store(out + row * 2 * packet_size, left[row]),
-    store(out + row * 2 * packet_size + packet_size, right[row])),
-   ...);
+  (store(out + row * width, left[row]), ...);
+  if constexpr (packets == 2) (store(out + row * width + packet_size, right[row]), ...);
+}
+
+/// out[r * out_stride] = sum over k of keys[r][k] * query[k], for a few keys and one query. Precondition:
+/// head_dim is a multiple of packet_size.
+template <std::size_t... row>
+[[gnu::noinline]] void dot_query(std::index_sequence<row...>, const float* keys, std::ptrdiff_t stride,
+                                 const float* query, std::size_t head_dim, float* out,
+                                 std::size_t out_stride) noexcept {
+  Packet sums[sizeof...(row)] = {((void)row, broadcast(0))...};
+  for (std::size_t k = 0; k < head_dim; k += packet_size) {
+    const Packet q = load(query + k);
+    ((sums[row] = multiply_add(
+          load(keys + static_cast<std::ptrdiff_t>(row) * stride + static_cast<std::ptrdiff_t>(k)), q,
+          sums[row])),
+     ...);
+  }
+  ((out[row * out_stride] = sum(sums[row])), ...);
 }
 
 }  // namespace detail
@@ -55,14 +73,18 @@ template <std::size_t... row>
 /// Fused attention scoring of one (layer, kv head) at a time: scaled q.k, softmax and the sum over queries,
 /// by tiles, so that no (queries x entries) matrix exists and no key is copied for the group. Allocates once,
 /// in the constructor; one scorer per thread. The result depends on nothing but the input.
+///
+/// A scorer has room for the logits of up to 32 queries (two of the processor's vectors) and, since several
+/// blocks of queries meet keys that must be converted, for up to 8256 converted keys: in bytes about
+/// 4 * (max_entries * 33 + min(max_entries, 8256) * head_dim).
 class CapScorer {
  public:
   /// For up to `max_entries` entries, catalyst included. Throws std::invalid_argument for a bad shape.
   CapScorer(const Shape& shape, std::size_t max_entries)
       : shape_(shape),
-        queries_(shape.head_dim * width),
-        keys_(key_tile * shape.head_dim),
-        logits_(max_entries * width),
+        queries_(shape.head_dim * widest),
+        keys_(std::min(max_entries, kept_keys + key_tile) * shape.head_dim),
+        logits_(max_entries * widest),
         bias_(max_entries) {
     shape.validate();
   }
@@ -76,70 +98,132 @@ class CapScorer {
   void accumulate(const Queries& queries, std::size_t kv_head, std::size_t first, const Keys& keys,
                   const AttentionForm& form, Reduce reduce, std::span<float> scores) noexcept {
     const std::size_t rows = shape_.group() * queries.count;
-    for (std::size_t row = 0; row < rows; row += width) {
-      Block block = take(queries, kv_head, row, std::min(width, rows - row), first, form);
-      fill_logits(block, keys);
-      if (form.soft_cap != 0) cap_logits(block, form.soft_cap);
-      if (form.bias != nullptr) add_bias(block, *form.bias);
-      hide_future(block);
-      softmax(block);
-      reduce == Reduce::sum ? add_to(block, scores) : raise_by(block, scores);
+    converted_ = 0;
+    to_keep_ = rows > widest ? kept_keys : 0;
+    for (std::size_t row = 0; row < rows; row += widest) {
+      const Task task{queries, kv_head, first, row, std::min(widest, rows - row), form, reduce};
+      // A narrow block takes less than a wide one; of a single query, entries stand side by side.
+      if (task.rows == 1)
+        accumulate<1>(task, keys, scores);
+      else if (task.rows <= detail::packet_size)
+        accumulate<detail::packet_size>(task, keys, scores);
+      else
+        accumulate<widest>(task, keys, scores);
     }
   }
 
  private:
-  static constexpr std::size_t width = 2 * detail::packet_size;  // queries side by side
-  static constexpr std::size_t key_rows = detail::packet_size == 16 ? 8 : 4;
+  static constexpr std::size_t widest = 2 * detail::packet_size;  // queries side by side
+  static constexpr std::size_t keys_at_once = detail::packet_size == 16 ? 8 : 4;
   static constexpr std::size_t key_tile = 64;
+  // Beyond so many, reading floats again takes as long as converting again.
+  static constexpr std::size_t kept_keys = 128 * key_tile;
   static constexpr float low = std::numeric_limits<float>::lowest();
 
-  // Up to `width` queries, whose logits stand in logits_ as (entries, width).
+  // Rows row .. row + rows - 1 of the group's queries.
+  struct Task {
+    const Queries& queries;
+    std::size_t kv_head, first, row, rows;
+    const AttentionForm& form;
+    Reduce reduce;
+  };
+
+  // Up to `width` queries, whose logits stand in logits_ as (entries, width), to be worked on `lanes` at a
+  // time: those of one entry, or those of one query and several entries.
+  template <std::size_t block_width>
   struct Block {
+    static constexpr std::size_t width = block_width;
+    static constexpr std::size_t lanes = std::max(width, detail::packet_size);
+    static_assert(width == 1 || width == lanes);
+
     std::size_t rows = 0;
     std::size_t entries = 0;  // seen by at least one of them
     std::size_t first_hidden = 0;
     std::size_t position[width] = {};
     std::size_t head[width] = {};
     float share[width] = {};  // 1 / sum of the row's exponentials
+
+    bool along_head_dim = false;  // queries are multiplied one by one, not side by side
   };
 
-  Block take(const Queries& queries, std::size_t kv_head, std::size_t row, std::size_t rows,
-             std::size_t first, const AttentionForm& form) noexcept {
-    Block block;
-    block.rows = rows;
-    const float scale = form.scale_for(shape_.head_dim);
-    std::fill(queries_.begin(), queries_.end(), 0.0F);
-    for (std::size_t w = 0; w < rows; ++w) {
-      const std::size_t token = (row + w) % queries.count;
-      block.position[w] = first + token;
-      block.head[w] = kv_head * shape_.group() + (row + w) / queries.count;
-      block.entries = std::max(block.entries, block.position[w] + 1);
-      const float* const query = queries.at(token, block.head[w]);
-      for (std::size_t k = 0; k < shape_.head_dim; ++k) queries_[k * width + w] = scale * query[k];
-    }
-    block.first_hidden = first + 1;
-    return block;
+  template <std::size_t width, class Keys>
+  void accumulate(const Task& task, const Keys& keys, std::span<float> scores) noexcept {
+    Block<width> block;
+    take(task, block);
+    fill_logits(block, keys);
+    if (task.form.soft_cap != 0) cap_logits(block, task.form.soft_cap);
+    if (task.form.bias != nullptr) add_bias(block, *task.form.bias);
+    hide_future(block);
+    softmax(block);
+    task.reduce == Reduce::sum ? add_to(block, scores) : raise_by(block, scores);
   }
 
-  template <class Keys>
-  void fill_logits(const Block& block, const Keys& keys) noexcept {
+  template <std::size_t width>
+  void take(const Task& task, Block<width>& block) noexcept {
+    const std::size_t d = shape_.head_dim;
+    block.rows = task.rows;
+    // Side by side, few queries take as long as a packet of them.
+    block.along_head_dim = 2 * task.rows <= detail::packet_size && d % detail::packet_size == 0;
+    const float scale = task.form.scale_for(d);
+    std::fill(queries_.begin(), queries_.end(), 0.0F);
+    for (std::size_t w = 0; w < task.rows; ++w) {
+      const std::size_t token = (task.row + w) % task.queries.count;
+      block.position[w] = task.first + token;
+      block.head[w] = task.kv_head * shape_.group() + (task.row + w) / task.queries.count;
+      block.entries = std::max(block.entries, block.position[w] + 1);
+      const float* const query = task.queries.at(token, block.head[w]);
+      float* const out = queries_.data() + (block.along_head_dim ? w * d : w);
+      const std::size_t stride = block.along_head_dim ? 1 : width;
+      for (std::size_t k = 0; k < d; ++k) out[k * stride] = scale * query[k];
+    }
+    block.first_hidden = task.first + 1;
+  }
+
+  template <std::size_t width, class Keys>
+  void fill_logits(const Block<width>& block, const Keys& keys) noexcept {
     for (std::size_t from = 0; from < block.entries; from += key_tile) {
       const std::size_t count = std::min(key_tile, block.entries - from);
-      const KeyRows rows = keys(from, count, keys_.data());
+      const KeyRows rows = key_rows(from, count, keys);
       float* const out = logits_.data() + from * width;
       std::size_t i = 0;
-      for (; i + key_rows <= count; i += key_rows)
-        detail::dot_rows(std::make_index_sequence<key_rows>(),
-                         rows.data + static_cast<std::ptrdiff_t>(i) * rows.stride, rows.stride,
-                         queries_.data(), shape_.head_dim, out + i * width);
-      for (; i < count; ++i)
-        detail::dot_rows(std::make_index_sequence<1>(),
-                         rows.data + static_cast<std::ptrdiff_t>(i) * rows.stride, rows.stride,
-                         queries_.data(), shape_.head_dim, out + i * width);
+      for (; i + keys_at_once <= count; i += keys_at_once)
+        multiply_keys(block, std::make_index_sequence<keys_at_once>(), rows, i, out + i * width);
+      for (; i < count; ++i) multiply_keys(block, std::make_index_sequence<1>(), rows, i, out + i * width);
     }
   }
 
-  void cap_logits(const Block& block, float cap) noexcept {
+  /// What an earlier block has converted is not converted again.
+  template <class Keys>
+  KeyRows key_rows(std::size_t from, std::size_t count, const Keys& keys) noexcept {
+    float* const tile = keys_.data() + std::min(from, to_keep_) * shape_.head_dim;
+    if (from + count <= converted_) return {tile, static_cast<std::ptrdiff_t>(shape_.head_dim)};
+    const KeyRows rows = keys(from, count, tile);
+    if (rows.data == tile && from <= converted_ && from + count <= to_keep_) converted_ = from + count;
+    return rows;
+  }
+
+  /// The logits of a few entries, from row i of a tile on.
+  template <std::size_t width, class Rows>
+  void multiply_keys(const Block<width>& block, Rows entries, const KeyRows& rows, std::size_t i,
+                     float* out) noexcept {
+    const std::size_t d = shape_.head_dim;
+    const float* const keys = rows.data + static_cast<std::ptrdiff_t>(i) * rows.stride;
+    if (block.along_head_dim) {
+      if constexpr (width > 1) std::fill_n(out, entries.size() * width, 0.0F);  // where there is no query
+      for (std::size_t w = 0; w < block.rows; ++w)
+        detail::dot_query(entries, keys, rows.stride, queries_.data() + w * d, d, out + w, width);
+    } else if constexpr (width % detail::packet_size == 0) {
+      detail::dot_rows<width / detail::packet_size>(entries, keys, rows.stride, queries_.data(), d, out);
+    } else {
+      const Eigen::Map<const Eigen::VectorXf> query(queries_.data(), static_cast<Eigen::Index>(d));
+      for (std::size_t r = 0; r < entries.size(); ++r)
+        out[r] = query.dot(Eigen::Map<const Eigen::VectorXf>(
+            keys + static_cast<std::ptrdiff_t>(r) * rows.stride, static_cast<Eigen::Index>(d)));
+    }
+  }
+
+  template <std::size_t width>
+  void cap_logits(const Block<width>& block, float cap) noexcept {
     using namespace detail;
     const Packet top = broadcast(cap), steepness = broadcast(1 / cap);
     for (std::size_t i = 0; i < block.entries * width; i += packet_size) {
@@ -148,7 +232,8 @@ class CapScorer {
     }
   }
 
-  void add_bias(const Block& block, const AttentionBias& bias) noexcept {
+  template <std::size_t width>
+  void add_bias(const Block<width>& block, const AttentionBias& bias) noexcept {
     for (std::size_t w = 0; w < block.rows; ++w) {
       const std::span<float> row(bias_.data(), block.position[w] + 1);
       std::fill(row.begin(), row.end(), 0.0F);
@@ -161,38 +246,28 @@ class CapScorer {
     }
   }
 
-  void hide_future(const Block& block) noexcept {
+  template <std::size_t width>
+  void hide_future(const Block<width>& block) noexcept {
     for (std::size_t t = block.first_hidden; t < block.entries; ++t)
       for (std::size_t w = 0; w < block.rows; ++w)
         if (t > block.position[w]) logits_[t * width + w] = low;
   }
 
   /// Replaces logits by exp(logit - row maximum) and computes the shares.
-  void softmax(Block& block) noexcept {
+  template <std::size_t width>
+  void softmax(Block<width>& block) noexcept {
     using namespace detail;
-    float tops[width];
-    std::fill_n(tops, width, low);
-    for (std::size_t t = 0; t < block.entries; ++t) detail::raise(tops, logits_.data() + t * width);
-    const Packet top0 = load(tops), top1 = load(tops + packet_size);
-    Packet sum0 = broadcast(0), sum1 = sum0;
-    for (std::size_t from = 0; from < block.entries; from += key_tile) {
-      // Partial sums keep the rounding error of thousands of addends small.
-      Packet part0 = broadcast(0), part1 = part0;
-      for (std::size_t t = from; t < std::min(from + key_tile, block.entries); ++t) {
-        float* const row = logits_.data() + t * width;
-        const Packet e0 = exp_to_88(subtract(load(row), top0));
-        const Packet e1 = exp_to_88(subtract(load(row + packet_size), top1));
-        store(row, e0);
-        store(row + packet_size, e1);
-        part0 = add(part0, e0);
-        part1 = add(part1, e1);
-      }
-      sum0 = add(sum0, part0);
-      sum1 = add(sum1, part1);
-    }
-    float sums[width];
-    store(sums, sum0);
-    store(sums + packet_size, sum1);
+    constexpr std::size_t lanes = Block<width>::lanes;
+    const std::size_t used = block.entries * width;
+    const std::size_t end = (used + lanes - 1) / lanes * lanes;
+    std::fill(logits_.data() + used, logits_.data() + end, low);
+    float tops[lanes], sums[lanes] = {};
+    std::fill_n(tops, lanes, low);
+    for (std::size_t i = 0; i < end; i += lanes) raise(tops, logits_.data() + i);
+    if constexpr (width < lanes) std::fill_n(tops, lanes, largest(tops));
+    for (std::size_t from = 0; from < end; from += key_tile * lanes)
+      add_exponentials(tops, from, std::min(from + key_tile * lanes, end), sums);
+    if constexpr (width < lanes) sums[0] = sum(load(sums));
     for (std::size_t w = 0; w < width; ++w) {
       const bool pays = w < block.rows && tops[w] > low;  // not if its every entry is hidden
       if (is_nan(sums[w]))
@@ -202,10 +277,36 @@ class CapScorer {
     }
   }
 
+  /// Replaces logits from .. to by exp(logit - top) and adds their sum, whose rounding error partial sums
+  /// like this one keep small over thousands of addends.
+  template <std::size_t lanes>
+  void add_exponentials(const float (&tops)[lanes], std::size_t from, std::size_t to,
+                        float (&sums)[lanes]) noexcept {
+    using namespace detail;
+    // The first and the last packet of the lanes, which may be one.
+    constexpr std::size_t last = lanes - packet_size;
+    const Packet top0 = load(tops), top1 = load(tops + last);
+    Packet part0 = broadcast(0), part1 = part0;
+    for (std::size_t i = from; i < to; i += lanes) {
+      float* const logits = logits_.data() + i;
+      const Packet e0 = exp_to_88(subtract(load(logits), top0));
+      part0 = add(part0, e0);
+      if constexpr (last > 0) {
+        const Packet e1 = exp_to_88(subtract(load(logits + last), top1));
+        part1 = add(part1, e1);
+        store(logits + last, e1);
+      }
+      store(logits, e0);
+    }
+    store(sums, add(load(sums), part0));
+    if constexpr (last > 0) store(sums + last, add(load(sums + last), part1));
+  }
+
   /// A row with a NaN logit pays NaN where it would have paid anything, and nothing to the others: an entry
   /// that is hidden from it stays sound. What only fills up the block (0 * infinity) never pays. (The row's
   /// share remains 0, and 0 * NaN is NaN.)
-  void spread_nan(const Block& block, std::size_t w, bool pays) noexcept {
+  template <std::size_t width>
+  void spread_nan(const Block<width>& block, std::size_t w, bool pays) noexcept {
     for (std::size_t t = 0; t < block.entries; ++t) {
       float& paid = logits_[t * width + w];
       const bool spoilt = is_nan(paid) || (pays && paid != 0);
@@ -213,35 +314,53 @@ class CapScorer {
     }
   }
 
-  void add_to(const Block& block, std::span<float> scores) noexcept {
+  void add_to(const Block<1>& block, std::span<float> scores) noexcept {
+    for (std::size_t t = 0; t < block.entries; ++t) scores[t] += logits_[t] * block.share[0];
+  }
+
+  template <std::size_t width>
+  void add_to(const Block<width>& block, std::span<float> scores) noexcept {
     using namespace detail;
-    const Packet share0 = load(block.share), share1 = load(block.share + packet_size);
+    const Packet share0 = load(block.share), share1 = load(block.share + width - packet_size);
     for (std::size_t t = 0; t < block.entries; ++t) {
       const float* const row = logits_.data() + t * width;
-      scores[t] += sum(multiply_add(load(row), share0, multiply(load(row + packet_size), share1)));
+      Packet paid = multiply(load(row + width - packet_size), share1);
+      if constexpr (width > packet_size) paid = multiply_add(load(row), share0, paid);
+      scores[t] += sum(paid);
     }
   }
 
-  void raise_by(const Block& block, std::span<float> scores) noexcept {
+  void raise_by(const Block<1>& block, std::span<float> scores) noexcept {
+    for (std::size_t t = 0; t < block.entries; ++t) raise_score(scores[t], logits_[t] * block.share[0]);
+  }
+
+  template <std::size_t width>
+  void raise_by(const Block<width>& block, std::span<float> scores) noexcept {
     using namespace detail;
-    const Packet share0 = load(block.share), share1 = load(block.share + packet_size);
+    const Packet share0 = load(block.share), share1 = load(block.share + width - packet_size);
     for (std::size_t t = 0; t < block.entries; ++t) {
       const float* const row = logits_.data() + t * width;
-      const Packet paid0 = multiply(load(row), share0), paid1 = multiply(load(row + packet_size), share1);
+      const Packet paid0 = multiply(load(row), share0);
+      const Packet paid1 = multiply(load(row + width - packet_size), share1);
       float paid[width];
       store(paid, paid0);
-      store(paid + packet_size, paid1);
+      store(paid + width - packet_size, paid1);
       const float total = sum(add(paid0, paid1));  // only to see NaN, which the maximum passes over
-      const float best = is_nan(total) ? total : largest(paid);
-      if (best > scores[t] || is_nan(best)) scores[t] = best;
+      raise_score(scores[t], is_nan(total) ? total : largest(paid));
     }
+  }
+
+  static void raise_score(float& score, float paid) noexcept {
+    if (paid > score || is_nan(paid)) score = paid;
   }
 
   Shape shape_;
-  std::vector<float> queries_;  // (head_dim, width), scaled
-  std::vector<float> keys_;     // (key_tile, head_dim), for keys that must be converted
-  std::vector<float> logits_;   // (max_entries, width)
+  std::vector<float> queries_;  // (head_dim, width of a block) or (queries, head_dim), scaled
+  std::vector<float> keys_;     // (kept_keys + key_tile, head_dim) or less: those that must be converted
+  std::vector<float> logits_;   // (max_entries, width of a block)
   std::vector<float> bias_;     // (max_entries)
+  // Of the call under way: entries in keys_, and up to how many are kept there for further blocks.
+  std::size_t converted_ = 0, to_keep_ = 0;
 };
 
 }  // namespace infinipot
