@@ -44,8 +44,7 @@ TEST(ReadProgram, RefusesOptions) {
   expect_refusal(run_program(arguments("m", "-", {"--question", "And?", "--document", "-"})),
                  "--document: standard input (-) can be read once only");
   expect_refusal(run_program(arguments("m", "d", {"--policy", "context_shift"})), "not 'context_shift'");
-  expect_refusal(run_program(arguments("m", "d", {"--rpc", "a:1"})),
-                 "unknown argument '--rpc'");
+  expect_refusal(run_program(arguments("m", "d", {"--rpc", "a:1"})), "unknown argument '--rpc'");
   expect_refusal(run_program(arguments("m", "d", {"--policy", "a\nb"})), "not 'a?b'");
 }
 

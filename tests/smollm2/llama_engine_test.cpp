@@ -13,6 +13,7 @@
 
 #include "gguf.hpp"
 #include "infinipot/pot.hpp"
+#include "infinipot/quantized_pot.hpp"
 #include "test_files.hpp"
 #include "tiny_llama.hpp"
 
@@ -396,6 +397,16 @@ TEST_F(SmolLM2, ComesCloseWithOtherStores) {
   EXPECT_LT(error(run(*weights_, tokens_, {.storage = KeyStorage::unrotated})), 1e-5);
   EXPECT_LT(error(run<f16>(*weights_, tokens_, {})), 1e-3);
   EXPECT_LT(error(run<bf16>(*weights_, tokens_, {})), 1e-2);
+  for (const KeyStorage storage : {KeyStorage::rotated, KeyStorage::unrotated}) {
+    EXPECT_LT(error(run<infinipot::int8>(*weights_, tokens_, {.storage = storage})), 0.02);
+    EXPECT_LT(error(run<infinipot::int4>(*weights_, tokens_, {.storage = storage})), 0.25);
+  }
+}
+
+TEST_F(SmolLM2, GivesTheSameBitsWithCodesHoweverItIsRun) {
+  const Logits expected = run<infinipot::int4>(*weights_, tokens_, {});
+  EXPECT_EQ(run<infinipot::int4>(*weights_, tokens_, {.call = 7}), expected);
+  EXPECT_EQ(run<infinipot::int4>(*weights_, tokens_, {.threads = 3}), expected);
 }
 
 }  // namespace
