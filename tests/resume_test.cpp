@@ -1,8 +1,8 @@
 // A reader that stops, is saved to a file with its pot, and goes on elsewhere.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <span>
 #include <sstream>
 #include <stdexcept>
@@ -48,7 +48,7 @@ void restore(const std::string& file, Session& setup) {
   infinipot::restore_pot(bytes, setup.pot);
   const auto extra = infinipot::check_pot_file(bytes).extra;
   std::vector<float> logits(extra.size() / sizeof(float));
-  std::memcpy(logits.data(), extra.data(), extra.size());
+  std::ranges::copy(extra, std::as_writable_bytes(std::span(logits)).begin());
   setup.reader.resume(logits);
 }
 

@@ -15,12 +15,8 @@
 namespace infinipot {
 
 /// Storage of a pot in codes of so many bits (see Pot). Names of element types, not of numbers.
-struct int8 {
-  static constexpr unsigned bits = 8;
-};
-struct int4 {
-  static constexpr unsigned bits = 4;
-};
+struct int8 {};  // NOLINT(readability-identifier-naming): as f32 and the others
+struct int4 {};  // NOLINT(readability-identifier-naming)
 
 /// An element type whose rows are quantised.
 template <class T>
@@ -116,8 +112,9 @@ struct RowCodec<int4> {
     const f16 both[2] = {scale, offset};
     std::memcpy(out, both, header);
     const auto code = [&](std::size_t i) -> unsigned {
+      constexpr float to_nearest = 0.5F;  // of what is not negative
       return i < n && step > 0
-                 ? static_cast<unsigned>(std::clamp((in[i] - base) * inverse, 0.0F, 15.0F) + 0.5F)
+                 ? static_cast<unsigned>(std::clamp((in[i] - base) * inverse, 0.0F, 15.0F) + to_nearest)
                  : 0;
     };
     const std::size_t half = (n + 1) / 2;

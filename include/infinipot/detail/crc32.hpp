@@ -33,7 +33,7 @@ class Crc32 {
     std::size_t i = 0;
     if constexpr (std::endian::native == std::endian::little)
       for (; i + 8 <= bytes.size(); i += 8) {
-        std::uint64_t word;
+        std::uint64_t word = 0;
         std::memcpy(&word, bytes.data() + i, 8);
         word ^= state_;
         state_ = 0;
