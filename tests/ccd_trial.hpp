@@ -24,8 +24,9 @@ using infinipot::Token;
 using reference::CcdSpec;
 using reference::Kind;
 
-inline constexpr std::array all_kinds{Kind::infinipot, Kind::snapkv,        Kind::tova,
-                                      Kind::h2o,       Kind::streaming_llm, Kind::sirllm};
+inline constexpr std::array all_kinds{Kind::infinipot,     Kind::snapkv,     Kind::tova,  Kind::h2o,
+                                      Kind::streaming_llm, Kind::sirllm,     Kind::knorm, Kind::keydiff,
+                                      Kind::value_norm,    Kind::truncation, Kind::reread};
 inline constexpr std::array all_granularities{Granularity::head, Granularity::layer, Granularity::shared};
 inline constexpr std::array both_storages{KeyStorage::rotated, KeyStorage::unrotated};
 
@@ -62,6 +63,16 @@ void with_policy(const CcdSpec& spec, const F& f) {
       return f(StreamingLlm());
     case Kind::sirllm:
       return f(SirLlm(spec.decay));
+    case Kind::knorm:
+      return f(KNorm());
+    case Kind::keydiff:
+      return f(KeyDiff());
+    case Kind::value_norm:
+      return f(ValueNorm());
+    case Kind::truncation:
+      return f(Truncation());
+    case Kind::reread:
+      return f(Reread({.instruction = spec.catalysts[0], .block = spec.block, .kernel = spec.kernel}));
   }
 }
 
@@ -95,7 +106,8 @@ void with_run(const toy::Model& model, const CcdSpec& spec, KeyStorage storage, 
 }
 
 inline std::string trace(const CcdSpec& spec) {
-  constexpr std::array names{"infinipot", "snapkv", "tova", "h2o", "streaming_llm", "sirllm"};
+  constexpr std::array names{"infinipot", "snapkv",  "tova",       "h2o",        "streaming_llm", "sirllm",
+                             "knorm",     "keydiff", "value_norm", "truncation", "reread"};
   constexpr std::array granularities{"head", "layer", "shared"};
   return std::string(names[static_cast<std::size_t>(spec.kind)]) + " per " +
          granularities[static_cast<std::size_t>(spec.granularity)];

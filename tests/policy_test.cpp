@@ -319,6 +319,15 @@ TEST(StreamingLlmPolicy, KeepsSinksAndTheLast) {
   EXPECT_EQ(kept(pot), (Tokens{0, 1, 12, 13, 14, 15}));
 }
 
+TEST(TruncationPolicy, KeepsTheFirstHalfAndTheLast) {
+  auto pot = make_pot(10);
+  PlainEngine engine({}, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::Truncation(), {.keep = 6, .sinks = 1});
+  reader.feed(numbers(0, 30));
+  // The last distillation was at 26 tokens.
+  EXPECT_EQ(kept(pot), (Tokens{0, 1, 2, 23, 24, 25, 26, 27, 28, 29}));
+}
+
 TEST(H2oPolicy, AttentionOfEveryQueryCountsForEver) {
   Script script;
   script.pays = [](const Attention& a) {
@@ -514,6 +523,48 @@ class HalfTogether {
 };
 
 // After the first distillation an entry has another index in each head.
+/// Scores of a pot's only head by an entry policy.
+template <class P>
+std::vector<float> entry_scores(const P& policy, const Pot& pot) {
+  std::vector<float> room(infinipot::EntryRows<Pot>::room(pot.shape().head_dim)), scores(pot.size());
+  policy.score_entries(infinipot::EntryRows<Pot>(pot, 0, 0, room), scores);
+  return scores;
+}
+
+/// A pot of these keys, which are their values too.
+Pot pot_of(const std::vector<std::array<float, 2>>& rows) {
+  Pot pot = make_pot(rows.size() + 1);
+  for (std::size_t t = 0; t < rows.size(); ++t) pot.write(0, 0, t, rows[t].data(), rows[t].data());
+  pot.append(std::vector<infinipot::Entry>(rows.size()));
+  return pot;
+}
+
+TEST(EntryPolicies, ScoreByTheirFormulas) {
+  const Pot pot = pot_of({{3, 4}, {0, 2}, {0, 0}, {5, 0}});
+  EXPECT_EQ(entry_scores(infinipot::KNorm(), pot), (std::vector<float>{-5, -2, 0, -5}));
+  EXPECT_EQ(entry_scores(infinipot::ValueNorm(), pot), (std::vector<float>{5, 2, 0, 5}));
+  // Directions (.6, .8), (0, 1), none, (1, 0), whose mean is along (1.6, 1.8).
+  const auto cosines = entry_scores(infinipot::KeyDiff(), pot);
+  const float length = std::hypot(1.6F, 1.8F);
+  EXPECT_NEAR(cosines[0], -(0.6F * 1.6F + 0.8F * 1.8F) / length, 1e-6F);
+  EXPECT_NEAR(cosines[1], -1.8F / length, 1e-6F);
+  EXPECT_EQ(cosines[2], 0);
+  EXPECT_NEAR(cosines[3], -1.6F / length, 1e-6F);
+}
+
+TEST(EntryPolicies, BadKeysSpoilTheirOwnScoreOnly) {
+  const float nan = std::nanf(""), infinity = HUGE_VALF;
+  const Pot sound = pot_of({{3, 4}, {0, 2}, {5, 0}});
+  const Pot spoilt = pot_of({{3, 4}, {nan, 1}, {0, 2}, {infinity, 1}, {5, 0}});
+  const auto expected = entry_scores(infinipot::KeyDiff(), sound);
+  const auto scores = entry_scores(infinipot::KeyDiff(), spoilt);
+  EXPECT_EQ((std::array{scores[0], scores[2], scores[4]}),
+            (std::array{expected[0], expected[1], expected[2]}));
+  EXPECT_TRUE(std::isnan(scores[1]) && std::isnan(scores[3]));
+  EXPECT_TRUE(std::isnan(entry_scores(infinipot::KNorm(), spoilt)[1]));
+  EXPECT_EQ(entry_scores(infinipot::ValueNorm(), spoilt)[3], infinity);
+}
+
 TEST(RulesOfAPolicy, HeadsThatChooseTogetherMeanTheSameToken) {
   Script script;
   script.pays = [](const Attention& a) {

@@ -3,7 +3,7 @@
 
 Of each stage the results are checked to be equal before anything is timed. `torch` is the stage in torch as kvpress structures
 it; `kvpress` is kvpress's own code, called on the same tensors. The limit is what the machine can do, measured in the same run.
-Everything runs on one thread.
+With --threads 1 2 everything runs on one thread, then all of it on two.
 
     benchmarks/peers/compare.py --json peers.json
 """
@@ -12,12 +12,12 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 import peers
+from stages import Stages
 
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_TOP_PAD_": str(2**30)}
 CLOCKS = ["elapsed", "processor"]
@@ -45,11 +46,11 @@ class Case:
     vocab: int = 0  # no NuC without one
     nuc_rows: int = 0
 
-    def options(self, inputs):
+    def options(self, inputs, threads):
         s = self.shape
         values = {"layers": s.layers, "query-heads": s.query_heads, "kv-heads": s.kv_heads, "head-dim": s.head_dim,
                   "entries": s.entries, "catalyst": s.catalyst, "keep": s.keep, "theta": s.theta, "element": self.element,
-                  "rows": max(1, self.nuc_rows), "vocab": max(1, self.vocab), "inputs": inputs}
+                  "rows": max(1, self.nuc_rows), "vocab": max(1, self.vocab), "inputs": inputs, "threads": threads}
         return [f"--{name}={value}" for name, value in values.items()]
 
 
@@ -85,57 +86,21 @@ def arguments():
                         "things, where long runs would lose more than short ones [%(default)s]")
     parser.add_argument("--keep-memory", action="store_true",
                         help="glibc keeps what torch frees, so that its results need no fresh pages: torch at its best")
-    parser.add_argument("--threads", type=int, default=1, help="1; the library has no threads of its own [%(default)s]")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1],
+                        help="of both sides and of the limits; each case is run for each of these %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="of the inputs [%(default)s]")
     parser.add_argument("--temporary", type=pathlib.Path, metavar="FOLDER",
                         help="where inputs and results go, 1.6 GB at a time; in memory it is faster [the system's]")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the rows, with every sample")
     parser.add_argument("--csv", type=pathlib.Path, metavar="FILE", help="write the rows")
     options = parser.parse_args()
-    if options.threads != 1:
-        parser.error(f"--threads {options.threads}: the library's stages run on one thread, so both sides do")
+    if min(options.threads) < 1:
+        parser.error(f"--threads {min(options.threads)} must be at least 1")
     if options.turns < 1:
         parser.error(f"--turns {options.turns} must be at least 1")
     if not options.program.is_file():
         parser.error(f"there is no {options.program}; build the target infinipot-stages, or name it by --program")
     return options
-
-
-class Stages:
-    """infinipot-stages, kept running."""
-
-    def __init__(self, program, case, inputs):
-        self.process = subprocess.Popen([program, "--serve", *case.options(inputs)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True)
-
-    def ask(self, request):
-        try:
-            self.process.stdin.write(request + "\n")
-            self.process.stdin.flush()
-            status, _, reply = self.process.stdout.readline().strip().partition(" ")
-        except BrokenPipeError:
-            status, reply = "", ""
-        if status != "ok":
-            sys.exit(f"infinipot-stages: '{request}': {reply or 'the program ended'}")
-        return reply
-
-    def result(self, stage, folder, dtype=np.float32):
-        file = pathlib.Path(folder) / f"result.{stage}"
-        self.ask(f"write {stage} {file}")
-        return np.memmap(file, dtype, "r")
-
-    def contestant(self, stage):
-        """A function that runs the stage `count` times and gives the milliseconds of each, elapsed and of the processor."""
-
-        def run(count):
-            numbers = iter(map(float, self.ask(f"time {stage} {count}").split()))
-            return list(zip(numbers, numbers))
-
-        return run
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def contestant(function):
@@ -165,13 +130,14 @@ def take_turns(contestants, turns):
 
 
 class Comparison:
-    """One case: its inputs, checks and rows."""
+    """One case with so many threads: its inputs, checks and rows."""
 
-    def __init__(self, case, options):
-        self.case, self.options = case, options
+    def __init__(self, case, threads, options):
+        self.case, self.threads, self.options = case, threads, options
         self.rows = []
 
     def run(self):
+        torch.set_num_threads(self.threads)
         inputs = self.drawn(peers.Inputs, self.case.shape, self.case.element)
         with self.stages(inputs, self.check_distillation) as ours:
             self.measure_distillation(ours.contestant, inputs)
@@ -196,7 +162,7 @@ class Comparison:
         """infinipot-stages with these inputs, when its results have passed the check."""
         with tempfile.TemporaryDirectory(prefix="infinipot-peers-", dir=self.options.temporary) as folder:
             inputs.write(folder)
-            ours = Stages(self.options.program, self.case, folder)
+            ours = Stages(self.options.program, self.case.options(folder, self.threads))
             self.say("checks")
             check(ours, inputs, folder)
         yield ours
@@ -277,7 +243,7 @@ class Comparison:
         self.rows.append({
             "stage": stage, "case": self.case.name, "shape": shape,
             "layers": None if stage == "nuc" else self.case.shape.layers,
-            "element": self.case.element, "threads": self.options.threads, "ours_ms": median["ours"], "torch_ms": median["torch"],
+            "element": self.case.element, "threads": self.threads, "ours_ms": median["ours"], "torch_ms": median["torch"],
             "kvpress_ms": kvpress, "limit_ms": median[limit], "limit": limit if aim else "sum",
             "ratio": median["torch"] / median["ours"], "kvpress_ratio": kvpress and kvpress / median["ours"],
             "of_limit": median["ours"] / median[limit], "aim": aim, **more
@@ -297,7 +263,7 @@ def table(rows):
     """Markdown."""
     names = {"ours_ms": "ours, ms", "torch_ms": "torch, ms", "kvpress_ms": "kvpress, ms", "limit_ms": "limit, ms",
              "ratio": "torch / ours", "kvpress_ratio": "kvpress / ours", "of_limit": "ours / limit"}
-    shown = [column for column in COLUMNS if column != "threads"]
+    shown = COLUMNS if len({row["threads"] for row in rows}) > 1 else [c for c in COLUMNS if c != "threads"]
     lines = [[names.get(column, column) for column in shown]] + [[cell(row[column]) for column in shown] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines)]
     lines.insert(1, ["-" * width for width in widths])
@@ -322,13 +288,12 @@ def main():
     options = arguments()
     if options.keep_memory:
         restart_with(KEEP_MEMORY)
-    torch.set_num_threads(options.threads)
     torch.set_num_interop_threads(1)
     cases = QUICK if options.quick else [case for case in CASES if not options.cases or case.name in options.cases]
     rows = []
     with torch.inference_mode():
-        for case in cases:
-            rows += Comparison(case, options).run()
+        for threads, case in itertools.product(options.threads, cases):
+            rows += Comparison(case, threads, options).run()
     print(table(rows))
     missed = [f"{row['case']} {row['stage']} {row['ratio']:.2f}x of {row['aim']}x" for row in rows
               if row["aim"] and row["ratio"] < row["aim"]]

@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "executors/std_thread.hpp"
 #include "infinipot/cap.hpp"
 #include "infinipot/policy/infinipot.hpp"
 #include "infinipot/pot.hpp"
@@ -36,21 +37,24 @@ struct Case {
 template <infinipot::Element T>
 class Distillation {
  public:
-  Distillation(const Case& c, const Inputs& inputs)
+  Distillation(const Case& c, const Inputs& inputs, std::size_t threads)
       : case_(c),
+        executor_(threads),
         policy_({.catalysts = {std::vector<infinipot::Token>(c.catalyst, 1)}, .alpha = 0}),
         pot_({.shape = c.shape,
               .capacity = c.entries,
               .max_keep = c.keep,
               .rope = infinipot::plain_rope(c.shape.head_dim, c.theta)}),
-        selector_(c.shape, infinipot::Granularity::head, c.entries, c.keep, policy_.rules()),
-        scorer_(c.shape, c.entries),
-        top_k_(c.entries),
+        selector_(c.shape, infinipot::Granularity::head, c.entries, c.keep, policy_.rules(), threads),
+        scorers_(threads, infinipot::CapScorer(c.shape, c.entries)),
+        top_k_(threads, infinipot::TopK(c.entries)),
         queries_(floats(inputs, "queries", c.shape.layers * layer_queries())),
         scores_(floats(inputs, "scores", c.shape.heads() * c.entries)),
         attention_(scores_.size()),
         entries_(c.entries),
-        marks_(c.entries),
+        marks_(threads * c.entries),
+        logits_(threads),
+        totals_(threads),
         kept_(c.shape.heads(), c.keep) {
     load(inputs, "keys", pot_.keys());
     load(inputs, "values", pot_.values());
@@ -72,43 +76,56 @@ class Distillation {
     for (std::size_t layer = 0; layer < shape().layers; ++layer) {
       const auto queries =
           infinipot::contiguous_queries(queries_.data() + layer * layer_queries(), case_.catalyst, shape());
-      for (std::size_t head = 0; head < shape().kv_heads; ++head) {
+      executor_.for_each(shape().kv_heads, [&](std::size_t head, std::size_t worker) {
         const auto keys = [&](std::size_t from, std::size_t count, float* tile) {
           return pot_.key_rows(layer, head, from, count, tile);
         };
-        scorer_.accumulate(queries, head, case_.read(), keys, {}, infinipot::Reduce::sum,
-                           row(attention_, shape().head_of(layer, head)));
-      }
+        scorers_[worker].accumulate(queries, head, case_.read(), keys, {}, infinipot::Reduce::sum,
+                                    row(attention_, shape().head_of(layer, head)));
+      });
     }
   }
 
-  void select() { selector_.select(policy_, pot_.entries(), scores_, {}); }
+  void select() { selector_.select(policy_, pot_.entries(), scores_, {}, executor_); }
 
   /// The bare kernel of the selection, without protected entries and rules.
   void top_k() {
-    const auto marks = std::span(marks_).first(case_.read());
-    for (std::size_t head = 0; head < shape().heads(); ++head) {
+    executor_.for_each(shape().heads(), [&](std::size_t head, std::size_t worker) {
+      const auto marks = std::span(marks_).subspan(worker * case_.entries, case_.read());
       std::fill(marks.begin(), marks.end(), std::uint8_t{0});
-      top_k_.mark(row(scores_, head).first(case_.read()), case_.keep, marks);
+      top_k_[worker].mark(row(scores_, head).first(case_.read()), case_.keep, marks);
       infinipot::marked_indices(marks, kept_.lane(head));
-    }
+    });
   }
 
-  void compact() { pot_.keep(selector_.kept()); }
+  void compact() { pot_.keep(selector_.kept(), executor_); }
 
   // The machine's limits.
 
   /// The products of CaP alone, by Eigen, in the orientation in which it is fastest here. Of 16-bit keys:
   /// those of one head in float, again and again.
   void multiply() {
-    for (std::size_t head = 0; head < shape().heads(); ++head)
-      logits_.noalias() = keys_of(head) * group_queries_[head];
+    executor_.for_each(shape().heads(), [&](std::size_t head, std::size_t worker) {
+      logits_[worker].noalias() = keys_of(head) * group_queries_[head];
+    });
   }
 
-  void read_scores() { total_ = Eigen::Map<const Eigen::ArrayXf>(scores_.data(), size(scores_)).sum(); }
+  void read_scores() {
+    executor_.for_each(totals_.size(), [&](std::size_t part, std::size_t /*worker*/) {
+      const auto scores = part_of(std::span<const float>(scores_), part, totals_.size());
+      totals_[part] =
+          Eigen::Map<const Eigen::ArrayXf>(scores.data(), static_cast<Eigen::Index>(scores.size())).sum();
+    });
+  }
 
   /// memcpy of the keys and values that stay, to elsewhere.
-  void copy() { std::memcpy(copied_.data(), copied_from_.data(), copied_.size()); }
+  void copy() {
+    const std::size_t parts = executor_.workers();
+    executor_.for_each(parts, [&](std::size_t part, std::size_t /*worker*/) {
+      const auto from = part_of(std::span<const std::byte>(copied_from_), part, parts);
+      std::memcpy(part_of(std::span(copied_), part, parts).data(), from.data(), from.size());
+    });
+  }
 
   void prepare_copy() {
     if (!copied_.empty()) return;
@@ -147,9 +164,6 @@ class Distillation {
 
   const infinipot::Shape& shape() const { return case_.shape; }
   std::size_t layer_queries() const { return case_.catalyst * shape().query_heads * shape().head_dim; }
-  static Eigen::Index size(const std::vector<float>& values) {
-    return static_cast<Eigen::Index>(values.size());
-  }
 
   std::span<float> row(std::vector<float>& scores, std::size_t head) const {
     return std::span(scores).subspan(head * case_.entries, case_.entries);
@@ -180,7 +194,8 @@ class Distillation {
     }
     one_head_.resize(case_.entries * shape().head_dim);
     infinipot::detail::to_float(pot_.keys().head(0, 0), one_head_.size(), one_head_.data());
-    logits_.resize(static_cast<Eigen::Index>(case_.entries), static_cast<Eigen::Index>(columns));
+    for (Eigen::MatrixXf& logits : logits_)
+      logits.resize(static_cast<Eigen::Index>(case_.entries), static_cast<Eigen::Index>(columns));
   }
 
   Keys keys_of(std::size_t head) const {
@@ -192,25 +207,26 @@ class Distillation {
   }
 
   Case case_;
+  executors::StdThread executor_;
   infinipot::Infinipot policy_;
   infinipot::Pot<T> pot_;
   infinipot::Selector selector_;
-  infinipot::CapScorer scorer_;
-  infinipot::TopK top_k_;
+  std::vector<infinipot::CapScorer> scorers_;  // this and the next: (threads)
+  std::vector<infinipot::TopK> top_k_;
   std::vector<float> queries_, scores_, attention_, one_head_;
   std::vector<infinipot::Entry> entries_;
-  std::vector<std::uint8_t> marks_;
+  std::vector<std::uint8_t> marks_;      // (threads, M)
+  std::vector<Eigen::MatrixXf> logits_;  // (threads)
+  std::vector<float> totals_;            // (threads), so that nothing is optimised away
   infinipot::Selection kept_;
   std::vector<Eigen::MatrixXf> group_queries_;
-  Eigen::MatrixXf logits_;
   std::vector<std::byte> copied_from_, copied_;
-  volatile float total_ = 0;  // so that nothing is optimised away
   std::uint64_t position_ = 0;
 };
 
 template <infinipot::Element T>
-Stages distillation_stages(const Case& c, const Inputs& inputs) {
-  const auto d = std::make_shared<Distillation<T>>(c, inputs);
+Stages distillation_stages(const Case& c, const Inputs& inputs, std::size_t threads = 1) {
+  const auto d = std::make_shared<Distillation<T>>(c, inputs, threads);
   const auto fill = [d] { d->fill(); };
   return {
       {"cap", {fill, [d] { d->cap(); }, [d](std::ostream& out) { d->write_cap(out); }}},

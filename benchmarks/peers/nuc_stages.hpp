@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "executors/std_thread.hpp"
 #include "infinipot/nuc.hpp"
 #include "stage.hpp"
 
@@ -19,8 +20,13 @@ namespace peers {
 /// Inputs: logits (rows, vocab); tokens.i32 (rows), random or 0 .. vocab - 1.
 class Nuc {
  public:
-  Nuc(std::size_t rows, std::size_t vocab, const Inputs& inputs)
-      : vocab_(vocab), logits_(floats(inputs, "logits", rows * vocab)), tokens_(rows), scores_(rows) {
+  Nuc(std::size_t rows, std::size_t vocab, const Inputs& inputs, std::size_t threads)
+      : executor_(threads),
+        totals_(threads),
+        vocab_(vocab),
+        logits_(floats(inputs, "logits", rows * vocab)),
+        tokens_(rows),
+        scores_(rows) {
     read_tokens(inputs);
     for (const infinipot::Token token : tokens_)
       if (token < 0 || static_cast<std::size_t>(token) >= vocab)
@@ -29,15 +35,19 @@ class Nuc {
   }
 
   void score() {
-    for (std::size_t row = 0; row < scores_.size(); ++row)
+    executor_.for_each(scores_.size(), [&](std::size_t row, std::size_t /*worker*/) {
       scores_[row] =
           infinipot::nuc(std::span<const float>(logits_).subspan(row * vocab_, vocab_), tokens_[row]);
+    });
   }
 
   /// The limit: every logit is loaded once and added up.
   void read() {
-    total_ =
-        Eigen::Map<const Eigen::ArrayXf>(logits_.data(), static_cast<Eigen::Index>(logits_.size())).sum();
+    executor_.for_each(totals_.size(), [&](std::size_t part, std::size_t /*worker*/) {
+      const auto logits = part_of(std::span<const float>(logits_), part, totals_.size());
+      totals_[part] =
+          Eigen::Map<const Eigen::ArrayXf>(logits.data(), static_cast<Eigen::Index>(logits.size())).sum();
+    });
   }
 
   /// NuC, (rows) f32, nats.
@@ -57,15 +67,16 @@ class Nuc {
       throw std::runtime_error(path.string() + " must hold " + std::to_string(tokens_.size()) + " tokens");
   }
 
+  executors::StdThread executor_;
+  std::vector<float> totals_;  // (threads), so that nothing is optimised away
   std::size_t vocab_;
   std::vector<float> logits_;
   std::vector<infinipot::Token> tokens_;
   std::vector<float> scores_;
-  volatile float total_ = 0;  // so that nothing is optimised away
 };
 
-inline Stages nuc_stages(std::size_t rows, std::size_t vocab, const Inputs& inputs) {
-  const auto nuc = std::make_shared<Nuc>(rows, vocab, inputs);
+inline Stages nuc_stages(std::size_t rows, std::size_t vocab, const Inputs& inputs, std::size_t threads = 1) {
+  const auto nuc = std::make_shared<Nuc>(rows, vocab, inputs, threads);
   return {
       {"nuc", {[] {}, [nuc] { nuc->score(); }, [nuc](std::ostream& out) { nuc->write(out); }}},
       {"nuc_limit", {[] {}, [nuc] { nuc->read(); }}},

@@ -57,6 +57,13 @@ inline std::vector<Sample> time(const Stage& stage, std::size_t count) {
   return samples;
 }
 
+/// The part-th of `parts` equal parts, as equal as may be.
+template <class T>
+std::span<T> part_of(std::span<T> all, std::size_t part, std::size_t parts) {
+  const std::size_t begin = all.size() * part / parts;
+  return all.subspan(begin, all.size() * (part + 1) / parts - begin);
+}
+
 template <class T>
 void write_raw(std::ostream& out, std::span<const T> values) {
   out.write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(values.size_bytes()));

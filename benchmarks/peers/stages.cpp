@@ -22,7 +22,7 @@ struct Options {
   std::size_t rows = 256, vocab = 49152;
   std::string element = "f32";
   peers::Inputs inputs;
-  std::size_t repeat = 5;
+  std::size_t repeat = 5, threads = 1;
   bool serve = false;
 };
 
@@ -42,7 +42,9 @@ class Workbench {
   }
 
  private:
-  peers::Stages nuc() const { return peers::nuc_stages(options_.rows, options_.vocab, options_.inputs); }
+  peers::Stages nuc() const {
+    return peers::nuc_stages(options_.rows, options_.vocab, options_.inputs, options_.threads);
+  }
 
   peers::Stages distillation() const {
     const auto& c = options_.distillation;
@@ -50,9 +52,11 @@ class Workbench {
       throw std::invalid_argument("--catalyst and --keep must leave room: " + std::to_string(c.catalyst) +
                                   " + " + std::to_string(c.keep) + " exceed --entries " +
                                   std::to_string(c.entries));
-    if (options_.element == "f16") return peers::distillation_stages<infinipot::f16>(c, options_.inputs);
-    if (options_.element == "bf16") return peers::distillation_stages<infinipot::bf16>(c, options_.inputs);
-    return peers::distillation_stages<infinipot::f32>(c, options_.inputs);
+    const peers::Inputs& inputs = options_.inputs;
+    const std::size_t threads = options_.threads;
+    if (options_.element == "f16") return peers::distillation_stages<infinipot::f16>(c, inputs, threads);
+    if (options_.element == "bf16") return peers::distillation_stages<infinipot::bf16>(c, inputs, threads);
+    return peers::distillation_stages<infinipot::f32>(c, inputs, threads);
   }
 
   const Options& options_;
@@ -138,6 +142,9 @@ void add_options(CLI::App& app, Options& options) {
          "little-endian; random numbers without one")
       ->check(CLI::ExistingDirectory);
   number("--repeat", options.repeat, "Runs of each stage");
+  app.add_option("--threads", options.threads, "Threads of every stage and of its limit")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   app.add_flag("--serve", options.serve,
                "Answer 'time STAGE COUNT' and 'write STAGE FILE' from standard input, line by line");
 }
@@ -146,7 +153,7 @@ void add_options(CLI::App& app, Options& options) {
 
 int main(int argc, char** argv) {
   Options options;
-  CLI::App app("Times the stages of a distillation, one thread.");
+  CLI::App app("Times the stages of a distillation.");
   add_options(app, options);
   CLI11_PARSE(app, argc, argv);
   try {

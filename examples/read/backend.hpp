@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include "infinipot/concepts.hpp"
 #include "infinipot/executor.hpp"
@@ -49,6 +50,11 @@ concept Backend = requires(B& backend, const B& view, const Options& options, st
   requires StoreWithEngine<decltype(backend.memory(options, batch, forks).fork())>;
   { backend.memory(options, batch, forks).bytes() } -> std::convertible_to<std::uint64_t>;
 };
+
+/// The store that a backend makes.
+template <class B>
+using StoreOf = std::remove_reference_t<
+    decltype(std::declval<B&>().memory(std::declval<const Options&>(), std::size_t{}, false).store())>;
 
 /// The threads that a memory lends to distillations; without any they run on the calling thread.
 template <class M>

@@ -90,6 +90,7 @@ int main(int argc, char** argv) {
   const reading::Program program{
       .name = "infinipot-read",
       .model_help = "GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1)",
+      .reads_entries = true,
       .more_options = {{"--cache-type",
                         &reading::Options::cache_type,
                         {"f32", "f16", "bf16", "int8", "int4"},

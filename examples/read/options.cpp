@@ -39,7 +39,9 @@ void add_input(CLI::App& app, const Program& program, Options& o, TurnTexts& tex
 }
 
 std::vector<std::string> policies(const Program& program) {
-  std::vector<std::string> names{"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm"};
+  std::vector<std::string> names{"infinipot", "cap",    "nuc",  "streaming_llm", "truncation",
+                                 "reread",    "snapkv", "tova", "h2o",           "sirllm"};
+  if (program.reads_entries) names.insert(names.end(), {"knorm", "keydiff", "value_norm"});
   if (program.context_shift) names.emplace_back("context_shift");
   names.emplace_back("full");
   return names;
@@ -51,7 +53,7 @@ void add_granularity(CLI::App& app, const Program& program, Options& o) {
   add_choice(app, "--granularity", o.granularity, words, CLI::detail::join(words, "|"),
              choice ? "who keeps the same tokens: a kv head for itself, a layer's heads, or all"
                     : "who keeps the same tokens: all layers and heads, which are one in this store",
-             choice ? "shared for infinipot, head for the others" : words.front());
+             choice ? "shared for infinipot and reread, head for the others" : words.front());
 }
 
 void add_pot(CLI::App& app, const Program& program, Options& o) {
@@ -61,25 +63,32 @@ void add_pot(CLI::App& app, const Program& program, Options& o) {
   const std::string shift =
       "context_shift keeps the header or the sinks and drops the older half of what follows, ";
   add_choice(app, "--policy", o.policy, policies(program), "NAME",
-             "who decides what stays, where " + (program.context_shift ? shift : "") +
-                 "full keeps everything in a pot as large as needed",
+             "who decides what stays, where cap and nuc are infinipot with alpha 0 and 1, " +
+                 (program.context_shift ? shift : "") +
+                 "and full keeps everything in a pot as large as needed",
              o.policy);
   add_number(app, "--alpha", o.alpha, {0, 1}, "infinipot: share of the kept entries chosen by NuC");
   add_granularity(app, program, o);
-  add_choice(app, "--aggregate", o.aggregate, {"sum", "max"}, "sum|max",
-             "infinipot: how CaP counts over heads that keep the same tokens", o.aggregate);
+  add_choice(
+      app, "--aggregate", o.aggregate, {"sum", "max", "peak"}, "sum|max|peak",
+      "infinipot, reread: how attention counts over heads that keep the same tokens: the sum, the largest "
+      "share of a head's, or the largest",
+      "max for infinipot, peak for reread");
   add_number<std::size_t>(
       app, "--kernel", o.kernel, {1, 65535, Bounds::odd},
-      "smoothing over so many neighbouring tokens, by infinipot of CaP and NuC, by snapkv of attention",
-      "9 for infinipot, 5 for snapkv");
+      "smoothing over so many neighbouring tokens, by infinipot of CaP and NuC, by others of attention",
+      "9 for infinipot and reread, 5 for snapkv");
   add_number(app, "--sinks", o.sinks, {0, most_tokens}, "first entries that always stay");
   add_number(app, "--recent", o.recent, {0, most_tokens}, "last entries that always stay");
   add_text(
       app, "--catalyst", o.catalyst, Text::not_empty, "TEXT|@question|@generic",
       "infinipot: prompt whose attention counts; @question is a blank line and the question of the turn, "
-      "@generic a question about nothing in particular [" +
+      "@generic a question about nothing in particular. reread: what stands before text that is read again, "
+      "where either stands for a request to repeat it [" +
           o.catalyst + "]");
   add_number(app, "--window", o.window, {1, most_tokens}, "snapkv: last tokens whose attention counts");
+  add_number(app, "--block", o.block, {1, std::size_t{1} << 16},
+             "reread: tokens that are read again at once, behind the catalyst");
   add_number(app, "--decay", o.decay, {0, 1, Bounds::open_below}, "sirllm: factor per distillation");
 }
 
@@ -103,10 +112,19 @@ void add_running(CLI::App& app, Options& o) {
   add_number<std::size_t>(app, "--threads", o.threads, {1, 1024}, "threads that compute", "one per core");
   add_text(app, "--json", o.json, Text::not_empty, "FILE|-",
            "write the answers and what was measured as JSON; - is standard output [none]");
+  add_text(
+      app, "--report", o.report, Text::not_empty, "FILE.html",
+      "write a page that shows, for every distillation, which layers and heads held which token of the text, "
+      "with CaP and NuC [none]");
   app.add_flag(
       "--report-kept", o.report_kept,
       wrapped("also write to the JSON which positions of the text are in the pot when the last answer "
               "begins, as its first layer and head have them [no]"));
+  add_number<std::size_t>(
+      app, "--timeline", o.timeline, {1, std::size_t{1} << 48},
+      "also write to the JSON, every so many tokens, the seconds since the start of reading "
+      "and the memory that is resident",
+      "none");
 }
 
 void add_more(CLI::App& app, const Program& program, Options& o) {

@@ -33,8 +33,8 @@ struct Options {
   std::string policy = "infinipot";
   double alpha = 0.25;
   std::string granularity;  ///< head, layer or shared; not given means the policy's usual one
-  std::string aggregate = "max";
-  std::size_t kernel = 0;  ///< odd; not given means the policy's usual one
+  std::string aggregate;    ///< sum, max or peak; not given means the policy's usual one
+  std::size_t kernel = 0;   ///< odd; not given means the policy's usual one
   std::size_t sinks = 4;
   std::size_t recent = 0;
   std::string catalyst = "@question";     ///< a text, @question or @generic
@@ -43,11 +43,14 @@ struct Options {
   std::size_t chunk = 256;
   std::size_t threads = 0;   ///< 0 means one per core, or what the program thinks best
   std::string json;          ///< a file, or - for standard output; empty for none
+  std::string report;        ///< an HTML file that shows what the pot kept; empty for none
   bool report_kept = false;  ///< write what stayed to the JSON
+  std::size_t timeline = 0;  ///< tokens from one sample of time and memory in the JSON to the next; 0: none
   std::uint64_t seed = 0;
   double temperature = 0;
   double top_p = 1;
   std::size_t window = 64;  ///< snapkv
+  std::size_t block = 128;  ///< reread
   double decay = 0.9;       ///< sirllm
 
   // What only some programs have (Program::more_options).
@@ -75,6 +78,7 @@ struct Program {
   /// default.
   std::vector<std::string> granularities{"head", "layer", "shared"};
   bool context_shift = false;  ///< whether it has this policy
+  bool reads_entries = false;  ///< whether it has policies that score by keys and values
   std::vector<MoreOption> more_options = {};
 };
 

@@ -27,6 +27,13 @@ inline infinipot::Granularity granularity_of(const Options& options) {
   return Granularity::head;
 }
 
+inline infinipot::Aggregate aggregate_of(const Options& options) {
+  using infinipot::Aggregate;
+  return options.aggregate == "sum"    ? Aggregate::sum
+         : options.aggregate == "peak" ? Aggregate::peak
+                                       : Aggregate::max;
+}
+
 /// The policy context_shift: the first entries stay, as many as there are sinks or tokens of the header, and
 /// of the rest the later half, rounded up. Sets `keep`. Throws UsageError.
 inline void fit_context_shift(Options& options, std::size_t header) {
@@ -45,7 +52,11 @@ inline void fit_context_shift(Options& options, std::size_t header) {
 
 /// Fills in what depends on other options and was not given. Throws UsageError for what cannot be together.
 inline void complete(Options& options, const Program& program) {
-  const bool infinipot = options.policy == "infinipot";
+  if (options.policy == "cap") options.alpha = 0;
+  if (options.policy == "nuc") options.alpha = 1;
+  const bool infinipot = options.policy == "infinipot" || options.policy == "cap" ||
+                         options.policy == "nuc" || options.policy == "reread";
+  if (options.aggregate.empty()) options.aggregate = options.policy == "reread" ? "peak" : "max";
   if (options.policy == "context_shift") {
     if (options.keep != 0)
       throw UsageError("--keep: context_shift keeps the header and the later half of what follows it, not " +
@@ -61,12 +72,11 @@ inline void complete(Options& options, const Program& program) {
 /// The policy infinipot with the catalyst of one turn, and room for those of all.
 inline infinipot::Infinipot infinipot_policy(const Options& options, const Catalysts& catalysts,
                                              std::size_t turn) {
-  return infinipot::Infinipot(
-      {.catalysts = {catalysts.at(turn)},
-       .alpha = options.alpha,
-       .over_heads = options.aggregate == "max" ? infinipot::Aggregate::max : infinipot::Aggregate::sum,
-       .kernel = options.kernel,
-       .room = options.alpha < 1 ? longest(catalysts) : 0});
+  return infinipot::Infinipot({.catalysts = {catalysts.at(turn)},
+                               .alpha = options.alpha,
+                               .over_heads = aggregate_of(options),
+                               .kernel = options.kernel,
+                               .room = options.alpha < 1 ? longest(catalysts) : 0});
 }
 
 /// Calls run(policy) with the policy that the options name, for the first turn. Throws std::invalid_argument
@@ -74,10 +84,20 @@ inline infinipot::Infinipot infinipot_policy(const Options& options, const Catal
 template <class Run>
 auto with_policy(const Options& options, const Catalysts& catalysts, const Run& run) {
   if (options.policy == "snapkv") return run(infinipot::SnapKv(options.window, options.kernel));
+  if (options.policy == "reread")
+    return run(infinipot::Reread({.instruction = catalysts.at(0),
+                                  .block = options.block,
+                                  .over_heads = aggregate_of(options),
+                                  .kernel = options.kernel}));
   if (options.policy == "tova") return run(infinipot::Tova());
   if (options.policy == "h2o") return run(infinipot::H2o());
   if (options.policy == "sirllm") return run(infinipot::SirLlm(options.decay));
-  if (options.policy == "infinipot") return run(infinipot_policy(options, catalysts, 0));
+  if (options.policy == "truncation") return run(infinipot::Truncation());
+  if (options.policy == "knorm") return run(infinipot::KNorm());
+  if (options.policy == "keydiff") return run(infinipot::KeyDiff());
+  if (options.policy == "value_norm") return run(infinipot::ValueNorm());
+  if (options.policy == "infinipot" || options.policy == "cap" || options.policy == "nuc")
+    return run(infinipot_policy(options, catalysts, 0));
   return run(
       infinipot::StreamingLlm());  // context_shift, which differs in keep, and full, whose pot never fills
 }

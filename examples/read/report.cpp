@@ -70,6 +70,7 @@ Json settings(const Options& options, const Program& program) {
             {"temperature", options.temperature},
             {"top_p", options.top_p},
             {"window", options.window},
+            {"block", options.block},
             {"decay", options.decay}};
   for (const MoreOption& more : program.more_options) json[setting_name(more.name)] = options.*more.target;
   return json;
@@ -86,6 +87,16 @@ Json to_json(const TurnReport& report, const Turn& turn) {
           {"hit_rate", number(report.hit_rate)},
           {"ttft_seconds", number(report.ttft_seconds)},
           {"needle_position", report.needle_position ? Json(*report.needle_position) : Json(nullptr)}};
+}
+
+Json to_json(const std::vector<Sample>& timeline) {
+  Json json = Json::array();
+  for (const Sample& sample : timeline)
+    json.push_back({{"tokens", sample.tokens},
+                    {"seconds", number(sample.seconds)},
+                    {"distillations", sample.distillations},
+                    {"resident_bytes", sample.resident_bytes}});
+  return json;
 }
 
 Json to_json(const Report& report, const Options& options, const Program& program) {
@@ -107,14 +118,24 @@ Json to_json(const Report& report, const Options& options, const Program& progra
             {"ttft_seconds", number(last.ttft_seconds)},
             {"distill_seconds", number(report.distill_seconds)},
             {"catalyst_seconds", number(report.catalyst_seconds)},
+            {"cap_seconds", number(report.cap_seconds)},
             {"answer_text", last.answer_text},
             {"answer_tokens", last.answer_tokens},
             {"answer_nll", number(last.answer_nll)},
             {"hit_rate", number(last.hit_rate)},
             {"turns", turns}};
   if (report.kept) json["kept"] = *report.kept;
+  if (!report.timeline.empty()) json["timeline"] = to_json(report.timeline);
   json["settings"] = settings(options, program);
   return json;
+}
+
+/// A line of Linux's /proc/self/status.
+std::optional<std::uint64_t> status_bytes(const std::string& name) {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;)
+    if (std::uint64_t kib = 0; word == name && status >> kib) return kib * 1024U;
+  return std::nullopt;
 }
 
 double mib(std::uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
@@ -149,10 +170,10 @@ double Report::prefill_seconds() const {
   return sum;
 }
 
-void check_json_path(const std::string& path) {
-  if (path.empty() || path == "-") return;
+void check_path(const char* option, const std::string& path) {
+  if (path.empty()) return;
   const auto refuse = [&](const char* cause) {
-    throw UsageError("--json: cannot write " + path + ": " + cause);
+    throw UsageError(std::string(option) + ": cannot write " + path + ": " + cause);
   };
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) refuse("it is a directory");
@@ -176,6 +197,13 @@ void write_json(const std::string& path, const Report& report, const Options& op
   if (!file.flush()) throw UsageError("--json: cannot write " + path + ": " + std::strerror(errno));
 }
 
+std::string page_title(const Options& options, const Program& program) {
+  const std::string& document = options.turns.front().document;
+  return program.name + ": " + (document.empty() ? "no document" : document) + " through " +
+         std::to_string(options.pot) + " entries by " + options.policy + " (" + options.granularity +
+         "), of which a distillation keeps " + std::to_string(options.keep);
+}
+
 void print(const Report& report, const Options& options) {
   if (options.json != "-")
     for (const TurnReport& turn : report.turns) std::cout << turn.answer_text << "\n";
@@ -194,11 +222,11 @@ void print(const Report& report, const Options& options) {
                report.turns.size() > 1 ? " (question " + std::to_string(k + 1) + ")" : "");
 }
 
+std::uint64_t resident_bytes() { return status_bytes("VmRSS:").value_or(0); }
+
 std::uint64_t peak_rss_bytes() {
   // Of this program alone; getrusage() also knows what the process held before it became this program.
-  std::ifstream status("/proc/self/status");
-  for (std::string word; status >> word;)
-    if (std::uint64_t kib = 0; word == "VmHWM:" && status >> kib) return kib * 1024U;
+  if (const auto bytes = status_bytes("VmHWM:")) return *bytes;
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024U;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "options.hpp"
+#include "pot_log.hpp"
 
 namespace reading {
 
@@ -24,6 +25,14 @@ struct TurnReport {
   std::optional<std::uint64_t> needle_position;  ///< of its first token, in all that was read
 };
 
+/// How far reading was, at one moment.
+struct Sample {
+  std::uint64_t tokens = 0;
+  double seconds = 0;  ///< since reading began
+  std::uint64_t distillations = 0;
+  std::uint64_t resident_bytes = 0;  ///< of the process
+};
+
 struct Report {
   std::vector<TurnReport> turns;  ///< at least one
   std::size_t pot_capacity = 0;   ///< per layer and head
@@ -31,13 +40,16 @@ struct Report {
   /// Positions in all that was read, ascending, of what the first layer's first head holds after the last
   /// prompt.
   std::optional<std::vector<std::uint64_t>> kept;
+  std::vector<Sample> timeline;     ///< empty unless asked for
+  std::optional<PotLog> log;        ///< the same
   std::uint64_t distillations = 0;  ///< answers included
   std::uint64_t nan_scores = 0;
   std::uint64_t pot_bytes = 0;
   std::uint64_t full_cache_bytes = 0;  ///< keys and values of all tokens, what an unbounded cache would hold
   std::uint64_t peak_rss_bytes = 0;
-  double distill_seconds = 0;  ///< catalysts and answers included
-  double catalyst_seconds = 0;
+  double distill_seconds = 0;   ///< catalysts and answers included
+  double catalyst_seconds = 0;  ///< of those, the catalysts' forward passes and CaP
+  double cap_seconds = 0;       ///< of those, CaP, as far as it can be told from the engine's forward pass
 
   // Sums over the turns.
   std::uint64_t document_tokens() const;
@@ -47,16 +59,23 @@ struct Report {
   double tokens_per_second() const { return static_cast<double>(prompt_tokens()) / prefill_seconds(); }
 };
 
-/// Throws UsageError if a report cannot go to `path` (a file; - or empty are fine), without touching it.
-void check_json_path(const std::string& path);
+/// Throws UsageError, naming the option, if it cannot write to `path` (a file; empty is fine), without
+/// touching it.
+void check_path(const char* option, const std::string& path);
 
 /// Writes the report and the program's options to a file or, for -, to standard output. Throws UsageError.
 void write_json(const std::string& path, const Report& report, const Options& options,
                 const Program& program);
 
+/// A heading for the page of --report: what was read and how.
+std::string page_title(const Options& options, const Program& program);
+
 /// The answers, unless standard output is the JSON's, and a few lines of figures on standard error. Throws
 /// UsageError.
 void print(const Report& report, const Options& options);
+
+/// Memory that this process has resident, bytes.
+std::uint64_t resident_bytes();
 
 /// Most memory that this process ever had resident, bytes.
 std::uint64_t peak_rss_bytes();

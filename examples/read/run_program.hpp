@@ -33,10 +33,12 @@ int run_program(const Program& program, int argc, const char* const* argv, const
   try {
     if (std::optional<Options> options = parse_options(program, argc, argv)) {
       std::vector<Document> documents = open_documents(*options);
-      check_json_path(options->json);
+      if (options->json != "-") check_path("--json", options->json);
+      check_path("--report", options->report);
       auto backend = make_backend(*options);
       const Report report = run_session(backend, *options, std::move(documents));
       if (!options->json.empty()) write_json(options->json, report, *options, program);
+      if (report.log) write_page(options->report, *report.log, page_title(*options, program));
       print(report, *options);
     }
     if (!std::cout.flush()) return fail(program, "cannot write to standard output");

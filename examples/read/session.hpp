@@ -20,6 +20,7 @@
 #include "smollm2/sampler.hpp"
 #include "text_model.hpp"
 #include "texts.hpp"
+#include "timeline.hpp"
 #include "turn.hpp"
 
 namespace reading {
@@ -50,7 +51,8 @@ Report converse(B& backend, const Options& options, std::vector<Prompt>& prompts
   const TextModel& model = backend.text();
   smollm2::Sampler sampler(
       {static_cast<float>(options.temperature), static_cast<float>(options.top_p), options.seed});
-  const std::size_t batch = std::max(std::min(options.chunk, options.pot), longest(texts.catalysts));
+  std::size_t batch = std::max(std::min(options.chunk, options.pot), longest(texts.catalysts));
+  if constexpr (infinipot::RunsProbes<P>) batch = std::max(batch, policy.longest_probe());
   auto memory = backend.memory(options, batch, texts.any_answer());
   auto& store = memory.store();
   infinipot::Ccd reader(
@@ -61,13 +63,17 @@ Report converse(B& backend, const Options& options, std::vector<Prompt>& prompts
   std::vector<Needle> needles;
   for (const Turn& turn : options.turns) needles.emplace_back(turn.needle);
   Report report;
+  Timeline timeline(options.timeline);
+  if (!options.report.empty()) report.log.emplace(store.shape(), store.granularity());
+  PotLog* const log = report.log ? &*report.log : nullptr;
+  if (log != nullptr) reader.on_choice([log](const infinipot::Choice& choice) { log->choose(choice); });
   for (std::size_t k = 0; k < prompts.size(); ++k) {
     using infinipot::Retention;
     if constexpr (std::same_as<P, infinipot::Infinipot>)
       if (k > 0) reader.set_policy(infinipot_policy(options, texts.catalysts, k));
     TurnReport& turn = report.turns.emplace_back();
     prefill(reader, prompts[k], k == 0 ? Retention::pinned : Retention::evictable, model,
-            std::span(needles).subspan(k), turn);
+            std::span(needles).subspan(k), timeline, log, turn);
     turn.hit_rate = needles[k].hit_rate(store.entries());
     if (needles[k].found()) turn.needle_position = needles[k].positions().front();
     report.pot_entries = store.entries().size();
@@ -76,8 +82,10 @@ Report converse(B& backend, const Options& options, std::vector<Prompt>& prompts
       report.kept.emplace(kept.begin(), kept.end());
     }
     if (!texts.answers[k].empty()) turn.answer_nll = forked_nll(memory, reader, texts.answers[k]);
-    generate(reader, model, sampler, options.generate, turn);
+    generate(reader, model, sampler, options.generate, log, turn);
   }
+  report.timeline = timeline.take();
+  if (log != nullptr) log->end(store.entries());
   report.pot_capacity = store.capacity();
   report.pot_bytes = memory.bytes();
   report.full_cache_bytes = backend.bytes_per_token() * reader.stats().tokens_read;
@@ -85,6 +93,7 @@ Report converse(B& backend, const Options& options, std::vector<Prompt>& prompts
   report.nan_scores = reader.stats().nan_scores;
   report.distill_seconds = reader.stats().distill_seconds;
   report.catalyst_seconds = reader.stats().probe_seconds;
+  report.cap_seconds = reader.stats().cap_seconds;
   report.peak_rss_bytes = peak_rss_bytes();
   return report;
 }
@@ -99,8 +108,11 @@ Report run_session(B& backend, Options& options, std::vector<Document> documents
   const Texts texts = texts_of(model, options);
   if (options.policy == "full") fit_full(prompts, texts, options);
   if (options.policy == "context_shift") fit_context_shift(options, prompts.front().header_tokens());
-  return with_policy(options, texts.catalysts, [&](auto policy) {
-    return converse(backend, options, prompts, texts, std::move(policy));
+  return with_policy(options, texts.catalysts, [&]<infinipot::Policy P>(P policy) -> Report {
+    if constexpr (P::watch == infinipot::Watch::entries && !infinipot::ReadableEntries<StoreOf<B>>)
+      throw UsageError("--policy " + options.policy + ": this store's entries cannot be read back");
+    else
+      return converse(backend, options, prompts, texts, std::move(policy));
   });
 }
 

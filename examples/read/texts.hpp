@@ -29,6 +29,8 @@ inline std::vector<Token> tokens_of(const TextModel& model, std::string_view tex
 }
 
 inline std::string catalyst_text(const Options& options, const Turn& turn) {
+  if (options.policy == "reread" && options.catalyst.starts_with('@'))
+    return "\n\nRepeat the text above:\n\n";
   if (options.catalyst == "@question") return "\n\n" + turn.question;
   if (options.catalyst == "@generic")
     return "\n\nWhat in the text above matters most for questions that may be asked about it?";

@@ -12,11 +12,13 @@
 #include "infinipot/infinipot.hpp"
 #include "needle.hpp"
 #include "options.hpp"
+#include "pot_log.hpp"
 #include "progress.hpp"
 #include "prompt.hpp"
 #include "report.hpp"
 #include "smollm2/sampler.hpp"
 #include "text_model.hpp"
+#include "timeline.hpp"
 
 namespace reading {
 
@@ -37,16 +39,24 @@ inline void show(std::span<Needle> needles, std::uint64_t position, std::span<co
   }
 }
 
-/// Reads the whole prompt and looks for the needles in its document.
+inline std::vector<std::string> pieces_of(const TextModel& model, std::span<const Token> tokens) {
+  std::vector<std::string> texts;
+  for (const Token token : tokens) texts.push_back(model.decode(token));
+  return texts;
+}
+
+/// Reads the whole prompt and looks for the needles in its document. `log` may be null.
 template <class Reader>
 void prefill(Reader& reader, Prompt& prompt, infinipot::Retention header, const TextModel& model,
-             std::span<Needle> needles, TurnReport& report) {
+             std::span<Needle> needles, Timeline& timeline, PotLog* log, TurnReport& report) {
   Progress progress;
   const std::uint64_t before = reader.stats().tokens_read;
   const auto start = std::chrono::steady_clock::now();
   prompt.feed_to([&](std::span<const Token> tokens, Part part) {
     if (part == Part::document) show(needles, reader.stats().tokens_read, tokens, model);
+    if (log != nullptr) log->read(pieces_of(model, tokens));
     reader.feed(tokens, part == Part::header ? header : infinipot::Retention::evictable);
+    timeline.show(reader.stats());
     progress.show(prompt.progress(), reader.stats().tokens_read - before, reader.stats().distillations);
   });
   report.prefill_seconds = seconds_since(start);
@@ -66,10 +76,10 @@ double answer_nll(Reader& reader, std::span<const Token> answer) {
   return total / static_cast<double>(answer.size());
 }
 
-/// Generates up to `most` tokens, or to the model's end of turn.
+/// Generates up to `most` tokens, or to the model's end of turn. `log` may be null.
 template <class Reader>
 void generate(Reader& reader, const TextModel& model, smollm2::Sampler& sampler, std::size_t most,
-              TurnReport& report) {
+              PotLog* log, TurnReport& report) {
   const auto start = std::chrono::steady_clock::now();
   bool first = true;
   report.ttft_seconds = report.prefill_seconds;  // unless there is a token to choose
@@ -78,6 +88,7 @@ void generate(Reader& reader, const TextModel& model, smollm2::Sampler& sampler,
     first = false;
     if (model.is_end(token)) return false;
     report.answer_text += model.decode(token);
+    if (log != nullptr) log->read({model.decode(token)});
     return true;
   });
 }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -15,6 +14,8 @@
 #include "infinipot/compact.hpp"
 #include "infinipot/concepts.hpp"
 #include "infinipot/detail/error.hpp"
+#include "infinipot/detail/needs.hpp"
+#include "infinipot/detail/stopwatch.hpp"
 #include "infinipot/detail/watchers.hpp"
 #include "infinipot/executor.hpp"
 #include "infinipot/nuc.hpp"
@@ -30,36 +31,12 @@ namespace infinipot {
 /// threads that the executor stands for; without one all is done on the calling thread.
 template <class Engine, class S, class P, Executor X = Serial>
 class Ccd {
-  static_assert(
-      ForwardPass<Engine>,
-      "infinipot: the engine needs shape(), vocab_size() and forward(tokens, first, LogitsSink&); see "
-      "ForwardPass in infinipot/concepts.hpp");
-  static_assert(
-      Store<S>,
-      "infinipot: the store needs shape(), capacity(), granularity(), entries(), append(), truncate() and "
-      "keep(); see Store in infinipot/concepts.hpp");
-  static_assert(Policy<P>,
-                "infinipot: the policy needs watch, name(), uses_nuc(), rules() and score(); see Policy in "
-                "infinipot/policy.hpp");
-  static constexpr bool watches = P::watch != Watch::nothing;
-  static constexpr bool by_queries = YieldsQueries<Engine> && ReadableKeys<S>;
-  static_assert(
-      !watches || YieldsQueries<Engine> || YieldsAttention<Engine>,
-      "infinipot: this policy scores entries by attention, so the engine needs a second forward() that also "
-      "takes a QuerySink& or an AttentionSink&; see YieldsQueries in infinipot/concepts.hpp");
-  static_assert(!watches || !YieldsQueries<Engine> || ReadableKeys<S> || YieldsAttention<Engine>,
-                "infinipot: to score by an engine's queries the store needs key_rows(); see ReadableKeys in "
-                "infinipot/concepts.hpp");
-  static_assert(P::watch != Watch::probes || RunsProbes<P>,
-                "infinipot: a policy that watches probes needs longest_probe(), probe() and reduce(); see "
-                "RunsProbes in "
-                "infinipot/policy.hpp");
-  static_assert(P::watch != Watch::last_queries || WatchesWindow<P>,
-                "infinipot: a policy that watches the last queries needs window(); see WatchesWindow in "
-                "infinipot/policy.hpp");
+  using Needs = detail::Needs<Engine, S, P>;
+  static constexpr bool watches = Needs::watches, by_queries = Needs::by_queries;
 
  public:
   using Observer = std::function<void(const Distillation&)>;
+  using ChoiceObserver = std::function<void(const Choice&)>;
 
   /// Throws std::invalid_argument if the engine's and the store's shapes differ, the store is not empty (to
   /// go on from a pot that was saved, restore it afterwards and call resume()), or the settings cannot work:
@@ -76,10 +53,12 @@ class Ccd {
         selector_(store.shape(), store.granularity(), store.capacity(), settings_.keep, policy_.rules(),
                   executor_.workers()),
         entries_(std::min(settings_.chunk, store.capacity())),
-        attention_(watches ? store.shape().heads() * store.capacity() : 0),
+        attention_(P::watch != Watch::nothing ? store.shape().heads() * store.capacity() : 0),
         pending_(P::watch == Watch::every_query || P::watch == Watch::last_queries ? attention_.size() : 0) {
     if constexpr (watches && by_queries)
       scorers_.assign(executor_.workers(), CapScorer(store.shape(), store.capacity()));
+    if constexpr (P::watch == Watch::entries)
+      rooms_.assign(executor_.workers(), std::vector<float>(EntryRows<S>::room(store.shape().head_dim)));
   }
 
   /// A copy that goes on from here, on a copy of the store (Pot::fork) and an engine that runs against that.
@@ -173,6 +152,10 @@ class Ccd {
   /// Is called after every distillation. It may allocate; it must not call back into the reader.
   void on_distillation(Observer observer) { observer_ = std::move(observer); }
 
+  /// Is called at every distillation when it is known what stays, before anything goes: for looking into it.
+  /// It may allocate; it must not call back into the reader. If it throws, nothing is distilled.
+  void on_choice(ChoiceObserver observer) { choice_observer_ = std::move(observer); }
+
   const CcdStats& stats() const noexcept { return stats_; }
   const CcdSettings& settings() const noexcept { return settings_; }
   const P& policy() const noexcept { return policy_; }
@@ -192,17 +175,12 @@ class Ccd {
         tracker_(other.tracker_),
         selector_(other.selector_),
         scorers_(other.scorers_),
+        rooms_(other.rooms_),
         entries_(other.entries_),
         attention_(other.attention_),
         pending_(other.pending_),
         pinned_(other.pinned_),
         stats_(other.stats_) {}
-
-  using Clock = std::chrono::steady_clock;
-
-  static double seconds_since(Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  }
 
   static S& like(const Ccd& other, S& store) {
     if (!(Shape(store.shape()) == Shape(other.store_.shape())) ||
@@ -271,21 +249,23 @@ class Ccd {
     stats_.tokens_read += tokens.size();
   }
 
-  /// Runs tokens and adds the attention that they pay to `scores`.
-  void watch(std::span<const Token> tokens, std::size_t first, LogitsSink& logits, std::span<float> scores,
-             Reduce reduce) {
+  /// Runs tokens and adds the attention that they pay to `scores`. Returns the seconds that it spent on that,
+  /// as far as they can be told from the engine's.
+  double watch(std::span<const Token> tokens, std::size_t first, LogitsSink& logits, std::span<float> scores,
+               Reduce reduce) {
     const detail::AttentionScores into{scores, store_.capacity()};
     if constexpr (watches && by_queries) {
       if (shows_queries()) {
         detail::QueryWatcher<Engine, S, X> queries(engine_, store_, scorers_, first, reduce, into, executor_);
         engine_.forward(tokens, first, logits, static_cast<QuerySink&>(queries));
-        return;
+        return queries.seconds();
       }
     }
     if constexpr (watches && YieldsAttention<Engine>) {
       detail::AttentionWatcher attention(store_.shape(), reduce, into);
       engine_.forward(tokens, first, logits, static_cast<AttentionSink&>(attention));
     }
+    return 0;
   }
 
   bool shows_queries() const {
@@ -306,45 +286,63 @@ class Ccd {
   }
 
   void distil() {
-    const auto start = Clock::now();
+    const detail::Stopwatch time;
     const std::size_t before = size();
-    run_probes();
-    const double probe_seconds = seconds_since(start);
+    const double cap_seconds = run_probes();
+    const double probe_seconds = time.seconds();
+    score_entries();
     const Protection protection{settings_.sinks, settings_.recent};
     const std::size_t nans = selector_.select(policy_, store_.entries(), attention_, protection, executor_);
+    if (choice_observer_)
+      choice_observer_({stats_.distillations + 1, store_.entries(), attention_, selector_.kept()});
     if constexpr (requires { store_.keep(selector_.kept(), executor_); })
       store_.keep(selector_.kept(), executor_);
     else
       store_.keep(selector_.kept());
     carry_attention(before);
 
-    const double seconds = seconds_since(start);
+    const double seconds = time.seconds();
     stats_.distillations += 1;
     stats_.nan_scores += nans;
     stats_.distill_seconds += seconds;
     stats_.probe_seconds += probe_seconds;
-    if (observer_) observer_({stats_.distillations, before, nans, seconds, probe_seconds, selector_.kept()});
+    stats_.cap_seconds += cap_seconds;
+    if (observer_)
+      observer_({stats_.distillations, before, nans, seconds, probe_seconds, cap_seconds, selector_.kept()});
   }
 
-  void run_probes() {
+  /// Returns the seconds that scoring took.
+  double run_probes() {
+    double cap_seconds = 0;
     if constexpr (P::watch == Watch::probes) {
-      std::fill(attention_.begin(), attention_.end(), 0.0F);
+      if (!carries_attention<P>) std::fill(attention_.begin(), attention_.end(), 0.0F);
       const std::size_t first = size();
       const auto fresh = store_.entries().tokens(0).subspan(stats_.distillations == 0 ? 0 : settings_.keep);
       for (std::size_t i = 0;; ++i) {
         const std::span<const Token> probe = policy_.probe(i, ProbeContext{fresh});
-        if (probe.empty()) return;
+        if (probe.empty()) break;
         detail::Rollback drop([&]() noexcept { store_.truncate(first); });
         detail::NoLogits logits(probe.size());
-        watch(probe, first, logits, attention_, policy_.reduce());
+        cap_seconds += watch(probe, first, logits, attention_, policy_.reduce());
       }
+    }
+    return cap_seconds;
+  }
+
+  void score_entries() noexcept {
+    if constexpr (P::watch == Watch::entries) {
+      const Shape shape = store_.shape();
+      executor_.for_each(shape.heads(), [&](std::size_t head, std::size_t worker) {
+        const EntryRows<S> rows(store_, head / shape.kv_heads, head % shape.kv_heads, rooms_[worker]);
+        policy_.score_entries(rows, std::span(attention_).subspan(head * store_.capacity(), size()));
+      });
     }
   }
 
   /// What entries received so far goes with them; what the last queries paid is spent.
   void carry_attention(std::size_t before) noexcept {
     if constexpr (P::watch == Watch::last_queries) std::fill(attention_.begin(), attention_.end(), 0.0F);
-    if constexpr (P::watch == Watch::every_query) {
+    if constexpr (P::watch == Watch::every_query || carries_attention<P>) {
       const Shape shape = store_.shape();
       for (std::size_t head = 0; head < shape.heads(); ++head) {
         const auto row = std::span(attention_).subspan(head * store_.capacity(), before);
@@ -363,13 +361,15 @@ class Ccd {
   std::size_t window_start_;  // entries from here on are watched, for Watch::last_queries
   NucTracker tracker_;
   Selector selector_;
-  std::vector<CapScorer> scorers_;  // (workers)
-  std::vector<Entry> entries_;      // (chunk) being read
-  std::vector<float> attention_;    // (layers, kv_heads, capacity)
-  std::vector<float> pending_;      // the same, of a chunk that may still fail
-  std::size_t pinned_ = 0;          // beyond the sinks
+  std::vector<CapScorer> scorers_;         // (workers)
+  std::vector<std::vector<float>> rooms_;  // (workers) for the rows of entries
+  std::vector<Entry> entries_;             // (chunk) being read
+  std::vector<float> attention_;           // (layers, kv_heads, capacity)
+  std::vector<float> pending_;             // the same, of a chunk that may still fail
+  std::size_t pinned_ = 0;                 // beyond the sinks
   CcdStats stats_;
   Observer observer_;
+  ChoiceObserver choice_observer_;
 };
 
 }  // namespace infinipot

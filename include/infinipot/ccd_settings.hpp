@@ -6,9 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 
 #include "infinipot/concepts.hpp"
 #include "infinipot/detail/error.hpp"
+#include "infinipot/entries.hpp"
 #include "infinipot/policy.hpp"
 #include "infinipot/selection.hpp"
 #include "infinipot/shape.hpp"
@@ -32,7 +34,18 @@ struct Distillation {
   std::size_t nan_scores = 0;      ///< scores that were NaN and counted as lowest
   double seconds = 0;              ///< all of it
   double probe_seconds = 0;        ///< of that, the catalyst's forward passes and their scoring
+  double cap_seconds = 0;          ///< of that, the scoring; 0 if the engine shows probabilities, not queries
   const Selection& kept;           ///< valid during the call only
+};
+
+/// What a distillation has chosen and not yet carried out.
+struct Choice {
+  std::uint64_t number = 0;   ///< of the distillation, from 1
+  const EntryTable& entries;  ///< all that there are
+  /// (layers, kv_heads, capacity) by which the policy chose: attention received, or its own scores of
+  /// entries; empty if it watches nothing.
+  std::span<const float> attention;
+  const Selection& kept;  ///< indices of entries; all of these are valid during the call only
 };
 
 /// Running totals of a reader.
@@ -42,6 +55,7 @@ struct CcdStats {
   std::uint64_t nan_scores = 0;
   double distill_seconds = 0;
   double probe_seconds = 0;
+  double cap_seconds = 0;
 };
 
 namespace detail {

@@ -4,11 +4,12 @@
 #include "infinipot/version.hpp"
 
 // What is kept where
-#include "infinipot/element.hpp"    // f32, f16, bf16
-#include "infinipot/entries.hpp"    // position, token, NuC of every entry
-#include "infinipot/kv_layout.hpp"  // an engine's own memory as strided rows
-#include "infinipot/pot.hpp"        // the fixed-size pot
-#include "infinipot/pot_file.hpp"   // pots saved and restored
+#include "infinipot/element.hpp"     // f32, f16, bf16
+#include "infinipot/entries.hpp"     // position, token, NuC of every entry
+#include "infinipot/entry_rows.hpp"  // keys and values read back
+#include "infinipot/kv_layout.hpp"   // an engine's own memory as strided rows
+#include "infinipot/pot.hpp"         // the fixed-size pot
+#include "infinipot/pot_file.hpp"    // pots saved and restored
 #include "infinipot/pot_settings.hpp"
 #include "infinipot/quantize.hpp"       // those codes
 #include "infinipot/quantized_pot.hpp"  // the same in 8-bit or 4-bit codes
@@ -38,8 +39,13 @@
 #include "infinipot/policy.hpp"    // policy
 #include "infinipot/policy/h2o.hpp"
 #include "infinipot/policy/infinipot.hpp"
+#include "infinipot/policy/keydiff.hpp"
+#include "infinipot/policy/knorm.hpp"
+#include "infinipot/policy/reread.hpp"
 #include "infinipot/policy/sirllm.hpp"
 #include "infinipot/policy/snapkv.hpp"
 #include "infinipot/policy/streaming_llm.hpp"
 #include "infinipot/policy/tova.hpp"
+#include "infinipot/policy/truncation.hpp"
+#include "infinipot/policy/value_norm.hpp"
 #include "infinipot/score_view.hpp"  // what a policy sees

@@ -8,18 +8,20 @@
 #include <string_view>
 
 #include "infinipot/cap.hpp"
+#include "infinipot/entry_rows.hpp"
 #include "infinipot/score_view.hpp"
 #include "infinipot/shape.hpp"
 #include "infinipot/smooth.hpp"
 
 namespace infinipot {
 
-/// Whose attention a policy wants to see.
+/// What a policy wants to see: whose attention, or the entries themselves.
 enum class Watch : std::uint8_t {
   nothing,       ///< none
   every_query,   ///< of all tokens while they are read; what an entry received so far travels with it (h2o)
   last_queries,  ///< of the last window() tokens before a distillation (snapkv, tova)
   probes,        ///< of tokens that run through the model at a distillation only: catalysts, re-read blocks
+  entries,       ///< no attention, but keys or values of all entries at a distillation (knorm, keydiff)
 };
 
 /// A part of the free budget (what protected entries leave of it) and how it is shared out.
@@ -65,6 +67,23 @@ concept RunsProbes = Policy<P> && requires(const P& policy, std::size_t i, const
   { policy.longest_probe() } -> std::convertible_to<std::size_t>;
   { policy.probe(i, context) } -> std::convertible_to<std::span<const Token>>;
   { policy.reduce() } -> std::convertible_to<Reduce>;
+};
+
+/// Whether what an entry received from earlier probes goes on with it while it lives, so that further probes
+/// add to it (or raise it): P::carries_attention, false if there is none. Other probes begin at 0.
+template <class P>
+inline constexpr bool carries_attention = false;
+template <class P>
+requires requires { P::carries_attention; }
+inline constexpr bool carries_attention<P> = P::carries_attention;
+
+/// A policy that watches entries. score_entries() fills scores[t] for every entry of one (layer, kv head);
+/// the view shows them as attention(), to be aggregated where heads choose together. An executor runs several
+/// heads at once. The store must be ReadableEntries.
+template <class P>
+concept ScoresEntries = Policy<P> &&
+    requires(const P& policy, const detail::AnyEntryRows& rows, std::span<float> scores) {
+  policy.score_entries(rows, scores);
 };
 
 /// A policy that wants the newest entries protected: recent(keep) of the `keep` that stay.

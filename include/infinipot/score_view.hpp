@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "infinipot/entries.hpp"
@@ -14,8 +15,9 @@ namespace infinipot {
 
 /// How the CaP scores of several kv heads become the one score of a lane.
 enum class Aggregate : std::uint8_t {
-  sum,  ///< the paper
-  max,  ///< the largest share: a head's scores divided by their sum over the unprotected entries
+  sum,   ///< the paper
+  max,   ///< the largest share: a head's scores divided by their sum over the unprotected entries
+  peak,  ///< the largest score itself
 };
 
 /// Entries of a scope, one or more (layer, kv head) pairs that choose together. Arrays have size() values.
@@ -50,10 +52,13 @@ class ScoreView {
 
   /// Fills scores with the attention of all heads, aggregated.
   void aggregate_attention(Aggregate aggregate, std::span<float> scores) const noexcept {
-    std::fill(scores.begin(), scores.end(), 0.0F);
+    std::fill(scores.begin(), scores.end(),
+              aggregate == Aggregate::peak ? std::numeric_limits<float>::lowest() : 0.0F);
     for (std::size_t head = 0; head < heads_; ++head) {
       if (aggregate == Aggregate::sum)
         for (std::size_t t = 0; t < size_; ++t) scores[t] += attention(head, t);
+      else if (aggregate == Aggregate::peak)
+        for (std::size_t t = 0; t < size_; ++t) raise(scores[t], attention(head, t));
       else
         raise_to_share(head, scores);
     }
@@ -63,6 +68,10 @@ class ScoreView {
   friend class Selector;
 
   std::size_t base(std::size_t t) const noexcept { return index(0, t); }
+
+  static void raise(float& score, float to) noexcept {
+    if (to > score || is_nan(to)) score = to;
+  }
 
   /// NaN goes through to its own entry, to be reported, and spoils no other.
   void raise_to_share(std::size_t head, std::span<float> scores) const noexcept {

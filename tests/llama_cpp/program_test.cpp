@@ -126,7 +126,7 @@ TEST_F(LlamaProgram, ReportsItsOwnSettings) {
 }
 
 TEST_F(LlamaProgram, AgreesWithTheOtherProgram) {
-  for (const char* policy : {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm"}) {
+  for (const char* policy : {"infinipot", "streaming_llm", "truncation", "snapkv", "tova", "h2o", "sirllm"}) {
     SCOPED_TRACE(policy);
     const Arguments more{"--policy", policy,          "--granularity", "shared", "--keep",
                          "170",      "--report-kept", "--chunk",       "50",     "--window",
@@ -142,7 +142,7 @@ TEST_F(LlamaProgram, AgreesWithTheOtherProgram) {
 
 TEST_F(LlamaProgram, AllPoliciesRun) {
   for (const std::string policy :
-       {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm", "context_shift", "full"})
+       {"infinipot", "streaming_llm", "truncation", "snapkv", "tova", "h2o", "sirllm", "context_shift", "full"})
     for (const char* flash_attention : {"on", "off"}) {
       const json r = report(
           {"--policy", policy, "--flash-attention", flash_attention, "--pot", "400", "--generate", "3"});

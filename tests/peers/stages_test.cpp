@@ -126,6 +126,18 @@ TEST(PeerStages, NucIsThatOfTheReference) {
   }
 }
 
+TEST(PeerStages, ThreadsGiveTheSameBits) {
+  for (const std::size_t threads : {2U, 3U}) {
+    const auto one = peers::distillation_stages<infinipot::f32>(small, {}),
+               several = peers::distillation_stages<infinipot::f32>(small, {}, threads);
+    for (const char* name : {"cap", "select", "select_top_k", "compact"})
+      EXPECT_EQ(result<std::uint32_t>(several, name), result<std::uint32_t>(one, name)) << name;
+    EXPECT_EQ(result<float>(peers::nuc_stages(7, 1000, {}, threads), "nuc"),
+              result<float>(peers::nuc_stages(7, 1000, {}), "nuc"));
+    for (const char* name : {"cap_limit", "select_limit", "compact_limit"}) peers::time(several.at(name), 1);
+  }
+}
+
 TEST(PeerStages, LimitsRun) {
   const auto stages = peers::distillation_stages<infinipot::f16>(small, {});
   for (const char* name : {"cap_limit", "select_limit", "compact_limit"})

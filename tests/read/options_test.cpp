@@ -77,6 +77,7 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.catalyst, "@question");
   EXPECT_EQ(o.json, "");
   EXPECT_FALSE(o.report_kept);
+  EXPECT_EQ(o.timeline, 0U);
   EXPECT_FALSE(o.max_tokens.has_value());
   EXPECT_EQ(o.generate, 64U);
   EXPECT_EQ(o.chunk, 256U);
@@ -85,6 +86,7 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.temperature, 0);
   EXPECT_EQ(o.top_p, 1);
   EXPECT_EQ(o.window, 64U);
+  EXPECT_EQ(o.block, 128U);
   EXPECT_EQ(o.decay, 0.9);
 }
 
@@ -126,6 +128,8 @@ TEST(ReadingOptions, AreAllRead) {
                           "--json",
                           "-",
                           "--report-kept",
+                          "--timeline",
+                          "1000",
                           "--seed",
                           "18446744073709551615",
                           "--temperature",
@@ -155,6 +159,7 @@ TEST(ReadingOptions, AreAllRead) {
   EXPECT_EQ(o.threads, 2U);
   EXPECT_EQ(o.json, "-");
   EXPECT_TRUE(o.report_kept);
+  EXPECT_EQ(o.timeline, 1000U);
   EXPECT_EQ(o.seed, UINT64_MAX);
   EXPECT_EQ(o.temperature, 0.1);
   EXPECT_EQ(o.top_p, 0.9);
@@ -299,8 +304,20 @@ TEST(ReadingOptions, PolicyHasTheSettings) {
 }
 
 TEST(ReadingOptions, EachNameMakesItsPolicy) {
-  for (const char* name : {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm"})
-    with_policy(with({"--policy", name}), {{1}}, [&](const auto& policy) { EXPECT_EQ(policy.name(), name); });
+  Program program = plain;
+  program.reads_entries = true;
+  for (const char* name :
+       {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm", "knorm", "keydiff", "value_norm"})
+    with_policy(with({"--policy", name}, program), {{1}},
+                [&](const auto& policy) { EXPECT_EQ(policy.name(), name); });
+  for (const auto& [name, alpha] : {std::pair("cap", 0.0), std::pair("nuc", 1.0)}) {
+    const Options o = with({"--policy", name, "--alpha", "0.7"});
+    EXPECT_EQ(o.alpha, alpha);
+    EXPECT_EQ(o.granularity, "shared");
+    EXPECT_EQ(o.kernel, 9U);
+    with_policy(o, {{1}}, [&](const auto& policy) { EXPECT_EQ(policy.name(), "infinipot"); });
+  }
+  EXPECT_NE(refusal({"--policy", "knorm"}).find("not 'knorm'"), std::string::npos);
 }
 
 TEST(ReadingOptions, RoomIsForTheLongestCatalyst) {
@@ -349,12 +366,15 @@ TEST(ReadingOptions, RefusalsNameTheOptionAndItsRange) {
       {{"--keep", "-1"}, "--keep"},
       {{"--max-tokens", "-1"}, "--max-tokens: must be a whole number, 0 .. 281474976710656, not '-1'"},
       {{"--policy", "best"},
-       "--policy: must be one of infinipot, streaming_llm, snapkv, tova, h2o, sirllm, full, not 'best'"},
+       "--policy: must be one of infinipot, cap, nuc, streaming_llm, truncation, reread, snapkv, tova, h2o, "
+       "sirllm, "
+       "full, not "
+       "'best'"},
       {{"--alpha", "1.5"}, "--alpha: must be a number, 0 .. 1, not '1.5'"},
       {{"--alpha", "-0.1"}, "--alpha: must be a number, 0 .. 1"},
       {{"--alpha", "nan"}, "--alpha: must be a number, 0 .. 1, not 'nan'"},
       {{"--granularity", "token"}, "--granularity: must be one of head, layer, shared, not 'token'"},
-      {{"--aggregate", "mean"}, "--aggregate: must be one of sum, max, not 'mean'"},
+      {{"--aggregate", "mean"}, "--aggregate: must be one of sum, max, peak, not 'mean'"},
       {{"--kernel", "4"}, "--kernel: must be a whole number, 1 .. 65535, odd, not '4'"},
       {{"--kernel", "0"}, "--kernel: must be a whole number, 1 .. 65535, odd, not '0'"},
       {{"--sinks", "-1"}, "--sinks: must be a whole number, 0 .. 16777216"},
@@ -443,7 +463,7 @@ TEST(ReadingOptions, HelpIsComplete) {
                              "--policy NAME",
                              "--alpha X",
                              "--granularity head|layer|shared",
-                             "--aggregate sum|max",
+                             "--aggregate sum|max|peak",
                              "--kernel N",
                              "--sinks N",
                              "--recent N",
@@ -456,12 +476,15 @@ TEST(ReadingOptions, HelpIsComplete) {
                              "--chunk N",
                              "--threads N",
                              "--json FILE|-",
+                             "--report FILE.html",
                              "--report-kept",
+                             "--timeline N",
                              "Several questions",
                              "--seed N",
                              "--temperature X",
                              "--top-p X",
                              "--window N",
+                             "--block N",
                              "--decay X",
                              "--help",
                              "--version",

@@ -222,7 +222,8 @@ TEST_F(ReadPrompt, HeaderStaysThroughManyDistillations) {
   Prompt prompt(*model_, model_->chat().user, options_, options_.turns[0], Document(file.path()));
   Needle needle("lighthouse is marigold");
   TurnReport figures;
-  prefill(reader, prompt, infinipot::Retention::pinned, *model_, {&needle, 1}, figures);
+  Timeline timeline(0);
+  prefill(reader, prompt, infinipot::Retention::pinned, *model_, {&needle, 1}, timeline, nullptr, figures);
 
   EXPECT_GT(reader.stats().distillations, 8U);
   const std::vector<Token> all = at_once(long_text());

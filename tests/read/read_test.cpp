@@ -109,6 +109,8 @@ TEST_F(ReadModel, ReportHasConsistentFigures) {
   EXPECT_GE(r.at("ttft_seconds"), seconds);
   EXPECT_GT(r.at("distill_seconds"), 0);
   EXPECT_LE(r.at("catalyst_seconds"), r.at("distill_seconds"));
+  EXPECT_GT(r.at("cap_seconds"), 0);
+  EXPECT_LE(r.at("cap_seconds"), r.at("catalyst_seconds"));
   EXPECT_LT(r.at("distill_seconds"), seconds + 60);
   EXPECT_TRUE(r.at("answer_text").is_string());
   EXPECT_LE(r.at("answer_tokens"), 8);
@@ -190,10 +192,11 @@ TEST_F(ReadModel, SeedMakesSamplingReproducible) {
 }
 
 TEST_F(ReadModel, AllPoliciesRun) {
-  for (const char* policy : {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm"}) {
+  for (const char* policy : {"infinipot", "streaming_llm", "truncation", "reread", "snapkv", "tova", "h2o",
+                             "sirllm", "knorm", "keydiff", "value_norm", "cap", "nuc"}) {
     const json r =
         report(text_.path(), {"--policy", policy, "--max-tokens", "120", "--pot", "100", "--window", "16",
-                              "--keep", "60", "--needle", "On day 0", "--generate", "2"});
+                              "--block", "9", "--keep", "60", "--needle", "On day 0", "--generate", "2"});
     EXPECT_GT(r.at("distillations"), 0) << policy;
     EXPECT_GE(r.at("pot_entries"), 60) << policy;
     EXPECT_TRUE(r.at("hit_rate").is_number()) << policy;

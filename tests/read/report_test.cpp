@@ -112,6 +112,16 @@ TEST(Report, HasWhatWasKeptIfItIsThere) {
   EXPECT_EQ(written(report, with_turns(1)).at("kept"), json({0, 1, 17}));
 }
 
+TEST(Report, HasTheTimelineIfItIsThere) {
+  Report report = with_reports(1);
+  EXPECT_FALSE(written(report, with_turns(1)).contains("timeline"));
+  report.timeline = {{1000, 0.5, 1, 4096}, {2000, std::nan(""), 2, 8192}};
+  EXPECT_EQ(written(report, with_turns(1)).at("timeline"),
+            json::array(
+                {{{"tokens", 1000}, {"seconds", 0.5}, {"distillations", 1}, {"resident_bytes", 4096}},
+                 {{"tokens", 2000}, {"seconds", nullptr}, {"distillations", 2}, {"resident_bytes", 8192}}}));
+}
+
 TEST(Report, HasTheSettingsThatTheProgramHas) {
   Options options = with_turns(1);
   options.cache_type = "f32";

@@ -266,6 +266,61 @@ TEST_F(Session, PinsTheFirstHeaderAlone) {
   EXPECT_FALSE(run(backend, options).kept.has_value());
 }
 
+TEST_F(Session, TimelineHasASampleForEveryStretch) {
+  ToyBackend backend;
+  Options options = three_turns();
+  EXPECT_TRUE(run(backend, options).timeline.empty());
+  backend.log = {};
+  options.timeline = 20;  // and chunks of 8
+  const Report report = run(backend, options);
+  const std::uint64_t read = backend.log.read.size() - report.turns[2].answer_tokens;
+  ASSERT_GE(report.timeline.size(), read / 20 - 3);  // answers and questions are not interrupted
+  Sample before;
+  for (const Sample& sample : report.timeline) {
+    EXPECT_GE(sample.tokens, before.tokens / 20 * 20 + 20);
+    EXPECT_GE(sample.seconds, before.seconds);
+    EXPECT_GE(sample.distillations, before.distillations);
+    EXPECT_GT(sample.resident_bytes, 1U << 20U);
+    EXPECT_LE(sample.resident_bytes, report.peak_rss_bytes);
+    before = sample;
+  }
+  EXPECT_LE(before.tokens, read);
+  EXPECT_GT(before.distillations, 5U);
+}
+
+TEST_F(Session, LogKnowsWhatWasHeldAfterEveryDistillation) {
+  ToyBackend backend;
+  Options options = three_turns("infinipot");
+  EXPECT_FALSE(run(backend, options).log.has_value());
+  backend.log = {};
+  options.report = "page.html";  // is written by the program, not by the session
+  const Report report = run(backend, options);
+  ASSERT_TRUE(report.log.has_value());
+  const PotLog& log = *report.log;
+
+  std::string text, expected;
+  for (const std::string& piece : log.texts()) text += piece;
+  for (const Token token : backend.log.read) expected += backend.text().decode(token);
+  EXPECT_EQ(text, expected);
+  EXPECT_EQ(log.texts().size(), backend.log.read.size());
+
+  ASSERT_EQ(log.distillations().size(), report.distillations + 1);  // and the end
+  std::uint64_t before = 0;
+  for (std::size_t i = 0; i < report.distillations; ++i) {
+    const PotLog::Distillation& d = log.distillations()[i];
+    EXPECT_GT(d.tokens_read, before);
+    before = d.tokens_read;
+    EXPECT_EQ(d.kept.size(), options.keep);  // all heads share them
+    EXPECT_GT(d.scores.size(), options.keep);
+    for (const auto& [position, mask] : d.kept) {
+      EXPECT_EQ(mask, PotLog::Mask{1});
+      EXPECT_TRUE(d.scores.contains(position));
+    }
+  }
+  EXPECT_EQ(log.distillations().back().tokens_read, backend.log.read.size());
+  EXPECT_EQ(log.nuc().size(), backend.log.read.size());
+}
+
 TEST_F(Session, CatalystFollowsTheTurn) {
   ToyBackend backend;
   Options options = three_turns("infinipot");

@@ -14,7 +14,7 @@ from smollm2 import Cache
 
 @dataclass(frozen=True)
 class Settings:
-    policy: str  # infinipot, streaming_llm, snapkv, tova, h2o, sirllm
+    policy: str  # infinipot, streaming_llm, snapkv, tova, h2o, sirllm, knorm, keydiff, value_norm, truncation, reread
     granularity: str = "head"  # one lane per kv head ("head"), per layer ("layer"), or for the model ("shared")
     capacity: int = 256
     keep: int = 128
@@ -25,10 +25,11 @@ class Settings:
     kernel: int = 1  # infinipot: max over neighbours; snapkv: mean over neighbours
     window: int = 32  # snapkv: how many of the last queries are observed
     decay: float = 1.0  # sirllm: factor per distillation survived
+    block: int = 16  # reread: tokens that are read again at once; the catalyst stands before them
 
     def protected_recent(self):
         """Policies that need the newest entries protect them whatever `recent` says."""
-        least = {"snapkv": self.window, "tova": 1, "h2o": self.keep // 2}
+        least = {"snapkv": self.window, "tova": 1, "h2o": self.keep // 2, "truncation": self.keep // 2}
         return max(self.recent, least.get(self.policy, 0))
 
 
@@ -54,8 +55,9 @@ class Pot:
     def __init__(self, model, settings, catalyst=()):
         self.model = model
         self.settings = settings
-        self.catalyst = list(catalyst) if settings.policy == "infinipot" else []
-        self.limit = settings.capacity - len(self.catalyst)
+        self.catalyst = list(catalyst) if settings.policy in ("infinipot", "reread") else []
+        self.limit = settings.capacity - len(self.catalyst) - (settings.block if settings.policy == "reread" else 0)
+        self.stream = []
         assert settings.keep < self.limit
         self.lanes = lanes_of(model, settings.granularity)
         self.cache = Cache(model)
@@ -64,7 +66,7 @@ class Pot:
         self.nuc = np.empty((len(self.lanes), 0))
         self.pinned = np.empty((len(self.lanes), 0), dtype=bool)
         self.survived = np.empty((len(self.lanes), 0), dtype=np.int64)
-        # h2o: attention received from every query so far, [layer, kv head, entry].
+        # h2o: attention received from every query so far; reread: the most from a single one, [layer, kv head, entry].
         self.received = torch.empty(model.layers, model.kv_heads, 0, dtype=model.dtype)
         self.last_logits = None
         self.stream_nuc = []  # one per token of the stream, whether still in the pot or not
@@ -92,6 +94,7 @@ class Pot:
             nuc.append(0.0 if prediction is None else (torch.logsumexp(prediction, 0) - prediction[token]).item())
         self.last_logits = logits[-1]
         first = len(self.stream_nuc)
+        self.stream += tokens
         self.stream_nuc += nuc
 
         def extend(record, values):
@@ -101,6 +104,9 @@ class Pot:
         self.nuc = extend(self.nuc, nuc)
         self.pinned = extend(self.pinned, [pinned] * len(tokens))
         self.survived = extend(self.survived, [0] * len(tokens))
+        if self.settings.policy == "reread":
+            new = torch.zeros(*self.received.shape[:2], len(tokens), dtype=self.model.dtype)
+            self.received = torch.cat([self.received, new], dim=2)
         if self.settings.policy == "h2o":
             new = torch.zeros(*self.received.shape[:2], len(tokens), dtype=self.model.dtype)
             self.received = torch.cat([self.received, new], dim=2) + self.model.attention_mass(self.cache, len(tokens))
@@ -141,6 +147,13 @@ class Pot:
             return scores, [("nuc", s.alpha), ("cap", None)]
         if s.policy == "streaming_llm":
             return {"position": self.position.astype(float)}, [("position", None)]
+        if s.policy == "reread":
+            self._read_again()
+            best = self.received.numpy()
+            scores = np.stack([np.stack([best[pair] for pair in heads]).max(axis=0) for heads in self.lanes])
+            return {"reread": pool(scores, candidates, s.kernel, "max")}, [("reread", None)]
+        if s.policy == "truncation":
+            return {"position": -self.position.astype(float)}, [("position", None)]
         if s.policy == "snapkv":
             u = self._lane_scores(self.model.attention_mass(self.cache, s.window), "sum")
             return {"snapkv": pool(u, candidates, s.kernel, "mean")}, [("snapkv", None)]
@@ -152,7 +165,33 @@ class Pot:
             return {"h2o": self._lane_scores(self.received, "sum")}, [("h2o", None)]
         if s.policy == "sirllm":
             return {"sirllm": self.nuc * s.decay**self.survived}, [("sirllm", None)]
+        if s.policy in ("knorm", "keydiff", "value_norm"):
+            return {s.policy: self._lane_scores(self._entry_scores(), "sum")}, [(s.policy, None)]
         raise ValueError(f"unknown policy {s.policy}")
+
+    def _read_again(self):
+        """Raise `received` by what came since the last distillation, read again in blocks behind the catalyst."""
+        read = len(self.stream_nuc)
+        fresh = self.stream[self.distillations[-1].stream_position if self.distillations else 0 : read]
+        for start in range(0, len(fresh), self.settings.block):
+            probe = self.catalyst + fresh[start : start + self.settings.block]
+            self.model.forward(probe, self.cache)
+            for layer in range(self.model.layers):
+                most = self.model.attention(self.cache, layer, len(probe)).amax(dim=1)[:, : len(self)]
+                most = most.view(self.model.kv_heads, -1, len(self)).amax(dim=1)
+                self.received[layer] = torch.maximum(self.received[layer], most)
+            self.cache.drop_last(len(probe))
+
+    def _entry_scores(self):
+        """[layer, kv head, entry] of what keys and values alone tell. Keys as they are rotated where they stand."""
+        if self.settings.policy == "value_norm":
+            return torch.stack([values.norm(dim=-1) for values in self.cache.values])
+        keys = torch.stack([self.model.rotate(keys, 0) for keys in self.cache.keys])
+        if self.settings.policy == "knorm":
+            return -keys.norm(dim=-1)
+        directions = keys / keys.norm(dim=-1, keepdim=True)
+        mean = directions.mean(dim=2, keepdim=True)
+        return -(directions * mean).sum(dim=-1) / mean.norm(dim=-1)
 
     def _lane_scores(self, u, aggregate):
         """[layer, kv head, entry] -> [lane, entry]."""
@@ -178,7 +217,7 @@ class Pot:
         for heads, row in zip(self.lanes, kept):
             for layer, head in heads:
                 index[layer, head] = torch.from_numpy(row)
-        if self.settings.policy == "h2o":
+        if self.settings.policy in ("h2o", "reread"):
             self.received = self.received.gather(2, index)
         self.cache.gather(index)
 

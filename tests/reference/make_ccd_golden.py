@@ -43,6 +43,11 @@ RUNS = {
     "tova": (Settings("tova", "head"), [], 2),
     "h2o": (Settings("h2o", "head"), [], 0),
     "sirllm": (Settings("sirllm", "head", decay=0.9), [], 0),
+    "knorm": (Settings("knorm", "shared"), [], 0),
+    "keydiff": (Settings("keydiff", "shared", recent=16), [], 0),
+    "value_norm": (Settings("value_norm", "shared"), [], 0),
+    "truncation": (Settings("truncation", "head"), [], 0),
+    "reread": (Settings("reread", "shared", kernel=9), [(0, 20)], 0),
 }
 
 

@@ -18,7 +18,19 @@ namespace reference {
 
 using infinipot::Token;
 
-enum class Kind { infinipot, snapkv, tova, h2o, streaming_llm, sirllm };
+enum class Kind {
+  infinipot,
+  snapkv,
+  tova,
+  h2o,
+  streaming_llm,
+  sirllm,
+  knorm,
+  keydiff,
+  value_norm,
+  truncation,
+  reread
+};
 
 /// What is kept, when and by whom.
 struct CcdSpec {
@@ -33,6 +45,7 @@ struct CcdSpec {
   std::size_t kernel = 1;      // snapkv, too
   std::size_t window = 1;      // snapkv
   double decay = 0.9;          // sirllm
+  std::size_t block = 5;       // reread, whose instruction is the first catalyst
 };
 
 /// One entry of one (layer, kv head).
@@ -53,10 +66,12 @@ class Ccd {
       : model_(model), spec_(spec), heads_(model.shape.layers * model.shape.kv_heads) {
     if (spec.kind == Kind::snapkv) spec_.recent = std::max(spec.recent, spec.window);
     if (spec.kind == Kind::tova) spec_.recent = std::max(spec.recent, std::size_t{1});
-    if (spec.kind == Kind::h2o) spec_.recent = std::max(spec.recent, spec.keep / 2);
+    if (spec.kind == Kind::h2o || spec.kind == Kind::truncation)
+      spec_.recent = std::max(spec.recent, spec.keep / 2);
     std::size_t catalyst = 0;
     if (spec.kind == Kind::infinipot && spec.alpha < 1)
       for (const auto& c : spec.catalysts) catalyst = std::max(catalyst, c.size());
+    if (spec.kind == Kind::reread) catalyst = spec.catalysts[0].size() + spec.block;
     limit_ = spec.capacity - catalyst;
   }
 
@@ -201,8 +216,48 @@ class Ccd {
     probing_ = false;
   }
 
+  /// What came since the last distillation, block by block. Nothing is forgotten before.
+  void read_again() {
+    const std::size_t full = size();
+    std::vector<Token> fresh;
+    for (std::size_t t = distillations_ == 0 ? 0 : spec_.keep; t < full; ++t)
+      fresh.push_back(heads_[0][t].token);
+    probing_ = true;
+    for (std::size_t from = 0; from < fresh.size(); from += spec_.block) {
+      for (const Token token : spec_.catalysts[0]) receive(run(token), true);
+      for (std::size_t i = from; i < std::min(from + spec_.block, fresh.size()); ++i)
+        receive(run(fresh[i]), true);
+      for (auto& head : heads_) head.resize(full);
+    }
+    probing_ = false;
+  }
+
+  bool scores_entries() const {
+    return spec_.kind == Kind::knorm || spec_.kind == Kind::keydiff || spec_.kind == Kind::value_norm;
+  }
+
+  /// The entries' own scores stand where attention stands.
+  void score_entries() {
+    for (auto& head : heads_) {
+      Vector mean(model_.shape.head_dim);
+      for (std::size_t t = 0; t < head.size(); ++t) {
+        const Vector key = rotated_at(head[t].raw_key, t);
+        for (std::size_t k = 0; k < key.size(); ++k) mean[k] += key[k] / std::sqrt(dot(key, key));
+      }
+      for (std::size_t t = 0; t < head.size(); ++t) {
+        const Vector key = rotated_at(head[t].raw_key, t);
+        if (spec_.kind == Kind::knorm) head[t].attention = -std::sqrt(dot(key, key));
+        if (spec_.kind == Kind::value_norm) head[t].attention = std::sqrt(dot(head[t].value, head[t].value));
+        if (spec_.kind == Kind::keydiff)
+          head[t].attention = -dot(key, mean) / std::sqrt(dot(key, key) * dot(mean, mean));
+      }
+    }
+  }
+
   void distil() {
     if (spec_.kind == Kind::infinipot) run_catalysts();
+    if (spec_.kind == Kind::reread) read_again();
+    if (scores_entries()) score_entries();
     std::size_t together = 1;  // heads that keep the same tokens
     if (spec_.granularity == infinipot::Granularity::layer || spec_.kind == Kind::tova)
       together = model_.shape.kv_heads;
@@ -249,10 +304,16 @@ class Ccd {
     Vector result(records.size());
     for (std::size_t t = 0; t < result.size(); ++t) {
       if (spec_.kind == Kind::streaming_llm) result[t] = static_cast<double>(records[t].position);
+      if (spec_.kind == Kind::truncation) result[t] = -static_cast<double>(records[t].position);
       if (spec_.kind == Kind::sirllm) result[t] = records[t].nuc * std::pow(spec_.decay, records[t].survived);
     }
-    if (spec_.kind == Kind::streaming_llm || spec_.kind == Kind::sirllm) return result;
+    if (spec_.kind == Kind::streaming_llm || spec_.kind == Kind::sirllm || spec_.kind == Kind::truncation)
+      return result;
     for (const auto& head : heads) {
+      if (spec_.kind == Kind::reread) {
+        for (std::size_t t = 0; t < head.size(); ++t) result[t] = std::max(result[t], head[t].attention);
+        continue;
+      }
       double total = 0;
       for (std::size_t t = 0; t < head.size(); ++t)
         if (!is_protected[t]) total += head[t].attention;
@@ -265,7 +326,10 @@ class Ccd {
 
   /// snapkv: the mean over the neighbourhood, else the maximum.
   Vector pooled(const Vector& values, const std::vector<bool>& is_protected) const {
-    const std::size_t kernel = spec_.kind == Kind::infinipot || spec_.kind == Kind::snapkv ? spec_.kernel : 1;
+    const std::size_t kernel =
+        spec_.kind == Kind::infinipot || spec_.kind == Kind::snapkv || spec_.kind == Kind::reread
+            ? spec_.kernel
+            : 1;
     Vector result = values;
     for (std::size_t t = 0; t < values.size(); ++t) {
       double sum = 0, best = values[t];

@@ -46,6 +46,14 @@ void with_policy(const json& golden, const Run& run) {
   if (name == "tova") return run(infinipot::Tova());
   if (name == "h2o") return run(infinipot::H2o());
   if (name == "sirllm") return run(infinipot::SirLlm(settings.at("decay")));
+  if (name == "truncation") return run(infinipot::Truncation());
+  if (name == "reread")
+    return run(infinipot::Reread({.instruction = golden.at("catalyst").get<std::vector<Token>>(),
+                                  .block = settings.at("block"),
+                                  .kernel = settings.at("kernel")}));
+  if (name == "knorm") return run(infinipot::KNorm());
+  if (name == "keydiff") return run(infinipot::KeyDiff());
+  if (name == "value_norm") return run(infinipot::ValueNorm());
   ASSERT_EQ(name, "infinipot");
   run(infinipot::Infinipot({.catalysts = {golden.at("catalyst").get<std::vector<Token>>()},
                             .alpha = settings.at("alpha"),
@@ -158,14 +166,14 @@ TEST_P(CcdGolden, KeepsTheSameEntries) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(AllPolicies, CcdGolden,
-                         testing::Values(Case{"ccd_infinipot_head_sum.json"},
-                                         Case{"ccd_infinipot_head_max.json"},
-                                         Case{"ccd_infinipot_layer_sum.json"},
-                                         Case{"ccd_infinipot_shared_max.json"},
-                                         Case{"ccd_streaming_llm.json"}, Case{"ccd_snapkv.json"},
-                                         Case{"ccd_tova.json"}, Case{"ccd_h2o.json"}, Case{"ccd_sirllm.json"},
-                                         Case{"ccd_infinipot_head_sum.json", KeyStorage::unrotated, 37},
-                                         Case{"ccd_infinipot_shared_max.json", KeyStorage::unrotated, 37}));
+INSTANTIATE_TEST_SUITE_P(
+    AllPolicies, CcdGolden,
+    testing::Values(Case{"ccd_infinipot_head_sum.json"}, Case{"ccd_infinipot_head_max.json"},
+                    Case{"ccd_infinipot_layer_sum.json"}, Case{"ccd_infinipot_shared_max.json"},
+                    Case{"ccd_streaming_llm.json"}, Case{"ccd_snapkv.json"}, Case{"ccd_tova.json"},
+                    Case{"ccd_h2o.json"}, Case{"ccd_sirllm.json"}, Case{"ccd_knorm.json"},
+                    Case{"ccd_keydiff.json"}, Case{"ccd_value_norm.json"}, Case{"ccd_truncation.json"},
+                    Case{"ccd_reread.json"}, Case{"ccd_infinipot_head_sum.json", KeyStorage::unrotated, 37},
+                    Case{"ccd_infinipot_shared_max.json", KeyStorage::unrotated, 37}));
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "infinipot/cap.hpp"
 #include "infinipot/concepts.hpp"
+#include "infinipot/detail/stopwatch.hpp"
 #include "infinipot/nuc.hpp"
 #include "infinipot/top_k.hpp"
 
@@ -36,6 +37,7 @@ class QueryWatcher final : public QuerySink {
         executor_(executor) {}
 
   void layer(std::size_t layer, const Queries& queries) noexcept override {
+    const Stopwatch watch;
     const Shape shape = store_.shape();
     const AttentionForm attention = form(layer);
     executor_.for_each(shape.kv_heads, [&](std::size_t kv_head, std::size_t worker) {
@@ -45,7 +47,11 @@ class QueryWatcher final : public QuerySink {
       scorers_[worker].accumulate(queries, kv_head, first_, keys, attention, reduce_,
                                   scores_.head(shape.head_of(layer, kv_head)));
     });
+    seconds_ += watch.seconds();
   }
+
+  /// Spent on scoring so far.
+  double seconds() const noexcept { return seconds_; }
 
  private:
   AttentionForm form(std::size_t layer) const noexcept {
@@ -62,6 +68,7 @@ class QueryWatcher final : public QuerySink {
   Reduce reduce_;
   AttentionScores scores_;
   X executor_;
+  double seconds_ = 0;
 };
 
 /// Adds up attention probabilities that the engine computed itself.

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Draws the pictures of the README from the figures beside them (CSV), as SVG. Needs matplotlib.
+
+    benchmarks/plots.py            all pictures
+    benchmarks/plots.py drift      one of them: drift, lengths, million
+"""
+
+import argparse
+import csv
+import pathlib
+import statistics
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+HERE = pathlib.Path(__file__).parent
+WINDOW = 20_000  # tokens over which a time per token is taken
+MARKERS = "osD^v"
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def save(figure, path, rect=(0, 0, 1, 1)):
+    figure.tight_layout(rect=rect)
+    figure.savefig(path, metadata={"Date": None})  # the same picture for the same figures
+    plt.close(figure)
+    print(path)
+
+
+def drift():
+    """Relative error of keys against the number of distillations, a panel for each element type."""
+    rows = rows_of(HERE / "drift.csv")
+    types = list(dict.fromkeys(row["type"] for row in rows))
+    figure, panels = plt.subplots(1, len(types), figsize=(2.6 * len(types), 3.2), sharey=True)
+    for panel, type_ in zip(panels, types):
+        for storage, pairing in dict.fromkeys((row["storage"], row["pairing"]) for row in rows):
+            own = [row for row in rows if (row["type"], row["storage"], row["pairing"]) == (type_, storage, pairing)]
+            x = [int(row["distillations"]) for row in own]
+            style = "-" if pairing == "half_split" else "--"
+            colour = "tab:blue" if storage == "rotated" else "tab:green"
+            panel.plot(x, [float(row["error"]) for row in own], style, color=colour, label=f"infinipot, {storage}, {pairing}")
+            if own[0]["error_shifted_in_place"]:
+                panel.plot(x, [float(row["error_shifted_in_place"]) for row in own], style, color="tab:red",
+                           label=f"shifted in place, {pairing}")
+        panel.set(title=type_, xscale="log", yscale="log", xlabel="distillations survived")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("RMS error / RMS of the key")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=3, fontsize="small", frameon=False)
+    save(figure, HERE / "drift.svg", rect=(0, 0.17, 1, 1))
+
+
+def lengths():
+    """Time per token at the end, time to first token and peak memory against the length of the text."""
+    rows = rows_of(HERE / "long_text/lengths.csv")
+    figure, panels = plt.subplots(1, 3, figsize=(13, 4))
+    what = [("ms_per_token_at_end", "ms per token, over the last quarter"), ("ttft_seconds", "seconds to the first token"),
+            ("peak_rss_mib", "peak memory, MiB")]
+    for panel, (column, label) in zip(panels, what):
+        for marker, name in zip(MARKERS, dict.fromkeys(row["contestant"] for row in rows)):
+            own = [row for row in rows if row["contestant"] == name]
+            panel.plot([int(row["tokens"]) for row in own], [float(row[column]) for row in own], marker=marker, label=name)
+        panel.set(xscale="log", yscale="log", xlabel="tokens of text", ylabel=label)
+        ticks = sorted({int(row["tokens"]) for row in rows})
+        panel.set_xticks(ticks, [f"{tick // 1024}K" for tick in ticks], minor=False)
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize="small")
+    save(figure, HERE / "long_text/lengths.svg")
+
+
+def million():
+    """Memory and time per token along one long text."""
+    rows = rows_of(HERE / "long_text/million.csv")
+    tokens, seconds = [int(row["tokens"]) for row in rows], [float(row["seconds"]) for row in rows]
+    step = max(1, round(WINDOW / (tokens[1] - tokens[0])))
+    at = range(step, len(rows), step)
+    times = [1000 * (seconds[i] - seconds[i - step]) / (tokens[i] - tokens[i - step]) for i in at]
+    figure, (memory, time) = plt.subplots(2, 1, figsize=(9, 4.6), sharex=True)
+    memory.plot([t / 1e6 for t in tokens], [float(row["resident_mib"]) for row in rows])
+    memory.set(ylabel="resident memory, MiB", ylim=(0, None))
+    time.plot([tokens[i] / 1e6 for i in at], times)
+    time.axhspan(0.95 * statistics.median(times), 1.05 * statistics.median(times), alpha=0.15, label="median ± 5 %")
+    time.set(ylabel="ms per token", xlabel="tokens read, millions", ylim=(0, None))
+    time.legend(loc="lower right", fontsize="small")
+    for panel in (memory, time):
+        panel.grid(alpha=0.3)
+    save(figure, HERE / "long_text/million.svg")
+
+
+PICTURES = {"drift": drift, "lengths": lengths, "million": million}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", nargs="*", choices=[[], *PICTURES], help="[all]")
+    plt.rcParams.update({"svg.hashsalt": "infinipot", "svg.fonttype": "none", "font.family": "sans-serif"})
+    for name in parser.parse_args().pictures or PICTURES:
+        PICTURES[name]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Needles: sentences that are hidden in a text, and the question that only they answer."""
+
+import dataclasses
+import random
+
+CODE_NAMES = ["old library", "north gate", "blue warehouse", "harbour office", "town archive", "clock tower", "glass factory",
+              "river station"]
+CITIES = ["Lisbon", "Toronto", "Nairobi", "Helsinki", "Santiago", "Kyoto", "Dublin", "Warsaw", "Havana", "Oslo"]
+PEOPLE = ["Martha Quill", "Edwin Sparrow", "Clara Winters", "Tobias Reed", "Agnes Holloway", "Jonas Marsh"]
+COLOURS = ["green", "silver", "yellow", "purple", "orange", "crimson", "golden", "grey"]
+THINGS = ["teapot", "lantern", "violin", "umbrella", "compass", "saddle", "mirror", "basket"]
+PLACES = ["under the stairs", "behind the stove", "in the attic", "below the bridge", "inside the bell", "beside the well"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Needle:
+    sentences: list  # one, or two that must be joined
+    question: str
+    answer_prefix: str
+    answer: str  # what follows the prefix
+
+
+def number(draw):
+    name, code = draw.choice(CODE_NAMES), draw.randrange(1_000_000, 10_000_000)
+    return Needle([f"The access code of the {name} is {code}."], f"What is the access code of the {name}?",
+                  f"The access code of the {name} is", f" {code}.")
+
+
+def phrase(draw):
+    person, thing = draw.choice(PEOPLE), f"{draw.choice(COLOURS)} {draw.choice(THINGS)}"
+    place = draw.choice(PLACES)
+    return Needle([f"{person} hid the {thing} {place}."], f"What did {person} hide, and where?", f"{person} hid the",
+                  f" {thing} {place}.")
+
+
+def joined(draw):
+    person, city, code = draw.choice(PEOPLE), draw.choice(CITIES), draw.randrange(1_000, 10_000)
+    return Needle([f"{person} lives in {city}.", f"The telephone number of everybody in {city} is {code}."],
+                  f"What is the telephone number of {person}?", f"The telephone number of {person} is", f" {code}.")
+
+
+KINDS = {"number": number, "phrase": phrase, "joined": joined}
+
+
+def make(kind, seed):
+    return KINDS[kind](random.Random(f"{kind} {seed}"))
+
+
+def hide(needle, haystack, tokens, depth, seed):
+    """A text of about so many tokens that begins at a paragraph of the haystack, with the needle at the given depth, behind a
+    sentence. Of two sentences the second stands a tenth of the text after the first (before it where there is no room)."""
+    length = round(tokens * 4.3)  # characters of English per token of SmolLM2's vocabulary
+    if length > len(haystack):
+        raise ValueError(f"the haystack has {len(haystack)} characters; {tokens} tokens take about {length}")
+    begin = haystack.find("\n", random.Random(f"place {seed}").randrange(len(haystack) - length + 1)) + 1
+    text = haystack[begin:begin + length]
+    depths = [depth, depth + 0.1 if depth <= 0.85 else depth - 0.1][:len(needle.sentences)]
+    for where, sentence in sorted(zip(depths, needle.sentences), reverse=True):
+        place = text.find(". ", round(where * (len(text) - 200)))
+        place = len(text) if place < 0 else place + 2
+        text = f"{text[:place]}{sentence} {text[place:]}"
+    return text

@@ -1,0 +1,169 @@
+"""Trials: runs of infinipot-read (or infinipot-llama), one JSON line each, that a later call need not repeat."""
+
+import argparse
+import concurrent.futures
+import csv
+import json
+import math
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parents[2]
+
+
+def add_options(parser):
+    parser.add_argument("--model", required=True, help="GGUF file of a Llama model")
+    parser.add_argument("--program", default=HERE / "build/examples/infinipot-read", type=pathlib.Path,
+                        help="infinipot-read or infinipot-llama [build/examples/infinipot-read]")
+    parser.add_argument("--out", required=True, type=pathlib.Path, metavar="FILE.jsonl",
+                        help="a line for each trial is appended; trials that it has already are not run again")
+    parser.add_argument("--csv", type=pathlib.Path, metavar="FILE.csv", help="write a summary: means and standard errors")
+    parser.add_argument("--pot", type=int, default=2048, help="entries, for all policies but full [%(default)s]")
+    parser.add_argument("--policies", nargs="+", default=["full", "truncation", "streaming_llm", "infinipot"], metavar="POLICY",
+                        help="a policy of the program, with options of its own and a name if you like, such as "
+                        "'wide=infinipot --kernel 17' %(default)s")
+    parser.add_argument("--jobs", type=int, default=2, help="trials at once, of one thread each [%(default)s]")
+    parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="more options for the program; must come last")
+
+
+def check(parser, options):
+    if not options.program.is_file():
+        parser.error(f"there is no {options.program}; build it, or name it by --program")
+    if options.pot < 2:
+        parser.error(f"--pot {options.pot} must be at least 2")
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs} must be at least 1")
+    names = [split_policy(policy)[0] for policy in options.policies]
+    if len(set(names)) < len(names):
+        parser.error(f"--policies: two have the same name: {', '.join(sorted(names))}")
+
+
+def split_policy(text):
+    """('wide', ['infinipot', '--kernel', '17']) of 'wide=infinipot --kernel 17'."""
+    name, _, rest = text.partition("=") if "=" in text.split(" ")[0] else (text, "", text)
+    return name, rest.split()
+
+
+def run(options, settings, document, arguments):
+    """What the program measured, as its JSON. `document` is text; `settings` a policy and options of its own."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write(document)
+        file.flush()
+        command = [options.program, "--model", options.model, "--document", file.name, "--policy", *settings.split(),
+                   "--json", "-", "--threads", "1", *arguments, *options.more]
+        if settings.split()[0] != "full":
+            command += ["--pot", str(options.pot)]
+        started = time.monotonic()
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stderr}")
+    return json.loads(done.stdout) | {"seconds": time.monotonic() - started}
+
+
+def who(options, policy):
+    """The part of a trial that says what it was run with."""
+    name, settings = split_policy(policy)
+    return {"policy": name, "settings": " ".join(settings), "pot": options.pot, "model": pathlib.Path(options.model).name,
+            "program": options.program.name}
+
+
+def catalyst(cell):
+    if "--catalyst" in cell["settings"]:
+        return []
+    return ["--catalyst", "@question" if cell["known"] == "yes" else "@generic"]
+
+
+def measured(report):
+    """What every trial records."""
+    return {"answer_nll": report["answer_nll"], "hit_rate": report["hit_rate"], "answer_text": report["answer_text"].strip(),
+            "document_tokens": report["document_tokens"], "distillations": report["distillations"],
+            "nan_scores": report["nan_scores"], "pot_mib": round(report["pot_bytes"] / 2**20, 1),
+            "seconds": round(report["seconds"], 2)}
+
+
+def load(path):
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def key_of(trial, keys):
+    return json.dumps([trial.get(key) for key in keys])
+
+
+def run_all(options, cells, keys, perform):
+    """Performs the trials that the file has not yet; each is perform(cell), which adds to the cell what it measured. Returns all
+    trials of these cells."""
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    known = {key_of(trial, keys): trial for trial in load(options.out)}
+    todo = [cell for cell in cells if key_of(cell, keys) not in known]
+    started = time.monotonic()
+    with options.out.open("a") as file, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        futures = {pool.submit(perform, cell): cell for cell in todo}
+        try:
+            for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
+                trial = futures[future] | future.result()
+                known[key_of(trial, keys)] = trial
+                file.write(json.dumps(trial, ensure_ascii=False) + "\n")
+                file.flush()
+                left = (time.monotonic() - started) / number * (len(todo) - number)
+                what = ", ".join(str(trial[key]) for key in keys if trial.get(key) is not None)
+                print(f"{number}/{len(todo)} {what}: NLL {trial['answer_nll']:.3f} ({left / 60:.0f} min left)", file=sys.stderr,
+                      flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [known[key_of(cell, keys)] for cell in cells]
+
+
+def mean_and_error(values):
+    """Mean and its standard error; None where there is nothing or a single value."""
+    values = [value for value in values if value is not None and math.isfinite(value)]
+    if not values:
+        return None, None
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return statistics.fmean(values), error
+
+
+def summary(trials, keys, scores):
+    """A row for each combination of `keys`: number of trials, means and standard errors of `scores`."""
+    groups = {}
+    for trial in trials:
+        groups.setdefault(tuple(trial.get(key) for key in keys), []).append(trial)
+    rows = []
+    for values, group in groups.items():
+        row = dict(zip(keys, values)) | {"trials": len(group)}
+        for score in scores:
+            mean, error = mean_and_error([trial.get(score) for trial in group])
+            row[score] = None if mean is None else round(mean, 4)
+            row[f"{score}_error"] = None if error is None else round(error, 4)
+        rows.append(row)
+    return rows
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def table(rows, columns):
+    """Markdown."""
+    def cell(row, column):
+        value, error = row[column], row.get(f"{column}_error")
+        if value is None:
+            return "-"
+        if isinstance(value, float):
+            return f"{value:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+        return str(value)
+
+    lines = [columns, *([cell(row, column) for column in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(text.ljust(width) for text, width in zip(line, widths)) + " |" for line in lines)

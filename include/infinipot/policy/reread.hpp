@@ -1,0 +1,66 @@
+// Re-reading: what is needed to say the text again (KVzip, arXiv 2505.23416), inside a bounded pot.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "infinipot/detail/error.hpp"
+#include "infinipot/policy.hpp"
+
+namespace infinipot {
+
+struct RereadSettings {
+  std::vector<Token> instruction;  ///< in front of every block, for instance "\n\nRepeat the text above:\n\n"
+  std::size_t block = 128;         ///< tokens of the text that are read again at once
+  Aggregate over_heads = Aggregate::peak;
+  std::size_t kernel = 9;  ///< max pooling over neighbours; odd
+};
+
+/// For questions that nobody knows yet. At a distillation all tokens that came since the last one are read
+/// again, block by block, behind the full pot; an entry's score is the most attention that it ever received
+/// so. That of survivors stays with them. Costs a second reading of every token. Needs attention.
+class Reread {
+ public:
+  static constexpr Watch watch = Watch::probes;
+  static constexpr bool carries_attention = true;
+
+  /// Throws std::invalid_argument for a block of 0 and an even kernel.
+  explicit Reread(RereadSettings settings) : settings_(std::move(settings)) {
+    if (settings_.block == 0) detail::invalid("reread block 0 must be at least 1");
+    rules_[0].smoothing = {Pooling::max, settings_.kernel};
+    rules_[0].smoothing.validate();
+    probe_ = settings_.instruction;
+    probe_.resize(longest_probe());
+  }
+
+  std::string_view name() const noexcept { return "reread"; }
+  bool uses_nuc() const noexcept { return false; }
+  std::span<const Rule> rules() const noexcept { return rules_; }
+  Reduce reduce() const noexcept { return Reduce::max; }
+  std::size_t longest_probe() const noexcept { return settings_.instruction.size() + settings_.block; }
+
+  std::span<const Token> probe(std::size_t i, const ProbeContext& context) const noexcept {
+    const std::size_t from = i * settings_.block;
+    if (from >= context.fresh.size()) return {};
+    const auto block = context.fresh.subspan(from, std::min(settings_.block, context.fresh.size() - from));
+    const auto behind = static_cast<std::ptrdiff_t>(settings_.instruction.size());
+    std::copy(block.begin(), block.end(), probe_.begin() + behind);
+    return std::span<const Token>(probe_).first(settings_.instruction.size() + block.size());
+  }
+
+  void score(std::size_t /*rule*/, const ScoreView& view, std::span<float> scores) const noexcept {
+    view.aggregate_attention(settings_.over_heads, scores);
+  }
+
+ private:
+  RereadSettings settings_;
+  std::array<Rule, 1> rules_;
+  mutable std::vector<Token> probe_;  // (longest_probe) instruction and the last block
+};
+
+}  // namespace infinipot
