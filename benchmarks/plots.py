@@ -14,6 +14,7 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.ticker  # noqa: E402
 
 HERE = pathlib.Path(__file__).parent
 WINDOW = 20_000  # tokens over which a time per token is taken
@@ -68,10 +69,12 @@ def lengths():
         panel.set(xscale="log", yscale="log", xlabel="tokens of text", ylabel=label)
         ticks = sorted({int(row["tokens"]) for row in rows})
         panel.set_xticks(ticks, [f"{tick // 1024}K" for tick in ticks], minor=False)
+        panel.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize="small")
-    save(figure, HERE / "long_text/lengths.svg")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=5, frameon=False)
+    save(figure, HERE / "long_text/lengths.svg", rect=(0, 0.08, 1, 1))
 
 
 def million():
@@ -82,11 +85,12 @@ def million():
     at = range(step, len(rows), step)
     times = [1000 * (seconds[i] - seconds[i - step]) / (tokens[i] - tokens[i - step]) for i in at]
     figure, (memory, time) = plt.subplots(2, 1, figsize=(9, 4.6), sharex=True)
-    memory.plot([t / 1e6 for t in tokens], [float(row["resident_mib"]) for row in rows])
-    memory.set(ylabel="resident memory, MiB", ylim=(0, None))
+    resident = [float(row["resident_mib"]) for row in rows]
+    memory.plot([t / 1e6 for t in tokens], resident)
+    memory.set(ylabel="resident memory, MiB", ylim=(0, 1.3 * max(resident)))
     time.plot([tokens[i] / 1e6 for i in at], times)
     time.axhspan(0.95 * statistics.median(times), 1.05 * statistics.median(times), alpha=0.15, label="median ± 5 %")
-    time.set(ylabel="ms per token", xlabel="tokens read, millions", ylim=(0, None))
+    time.set(ylabel="ms per token", xlabel="tokens read, millions", ylim=(0, 1.3 * max(times)))
     time.legend(loc="lower right", fontsize="small")
     for panel in (memory, time):
         panel.grid(alpha=0.3)

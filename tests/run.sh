@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source examples/setup.sh
 
-need "${build_packages[@]}" clang clang-format clang-tidy libbenchmark-dev libclang-rt-14-dev libgtest-dev
+need "${build_packages[@]}" chromium clang clang-format clang-tidy libbenchmark-dev libclang-rt-14-dev libgtest-dev
 fetch_model
 build_llama_cpp
 export INFINIPOT_MODEL=$model INFINIPOT_LLAMA_CPP=$llama_cpp

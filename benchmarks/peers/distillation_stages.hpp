@@ -11,12 +11,13 @@
 #include <span>
 #include <vector>
 
-#include "executors/std_thread.hpp"
 #include "infinipot/cap.hpp"
 #include "infinipot/policy/infinipot.hpp"
 #include "infinipot/pot.hpp"
 #include "infinipot/selector.hpp"
 #include "infinipot/top_k.hpp"
+#include "smollm2/pool_executor.hpp"
+#include "smollm2/thread_pool.hpp"
 #include "stage.hpp"
 
 namespace peers {
@@ -39,7 +40,7 @@ class Distillation {
  public:
   Distillation(const Case& c, const Inputs& inputs, std::size_t threads)
       : case_(c),
-        executor_(threads),
+        threads_(threads),
         policy_({.catalysts = {std::vector<infinipot::Token>(c.catalyst, 1)}, .alpha = 0}),
         pot_({.shape = c.shape,
               .capacity = c.entries,
@@ -207,7 +208,8 @@ class Distillation {
   }
 
   Case case_;
-  executors::StdThread executor_;
+  smollm2::ThreadPool threads_;
+  smollm2::PoolExecutor executor_{threads_};
   infinipot::Infinipot policy_;
   infinipot::Pot<T> pot_;
   infinipot::Selector selector_;

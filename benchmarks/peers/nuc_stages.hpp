@@ -11,8 +11,9 @@
 #include <stdexcept>
 #include <vector>
 
-#include "executors/std_thread.hpp"
 #include "infinipot/nuc.hpp"
+#include "smollm2/pool_executor.hpp"
+#include "smollm2/thread_pool.hpp"
 #include "stage.hpp"
 
 namespace peers {
@@ -21,7 +22,7 @@ namespace peers {
 class Nuc {
  public:
   Nuc(std::size_t rows, std::size_t vocab, const Inputs& inputs, std::size_t threads)
-      : executor_(threads),
+      : threads_(threads),
         totals_(threads),
         vocab_(vocab),
         logits_(floats(inputs, "logits", rows * vocab)),
@@ -67,7 +68,8 @@ class Nuc {
       throw std::runtime_error(path.string() + " must hold " + std::to_string(tokens_.size()) + " tokens");
   }
 
-  executors::StdThread executor_;
+  smollm2::ThreadPool threads_;
+  smollm2::PoolExecutor executor_{threads_};
   std::vector<float> totals_;  // (threads), so that nothing is optimised away
   std::size_t vocab_;
   std::vector<float> logits_;

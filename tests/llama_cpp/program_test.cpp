@@ -141,8 +141,8 @@ TEST_F(LlamaProgram, AgreesWithTheOtherProgram) {
 }
 
 TEST_F(LlamaProgram, AllPoliciesRun) {
-  for (const std::string policy :
-       {"infinipot", "streaming_llm", "truncation", "snapkv", "tova", "h2o", "sirllm", "context_shift", "full"})
+  for (const std::string policy : {"infinipot", "streaming_llm", "truncation", "snapkv", "tova", "h2o",
+                                   "sirllm", "context_shift", "full"})
     for (const char* flash_attention : {"on", "off"}) {
       const json r = report(
           {"--policy", policy, "--flash-attention", flash_attention, "--pot", "400", "--generate", "3"});
