@@ -204,6 +204,34 @@ TEST(Ccd, ObserverSeesEveryDistillation) {
   });
 }
 
+TEST(Ccd, ChoiceIsShownBeforeAnythingGoes) {
+  const toy::Model model;
+  with_run(model, spec_of(Kind::infinipot, Granularity::layer), KeyStorage::rotated, 16, [&](auto& run) {
+    std::vector<std::uint64_t> chosen;
+    run.reader.on_choice([&](const infinipot::Choice& choice) {
+      EXPECT_EQ(choice.number, run.reader.stats().distillations + 1);
+      EXPECT_EQ(choice.entries.size(), 36U);
+      EXPECT_EQ(choice.attention.size(), model.shape.heads() * 40);
+      EXPECT_GT(choice.attention[0], 0);
+      chosen.clear();
+      for (const infinipot::Index t : choice.kept.lane(1)) chosen.push_back(choice.entries.positions(1)[t]);
+    });
+    run.reader.feed(toy::text(37, 5));
+    ASSERT_EQ(chosen.size(), 20U);
+    const auto positions = run.pot.entries().positions(1).first(20);
+    EXPECT_EQ(std::vector<std::uint64_t>(positions.begin(), positions.end()), chosen);
+
+    run.reader.feed(toy::text(15, 6));
+    const Snapshot full = snapshot(run);
+    run.reader.on_choice([](const infinipot::Choice&) { throw std::runtime_error("enough"); });
+    EXPECT_THROW(run.reader.feed(1), std::runtime_error);
+    EXPECT_EQ(snapshot(run), full);
+    run.reader.on_choice({});
+    run.reader.feed(1);
+    EXPECT_EQ(run.reader.stats().distillations, 2U);
+  });
+}
+
 TEST(Ccd, GeneratingDistilsAsReadingDoes) {
   const toy::Model model;
   const auto prompt = toy::text(30, 6);
