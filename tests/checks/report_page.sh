@@ -10,8 +10,9 @@ mkdir -p "$folder"
 for i in $(seq 400); do echo "Day $i was quiet, <b>& the harbour</b> was empty."; done >"$folder/text.txt"
 "$read_program" --model "$INFINIPOT_MODEL" --document "$folder/text.txt" --question "Why?" --pot 512 --granularity head \
   --generate 2 --json "$folder/report.json" --report "$folder/page.html"
-page=$(timeout 120 "$browser" --headless --no-sandbox --disable-gpu --virtual-time-budget=20000 --user-data-dir="$folder/profile" \
-  --dump-dom "file://$(realpath "$folder/page.html")" 2>/dev/null)
+page=$(timeout 120 "$browser" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --virtual-time-budget=20000 \
+  --user-data-dir="$folder/profile" --dump-dom "file://$(realpath "$folder/page.html")" 2>"$folder/browser.log") ||
+  { echo "the browser failed ($?):"; tail -5 "$folder/browser.log"; exit 1; }
 drawn=$(grep -o 'data-drawn="[0-9]*"' <<<"$page" | tr -dc 0-9)
 held=$(grep -o 'data-held="[0-9]*"' <<<"$page" | tr -dc 0-9)
 shaded=$(grep -o 'background: rgba(30, 110, 230' <<<"$page" | wc -l)
