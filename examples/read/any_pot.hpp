@@ -14,6 +14,12 @@
 
 namespace reading {
 
+/// Which positions keys and queries are rotated for.
+enum class Positions : std::uint8_t {
+  reindexed,  ///< those within the pot (CR-RoPE)
+  growing,    ///< those within the text, as in a cache without CR-RoPE; for comparison only
+};
+
 /// One of the library's pots; meets infinipot::Store, infinipot::ReadableKeys and smollm2::KvMemory.
 class AnyPot {
   // First, since their types must be known to what follows.
@@ -27,8 +33,11 @@ class AnyPot {
   }
 
  public:
+  /// If positions grow, the pot must hold rotated keys and know of no RoPE, so that it leaves them as they
+  /// are.
   template <class T>
-  explicit AnyPot(infinipot::Pot<T> pot) : pot_(std::move(pot)) {}
+  explicit AnyPot(infinipot::Pot<T> pot, Positions positions = Positions::reindexed)
+      : pot_(std::move(pot)), positions_(positions) {}
 
   infinipot::Shape shape() const noexcept {
     return visit([](const auto& pot) { return pot.shape(); });
@@ -52,7 +61,16 @@ class AnyPot {
     return visit([](const auto& pot) { return pot.bytes(); });
   }
   AnyPot fork() const {
-    return visit([](const auto& pot) { return AnyPot(pot.fork()); });
+    return visit([this](const auto& pot) {
+      AnyPot copy(pot.fork(), positions_);
+      copy.dropped_ = dropped_;
+      return copy;
+    });
+  }
+
+  /// What a token that is about to become an entry is to be rotated for.
+  std::size_t position(std::size_t entry) const noexcept {
+    return positions_ == Positions::growing ? entry + dropped_ : entry;
   }
 
   void write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
@@ -76,6 +94,7 @@ class AnyPot {
   }
   template <infinipot::Executor X = infinipot::Serial>
   void keep(const infinipot::Selection& kept, X executor = {}) noexcept {
+    dropped_ += entries().size() - kept.keep();
     visit([&](auto& pot) { pot.keep(kept, executor); });
   }
 
@@ -84,6 +103,8 @@ class AnyPot {
                infinipot::Pot<infinipot::bf16>, infinipot::Pot<infinipot::int8>,
                infinipot::Pot<infinipot::int4>>
       pot_;
+  Positions positions_;
+  std::size_t dropped_ = 0;  // entries of a lane, so far
 };
 
 /// Bytes of a key or value of an element type.
@@ -91,6 +112,18 @@ inline std::size_t bytes_of_row(std::string_view type, std::size_t head_dim) {
   if (type == "int8") return infinipot::detail::row_bytes<infinipot::int8>(head_dim);
   if (type == "int4") return infinipot::detail::row_bytes<infinipot::int4>(head_dim);
   return head_dim * (type == "f32" ? sizeof(float) : sizeof(infinipot::f16));
+}
+
+/// A pot of f32, f16 or bf16 whose positions grow. Throws std::invalid_argument for settings out of range and
+/// other types: codes are made of keys before RoPE.
+inline AnyPot make_growing_pot(std::string_view type, infinipot::PotSettings settings) {
+  using namespace infinipot;
+  settings.rope = {};
+  if (type == "f32") return AnyPot(Pot<f32>(std::move(settings)), Positions::growing);
+  if (type == "f16") return AnyPot(Pot<f16>(std::move(settings)), Positions::growing);
+  if (type == "bf16") return AnyPot(Pot<bf16>(std::move(settings)), Positions::growing);
+  throw std::invalid_argument("positions can grow with the element types f32, f16 and bf16, not with " +
+                              std::string(type));
 }
 
 /// f32, f16, bf16, int8 or int4. `channels()` says what the latter two want to know of the keys. Throws

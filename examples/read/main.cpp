@@ -50,8 +50,8 @@ class Memory {
 
 class Smollm2 {
  public:
-  /// Throws GgufError.
-  explicit Smollm2(Options& options) : Smollm2(smollm2::GgufFile(options.model), options) {}
+  /// Throws UsageError, GgufError.
+  explicit Smollm2(Options& options) : Smollm2(smollm2::GgufFile(checked(options).model), options) {}
 
   const TextModel& text() const { return text_; }
   std::uint64_t bytes_per_token() const { return bytes_per_token_; }
@@ -67,13 +67,20 @@ class Smollm2 {
     bytes_per_token_ = shape.heads() * 2 * bytes_of_row(options.cache_type, shape.head_dim);
   }
 
+  static const Options& checked(const Options& options) {
+    if (options.positions == "growing" && options.cache_type.starts_with("int"))
+      throw UsageError("--positions growing: needs --cache-type f32, f16 or bf16, not " + options.cache_type);
+    return options;
+  }
+
   AnyPot pot(const Options& options) {
-    return make_pot(options.cache_type,
-                    {.shape = weights_.config().shape(),
-                     .capacity = options.pot,
-                     .max_keep = options.keep,
-                     .granularity = granularity_of(options),
-                     .rope = weights_.config().rope()},
+    infinipot::PotSettings settings{.shape = weights_.config().shape(),
+                                    .capacity = options.pot,
+                                    .max_keep = options.keep,
+                                    .granularity = granularity_of(options),
+                                    .rope = weights_.config().rope()};
+    if (options.positions == "growing") return make_growing_pot(options.cache_type, std::move(settings));
+    return make_pot(options.cache_type, std::move(settings),
                     [&] { return key_channels(weights_, text_, threads_); });
   }
 
@@ -96,7 +103,15 @@ int main(int argc, char** argv) {
                         {"f32", "f16", "bf16", "int8", "int4"},
                         "f32|f16|bf16|int8|int4",
                         "element type of keys and values",
-                        "f32"}}};
+                        "f32"},
+                       {"--positions",
+                        &reading::Options::positions,
+                        {"reindexed", "growing"},
+                        "reindexed|growing",
+                        "growing switches CR-RoPE off: what is kept stays at its position in the text, and "
+                        "the next token's goes on growing, beyond those that the model was trained on. For "
+                        "comparison only",
+                        "reindexed"}}};
   return reading::run_program(program, argc, argv,
                               [](reading::Options& options) { return reading::Smollm2(options); });
 }

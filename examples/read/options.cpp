@@ -120,6 +120,10 @@ void add_running(CLI::App& app, Options& o) {
       "--report-kept", o.report_kept,
       wrapped("also write to the JSON which positions of the text are in the pot when the last answer "
               "begins, as its first layer and head have them [no]"));
+  app.add_flag(
+      "--nuc", o.nuc,
+      wrapped("also write to the JSON, under every policy, NuC of all tokens that are read before the "
+              "last answer begins: how unexpected each was, nats [no]"));
   add_number<std::size_t>(
       app, "--timeline", o.timeline, {1, std::size_t{1} << 48},
       "also write to the JSON, every so many tokens, the seconds since the start of reading "

@@ -45,6 +45,7 @@ struct Options {
   std::string json;          ///< a file, or - for standard output; empty for none
   std::string report;        ///< an HTML file that shows what the pot kept; empty for none
   bool report_kept = false;  ///< write what stayed to the JSON
+  bool nuc = false;          ///< write NuC of all tokens to the JSON, and know it under every policy
   std::size_t timeline = 0;  ///< tokens from one sample of time and memory in the JSON to the next; 0: none
   std::uint64_t seed = 0;
   double temperature = 0;
@@ -56,6 +57,7 @@ struct Options {
   // What only some programs have (Program::more_options).
   std::string cache_type;       ///< element type of keys and values: f32, f16 or q8_0
   std::string flash_attention;  ///< on or off
+  std::string positions;        ///< reindexed or growing
   std::string rpc;              ///< host:port,... of other machines that compute; empty for none
 };
 

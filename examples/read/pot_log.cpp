@@ -62,14 +62,6 @@ std::string embedded(const nlohmann::json& json) {
 
 }  // namespace
 
-void PotLog::note_nuc(const infinipot::EntryTable& entries) {
-  const auto positions = entries.positions(0);
-  for (std::size_t t = 0; t < entries.size(); ++t) {
-    if (positions[t] >= nuc_.size()) nuc_.resize(positions[t] + 1);
-    nuc_[positions[t]] = entries.nuc(0)[t];
-  }
-}
-
 void PotLog::mark(Distillation& distillation, std::size_t lane, std::uint64_t position) const {
   Mask& mask = distillation.kept[position];
   mask.resize((lanes_ + 31) / 32);
@@ -77,7 +69,7 @@ void PotLog::mark(Distillation& distillation, std::size_t lane, std::uint64_t po
 }
 
 void PotLog::choose(const infinipot::Choice& choice) {
-  note_nuc(choice.entries);
+  trace_.note(choice.entries);
   Distillation& distillation = distillations_.emplace_back();
   const std::size_t capacity = choice.attention.size() / std::max<std::size_t>(shape_.heads(), 1);
   for (std::size_t lane = 0; lane < lanes_; ++lane) {
@@ -93,7 +85,7 @@ void PotLog::choose(const infinipot::Choice& choice) {
 
 void PotLog::end(const infinipot::EntryTable& entries) {
   if (entries.size() == 0) return;
-  note_nuc(entries);
+  trace_.note(entries);
   Distillation& last = distillations_.emplace_back();
   for (std::size_t lane = 0; lane < lanes_; ++lane)
     for (const std::uint64_t position : entries.positions(lane)) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "infinipot/infinipot.hpp"
+#include "nuc_trace.hpp"
 
 namespace reading {
 
@@ -43,18 +44,17 @@ class PotLog {
   std::size_t lanes() const { return lanes_; }
   std::size_t heads_per_lane() const { return shape_.heads_per_lane(granularity_); }
   const std::vector<std::string>& texts() const { return texts_; }
-  const std::vector<float>& nuc() const { return nuc_; }  ///< of the tokens that distillations have seen
+  const std::vector<float>& nuc() const { return trace_.nuc(); }  ///< of what distillations have seen
   const std::vector<Distillation>& distillations() const { return distillations_; }
 
  private:
-  void note_nuc(const infinipot::EntryTable& entries);
   void mark(Distillation& distillation, std::size_t lane, std::uint64_t position) const;
 
   infinipot::Shape shape_;
   infinipot::Granularity granularity_;
   std::size_t lanes_;
   std::vector<std::string> texts_;
-  std::vector<float> nuc_;
+  NucTrace trace_;
   std::vector<Distillation> distillations_;
 };
 

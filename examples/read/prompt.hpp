@@ -59,6 +59,9 @@ class Prompt {
   /// Tokens of the header, which are fed first.
   std::size_t header_tokens() const { return header_.tokens.size(); }
 
+  /// Tokens before the document.
+  std::size_t tokens_before_document() const { return header_tokens() + lead_; }
+
   /// How much was fed, 0 .. 1; nothing while the length is unknown.
   std::optional<double> progress() const {
     if (recorded_tokens_ > 0) return static_cast<double>(fed_) / static_cast<double>(recorded_tokens_);

@@ -23,6 +23,8 @@ Json number(std::optional<double> value) {
   return value && std::isfinite(*value) ? Json(*value) : Json(nullptr);
 }
 
+Json position(std::optional<std::uint64_t> value) { return value ? Json(*value) : Json(nullptr); }
+
 Json text_or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
 
 /// A setting of the turns: an array, unless there is one turn only.
@@ -80,13 +82,22 @@ Json to_json(const TurnReport& report, const Turn& turn) {
   return {{"question", turn.question},
           {"document", text_or_null(turn.document)},
           {"document_tokens", report.document_tokens},
+          {"document_position", position(report.document_position)},
           {"answer_prefix", turn.answer_prefix},
           {"answer_text", report.answer_text},
           {"answer_tokens", report.answer_tokens},
           {"answer_nll", number(report.answer_nll)},
           {"hit_rate", number(report.hit_rate)},
           {"ttft_seconds", number(report.ttft_seconds)},
-          {"needle_position", report.needle_position ? Json(*report.needle_position) : Json(nullptr)}};
+          {"needle_position", position(report.needle_position)},
+          {"needle_tokens", report.needle_tokens}};
+}
+
+/// Nats, to four places: there may be very many.
+Json to_json(const std::vector<float>& nuc) {
+  Json json = Json::array();
+  for (const float nats : nuc) json.push_back(number(std::round(static_cast<double>(nats) * 1e4) / 1e4));
+  return json;
 }
 
 Json to_json(const std::vector<Sample>& timeline) {
@@ -125,6 +136,7 @@ Json to_json(const Report& report, const Options& options, const Program& progra
             {"hit_rate", number(last.hit_rate)},
             {"turns", turns}};
   if (report.kept) json["kept"] = *report.kept;
+  if (!report.nuc.empty()) json["nuc"] = to_json(report.nuc);
   if (!report.timeline.empty()) json["timeline"] = to_json(report.timeline);
   json["settings"] = settings(options, program);
   return json;

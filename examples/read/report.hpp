@@ -14,8 +14,9 @@ namespace reading {
 
 /// Of one question.
 struct TurnReport {
-  std::uint64_t document_tokens = 0;  ///< what its document adds to the prompt
-  std::uint64_t prompt_tokens = 0;    ///< document, question and what the chat template adds
+  std::uint64_t document_tokens = 0;               ///< what its document adds to the prompt
+  std::optional<std::uint64_t> document_position;  ///< of its first token, in all that was read
+  std::uint64_t prompt_tokens = 0;                 ///< document, question and what the chat template adds
   double prefill_seconds = 0;
   double ttft_seconds = 0;  ///< from the start of reading until the answer's first token was chosen
   std::string answer_text;
@@ -23,6 +24,7 @@ struct TurnReport {
   std::optional<double> answer_nll;              ///< nats per token, mean
   std::optional<double> hit_rate;                ///< 0 .. 1, after the prompt
   std::optional<std::uint64_t> needle_position;  ///< of its first token, in all that was read
+  std::uint64_t needle_tokens = 0;
 };
 
 /// How far reading was, at one moment.
@@ -40,7 +42,8 @@ struct Report {
   /// Positions in all that was read, ascending, of what the first layer's first head holds after the last
   /// prompt.
   std::optional<std::vector<std::uint64_t>> kept;
-  std::vector<Sample> timeline;     ///< empty unless asked for
+  std::vector<float> nuc;           ///< of all tokens read before the last answer; empty unless asked for
+  std::vector<Sample> timeline;     ///< the same
   std::optional<PotLog> log;        ///< the same
   std::uint64_t distillations = 0;  ///< answers included
   std::uint64_t nan_scores = 0;

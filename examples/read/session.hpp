@@ -13,6 +13,7 @@
 #include "document.hpp"
 #include "infinipot/infinipot.hpp"
 #include "needle.hpp"
+#include "nuc_trace.hpp"
 #include "options.hpp"
 #include "policies.hpp"
 #include "prompt.hpp"
@@ -56,7 +57,7 @@ Report converse(B& backend, const Options& options, std::vector<Prompt>& prompts
   auto memory = backend.memory(options, batch, texts.any_answer());
   auto& store = memory.store();
   infinipot::Ccd reader(
-      memory.engine(), store, std::move(policy),
+      memory.engine(), store, WithNuc<P>(std::move(policy), options.nuc),
       {.keep = options.keep, .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk},
       executor_of(memory));
 
@@ -66,20 +67,31 @@ Report converse(B& backend, const Options& options, std::vector<Prompt>& prompts
   Timeline timeline(options.timeline);
   if (!options.report.empty()) report.log.emplace(store.shape(), store.granularity());
   PotLog* const log = report.log ? &*report.log : nullptr;
-  if (log != nullptr) reader.on_choice([log](const infinipot::Choice& choice) { log->choose(choice); });
+  NucTrace trace;
+  if (log != nullptr || options.nuc)
+    reader.on_choice([&, log](const infinipot::Choice& choice) {
+      if (log != nullptr) log->choose(choice);
+      trace.note(choice.entries);
+    });
   for (std::size_t k = 0; k < prompts.size(); ++k) {
     using infinipot::Retention;
     if constexpr (std::same_as<P, infinipot::Infinipot>)
-      if (k > 0) reader.set_policy(infinipot_policy(options, texts.catalysts, k));
+      if (k > 0) reader.set_policy(WithNuc<P>(infinipot_policy(options, texts.catalysts, k), options.nuc));
     TurnReport& turn = report.turns.emplace_back();
     prefill(reader, prompts[k], k == 0 ? Retention::pinned : Retention::evictable, model,
             std::span(needles).subspan(k), timeline, log, turn);
     turn.hit_rate = needles[k].hit_rate(store.entries());
     if (needles[k].found()) turn.needle_position = needles[k].positions().front();
+    turn.needle_tokens = needles[k].positions().size();
     report.pot_entries = store.entries().size();
-    if (options.report_kept && k + 1 == prompts.size()) {
+    const bool last = k + 1 == prompts.size();
+    if (options.report_kept && last) {
       const auto kept = store.entries().positions(0);
       report.kept.emplace(kept.begin(), kept.end());
+    }
+    if (options.nuc && last) {
+      trace.note(store.entries());
+      report.nuc = trace.nuc();
     }
     if (!texts.answers[k].empty()) turn.answer_nll = forked_nll(memory, reader, texts.answers[k]);
     generate(reader, model, sampler, options.generate, log, turn);

@@ -60,6 +60,7 @@ void prefill(Reader& reader, Prompt& prompt, infinipot::Retention header, const 
     progress.show(prompt.progress(), reader.stats().tokens_read - before, reader.stats().distillations);
   });
   report.prefill_seconds = seconds_since(start);
+  if (prompt.document_tokens() > 0) report.document_position = before + prompt.tokens_before_document();
   report.document_tokens = prompt.document_tokens();
   report.prompt_tokens = reader.stats().tokens_read - before;
   for (Needle& needle : needles) needle.end_text();

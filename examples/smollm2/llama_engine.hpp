@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "attention.hpp"
+#include "batch_angles.hpp"
 #include "infinipot/concepts.hpp"
 #include "infinipot/online_nuc.hpp"
 #include "kv_memory.hpp"
@@ -37,8 +38,7 @@ class LlamaEngine {
         pool_(pool),
         max_batch_(max_batch),
         attention_(memory, pool),
-        angle_memory_(infinipot::AngleTable::floats(config().rope(), memory.capacity())),
-        angles_(config().rope(), memory.capacity(), angle_memory_),
+        angles_(config().rope(), max_batch),
         residual_(max_batch, config().embedding),
         normed_(max_batch, config().embedding),
         projected_(max_batch, weights.layers().front().queries_keys_values.outputs()),
@@ -54,9 +54,10 @@ class LlamaEngine {
   std::size_t vocab_size() const noexcept { return config().vocab_size; }
   std::size_t max_batch() const noexcept { return max_batch_; }
 
-  /// Runs `tokens` at positions `first` ... against the memory's rows 0 .. first - 1, writes their keys and
-  /// values to the rows from `first` on, and gives the sink its logits or NuC, from several threads. Throws
-  /// std::out_of_range if a token or a position does not exist; nothing is written then.
+  /// Runs `tokens` as entries `first` ... against the memory's rows 0 .. first - 1, writes their keys and
+  /// values to the rows from `first` on, and gives the sink its logits or NuC, from several threads. They
+  /// stand at positions `first` ..., unless the memory says otherwise. Throws std::out_of_range if a token or
+  /// a row does not exist; nothing is written then.
   void forward(std::span<const infinipot::Token> tokens, std::size_t first, infinipot::LogitsSink& logits) {
     check(tokens, first);
     for (std::size_t done = 0; done < tokens.size(); done += max_batch_) {
@@ -84,7 +85,7 @@ class LlamaEngine {
   /// Rows of one piece of work where work is small.
   static constexpr std::size_t few_rows = 16;
 
-  /// Tokens that go through the layers together, at positions `first` ...; rows `offset` ... of the call.
+  /// Tokens that go through the layers together, entries `first` ...; rows `offset` ... of the call.
   struct Batch {
     std::span<const infinipot::Token> tokens;
     std::size_t first;
@@ -124,6 +125,9 @@ class LlamaEngine {
     const std::size_t unwanted =
         std::min(count, logits.first_row() - std::min(logits.first_row(), batch.offset));
     embed(batch);
+    for_each_row(count, [&](std::size_t row, std::size_t /*thread*/) {
+      angles_.set(row, position_of(memory_, batch.first + row));
+    });
     for (std::size_t layer = 0; layer < layers; ++layer) {
       project(layer, batch, queries);
       // Behind the last layer's keys and values only the rows with logits are of any use.
@@ -158,15 +162,15 @@ class LlamaEngine {
     weights.queries_keys_values.multiply_all(norm(weights.attention_norm, 0, count),
                                              projected_.view().slice(0, count), Write::set, workspace_);
     for_each_row(count, [&](std::size_t row, std::size_t thread) {
-      rotate_and_store(layer, batch.first + row, projected_.row(row), rotated_.row(thread));
+      rotate_and_store(layer, batch.first + row, angles_[row], projected_.row(row), rotated_.row(thread));
     });
     if (queries != nullptr) queries->layer(layer, query_rows(0, count));
   }
 
   /// `row` is a token's (query_heads + 2 * kv_heads, head_dim).
-  void rotate_and_store(std::size_t layer, std::size_t position, float* row, float* rotated) noexcept {
+  void rotate_and_store(std::size_t layer, std::size_t entry, const infinipot::Angles& angles, float* row,
+                        float* rotated) noexcept {
     const infinipot::Shape s = shape();
-    const infinipot::Angles angles = angles_[position];
     const auto turn = [&](const float* in, float* out) {
       infinipot::rotate(in, angles, infinipot::Pairing::interleaved, infinipot::Turn::forward, s.head_dim,
                         out);
@@ -180,7 +184,7 @@ class LlamaEngine {
         turn(key, rotated);
         key = rotated;
       }
-      memory_.write(layer, head, position, key, value);
+      memory_.write(layer, head, entry, key, value);
     }
   }
 
@@ -276,13 +280,12 @@ class LlamaEngine {
   ThreadPool& pool_;
   std::size_t max_batch_;
   Attention<Memory> attention_;
-  std::vector<float> angle_memory_;
-  infinipot::AngleTable angles_;  // of all positions below the memory's capacity
-  Matrix residual_;               // (max_batch, embedding)
-  Matrix normed_;                 // (max_batch, embedding)
-  Matrix projected_;              // (max_batch, (query_heads + 2 * kv_heads) * head_dim)
-  Matrix mixed_;                  // (max_batch, query_heads * head_dim)
-  Matrix hidden_;                 // (max_batch, feed_forward)
+  BatchAngles angles_;
+  Matrix residual_;   // (max_batch, embedding)
+  Matrix normed_;     // (max_batch, embedding)
+  Matrix projected_;  // (max_batch, (query_heads + 2 * kv_heads) * head_dim)
+  Matrix mixed_;      // (max_batch, query_heads * head_dim)
+  Matrix hidden_;     // (max_batch, feed_forward)
   Workspace workspace_;
   Matrix rotated_;      // (threads, head_dim)
   Matrix logits_;       // (logit_rows, vocab_size), of rows whose whole logits are wanted

@@ -78,6 +78,7 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.json, "");
   EXPECT_FALSE(o.report_kept);
   EXPECT_EQ(o.timeline, 0U);
+  EXPECT_FALSE(o.nuc);
   EXPECT_FALSE(o.max_tokens.has_value());
   EXPECT_EQ(o.generate, 64U);
   EXPECT_EQ(o.chunk, 256U);
@@ -91,55 +92,16 @@ TEST(ReadingOptions, HaveDefaults) {
 }
 
 TEST(ReadingOptions, AreAllRead) {
-  const Options o = with({"--pot",
-                          "500",
-                          "--keep",
-                          "200",
-                          "--policy",
-                          "snapkv",
-                          "--alpha",
-                          "0.5",
-                          "--granularity",
-                          "layer",
-                          "--aggregate",
-                          "sum",
-                          "--kernel",
-                          "7",
-                          "--sinks",
-                          "3",
-                          "--recent",
-                          "2",
-                          "--catalyst",
-                          "-x",
-                          "--answer-prefix",
-                          "It",
-                          "--answer",
-                          " is",
-                          "--needle",
-                          "so",
-                          "--max-tokens",
-                          "0",
-                          "--generate",
-                          "0",
-                          "--chunk",
-                          "16",
-                          "--threads",
-                          "2",
-                          "--json",
-                          "-",
-                          "--report-kept",
-                          "--timeline",
-                          "1000",
-                          "--seed",
-                          "18446744073709551615",
-                          "--temperature",
-                          "1e-1",
-                          "--top-p",
-                          "0.9",
-                          "--window",
-                          "32",
-                          "--decay",
-                          "1"});
+  const Options o =
+      with({"--pot",         "500",   "--keep",          "200",   "--policy",    "snapkv",
+            "--alpha",       "0.5",   "--granularity",   "layer", "--aggregate", "sum",
+            "--kernel",      "7",     "--sinks",         "3",     "--recent",    "2",
+            "--catalyst",    "-x",    "--answer-prefix", "It",    "--answer",    " is",
+            "--needle",      "so",    "--max-tokens",    "0",     "--generate",  "0",
+            "--chunk",       "16",    "--threads",       "2",     "--json",      "-",
+            "--report-kept", "--nuc", "--timeline",      "1000",  "--seed",      "18446744073709551615",
+            "--temperature", "1e-1",  "--top-p",         "0.9",   "--window",    "32",
+            "--decay",       "1"});
   EXPECT_EQ(o.pot, 500U);
   EXPECT_EQ(o.keep, 200U);
   EXPECT_EQ(o.policy, "snapkv");
@@ -160,6 +122,7 @@ TEST(ReadingOptions, AreAllRead) {
   EXPECT_EQ(o.json, "-");
   EXPECT_TRUE(o.report_kept);
   EXPECT_EQ(o.timeline, 1000U);
+  EXPECT_TRUE(o.nuc);
   EXPECT_EQ(o.seed, UINT64_MAX);
   EXPECT_EQ(o.temperature, 0.1);
   EXPECT_EQ(o.top_p, 0.9);

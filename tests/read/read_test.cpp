@@ -46,6 +46,12 @@ TEST(ReadProgram, RefusesOptions) {
   expect_refusal(run_program(arguments("m", "d", {"--policy", "context_shift"})), "not 'context_shift'");
   expect_refusal(run_program(arguments("m", "d", {"--rpc", "a:1"})), "unknown argument '--rpc'");
   expect_refusal(run_program(arguments("m", "d", {"--policy", "a\nb"})), "not 'a?b'");
+  expect_refusal(run_program(arguments("m", "d", {"--positions", "other"})),
+                 "--positions: must be one of reindexed, growing, not 'other'");
+  const TemporaryFile document("text");
+  expect_refusal(
+      run_program(arguments("m", document.path(), {"--positions", "growing", "--cache-type", "int8"})),
+      "--positions growing: needs --cache-type f32, f16 or bf16, not int8");
 }
 
 TEST(ReadProgram, RefusesDocuments) {
@@ -159,6 +165,27 @@ TEST_F(ReadModel, FullEqualsAPotThatNeverFills) {
   EXPECT_EQ(full.at("document_tokens"), roomy.at("document_tokens"));
   EXPECT_NEAR(full.at("answer_nll"), roomy.at("answer_nll"), 1e-4);
   EXPECT_EQ(full.at("answer_text"), roomy.at("answer_text"));
+}
+
+TEST_F(ReadModel, PositionsDifferOnceSomethingIsDropped) {
+  const auto nll = [&](const char* pot, const char* positions) {
+    const json r = report(
+        text_.path(), {"--answer", " marigold.", "--generate", "0", "--pot", pot, "--positions", positions});
+    EXPECT_EQ(r.at("settings").at("positions"), positions);
+    return r.at("answer_nll").get<double>();
+  };
+  EXPECT_EQ(nll("1024", "growing"), nll("1024", "reindexed"));
+  EXPECT_NE(nll("128", "growing"), nll("128", "reindexed"));
+}
+
+TEST_F(ReadModel, NucIsOfAllThatWasRead) {
+  const json r = report(text_.path(), {"--nuc", "--policy", "streaming_llm", "--needle", "marigold"});
+  EXPECT_EQ(r.at("nuc").size(), r.at("prompt_tokens"));
+  EXPECT_EQ(r.at("nuc").at(0), 0.0);
+  const json& turn = r.at("turns").at(0);
+  const auto needle = turn.at("needle_position").get<std::size_t>();
+  EXPECT_LT(needle + turn.at("needle_tokens").get<std::size_t>(), r.at("nuc").size());
+  EXPECT_GT(r.at("nuc").at(needle), 2.0);  // a password cannot be guessed
 }
 
 TEST_F(ReadModel, ChunksAndStandardInputChangeNothing) {

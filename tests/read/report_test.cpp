@@ -26,6 +26,7 @@ Options with_turns(std::size_t count) {
 
 TurnReport turn(double scale) {
   return {.document_tokens = static_cast<std::uint64_t>(100 * scale),
+          .document_position = static_cast<std::uint64_t>(5 * scale),
           .prompt_tokens = static_cast<std::uint64_t>(110 * scale),
           .prefill_seconds = 2 * scale,
           .ttft_seconds = 3 * scale,
@@ -33,7 +34,8 @@ TurnReport turn(double scale) {
           .answer_tokens = static_cast<std::uint64_t>(scale),
           .answer_nll = scale,
           .hit_rate = scale / 8,
-          .needle_position = static_cast<std::uint64_t>(7 * scale)};
+          .needle_position = static_cast<std::uint64_t>(7 * scale),
+          .needle_tokens = 3};
 }
 
 Report with_reports(std::size_t count) {
@@ -81,28 +83,34 @@ TEST(Report, TellsOfEachTurn) {
   Report report = with_reports(2);
   report.turns[1].answer_nll = std::nan("");
   report.turns[1].hit_rate.reset();
+  report.turns[1].document_position.reset();
   report.turns[1].needle_position.reset();
+  report.turns[1].needle_tokens = 0;
   const json turns = written(report, with_turns(2)).at("turns");
   EXPECT_EQ(turns, json::array({{{"question", "Why?"},
                                  {"document", "d.txt"},
                                  {"document_tokens", 100},
+                                 {"document_position", 5},
                                  {"answer_prefix", "It"},
                                  {"answer_text", "answer 1"},
                                  {"answer_tokens", 1},
                                  {"answer_nll", 1.0},
                                  {"hit_rate", 0.125},
                                  {"ttft_seconds", 3.0},
-                                 {"needle_position", 7}},
+                                 {"needle_position", 7},
+                                 {"needle_tokens", 3}},
                                 {{"question", "How?"},
                                  {"document", nullptr},
                                  {"document_tokens", 200},
+                                 {"document_position", nullptr},
                                  {"answer_prefix", ""},
                                  {"answer_text", "answer 2"},
                                  {"answer_tokens", 2},
                                  {"answer_nll", nullptr},
                                  {"hit_rate", nullptr},
                                  {"ttft_seconds", 6.0},
-                                 {"needle_position", nullptr}}}));
+                                 {"needle_position", nullptr},
+                                 {"needle_tokens", 0}}}));
 }
 
 TEST(Report, HasWhatWasKeptIfItIsThere) {
@@ -110,6 +118,13 @@ TEST(Report, HasWhatWasKeptIfItIsThere) {
   EXPECT_FALSE(written(report, with_turns(1)).contains("kept"));
   report.kept = {0, 1, 17};
   EXPECT_EQ(written(report, with_turns(1)).at("kept"), json({0, 1, 17}));
+}
+
+TEST(Report, HasNucIfItIsThere) {
+  Report report = with_reports(1);
+  EXPECT_FALSE(written(report, with_turns(1)).contains("nuc"));
+  report.nuc = {0, 1.23456F, INFINITY};
+  EXPECT_EQ(written(report, with_turns(1)).at("nuc"), json({0.0, 1.2346, nullptr}));
 }
 
 TEST(Report, HasTheTimelineIfItIsThere) {

@@ -218,6 +218,10 @@ TEST_F(Session, ReadsTheConversationAsOneStream) {
   expected = expected + answer(report.turns[2]);
   EXPECT_EQ(backend.log.read, expected);
 
+  EXPECT_EQ(report.turns[0].document_position, 4U);
+  EXPECT_EQ(backend.log.read.at(4), text.tokens("a").front());
+  EXPECT_EQ(backend.log.read.at(report.turns[1].document_position.value()), text.tokens("h").front());
+  EXPECT_FALSE(report.turns[2].document_position.has_value());
   EXPECT_EQ(report.turns[0].document_tokens, first_.content().size());
   EXPECT_EQ(report.turns[1].document_tokens, second_.content().size());
   EXPECT_EQ(report.turns[2].document_tokens, 0U);
@@ -286,6 +290,49 @@ TEST_F(Session, TimelineHasASampleForEveryStretch) {
   }
   EXPECT_LE(before.tokens, read);
   EXPECT_GT(before.distillations, 5U);
+}
+
+/// What any engine says of a text that stays whole.
+std::vector<float> nuc_without_dropping(const Tokens& tokens) {
+  const toy::Model model;
+  Pot pot = toy::make_pot(model, tokens.size() + 1, tokens.size(), infinipot::Granularity::shared);
+  LoggedEngine engine(model, pot, nullptr);
+  infinipot::Ccd reader(engine, pot, infinipot::SirLlm(1.0), {.keep = tokens.size()});
+  reader.feed(tokens);
+  const auto nuc = pot.entries().nuc(0);
+  return {nuc.begin(), nuc.end()};
+}
+
+TEST_F(Session, NucIsOfAllTokensUnderEveryPolicy) {
+  for (const char* policy : {"full", "streaming_llm", "infinipot", "truncation", "keydiff"}) {
+    ToyBackend backend;
+    Options options = three_turns(policy);
+    options.block = 4;
+    EXPECT_TRUE(run(backend, options).nuc.empty());
+    backend.log = {};
+    options.nuc = true;
+    const Report report = run(backend, options);
+    Tokens read = backend.log.read;
+    read.resize(read.size() - report.turns[2].answer_tokens);
+    const std::vector<float> expected = nuc_without_dropping(read);
+    ASSERT_EQ(report.nuc.size(), expected.size()) << policy;
+    // Until something is dropped; a pot that is never full agrees to the end.
+    const std::size_t whole = std::string(policy) == "full" ? expected.size() : 20;
+    for (std::size_t i = 0; i < whole; ++i)
+      EXPECT_NEAR(report.nuc[i], expected[i], 1e-5) << policy << " " << i;
+    for (std::size_t i = 1; i < expected.size(); ++i) EXPECT_GT(report.nuc[i], 0) << policy << " " << i;
+  }
+}
+
+TEST_F(Session, NucIsWhatTheLogHas) {
+  ToyBackend backend;
+  Options options = three_turns("infinipot");
+  options.report = "page.html";
+  options.nuc = true;
+  const Report report = run(backend, options);
+  const std::vector<float>& log = report.log->nuc();
+  ASSERT_GE(log.size(), report.nuc.size());
+  EXPECT_TRUE(std::equal(report.nuc.begin(), report.nuc.end(), log.begin()));
 }
 
 TEST_F(Session, LogKnowsWhatWasHeldAfterEveryDistillation) {
@@ -387,6 +434,8 @@ TEST_F(Session, NeedlesAreOfAllDocumentsReadSoFar) {
   EXPECT_FALSE(report.turns[0].hit_rate.has_value());
   EXPECT_EQ(report.turns[1].needle_position, 3 + 1 + first_.content().find("the needle"));
   EXPECT_EQ(report.turns[1].hit_rate, 0.0);
+  EXPECT_EQ(report.turns[0].needle_tokens, 0U);
+  EXPECT_EQ(report.turns[1].needle_tokens, 10U);
   const std::size_t hay = report.turns[2].needle_position.value();
   EXPECT_EQ(std::vector(backend.log.read.begin() + static_cast<std::ptrdiff_t>(hay),
                         backend.log.read.begin() + static_cast<std::ptrdiff_t>(hay + 3)),

@@ -4,10 +4,12 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <random>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gguf_writer.hpp"
@@ -80,6 +82,10 @@ struct TinyLlama {
 
 using Vector = std::vector<double>;
 
+/// Whether a token at position `row` attends to the earlier one `entry` in (layer, kv head).
+using Visible =
+    std::function<bool(std::size_t layer, std::size_t kv_head, std::size_t row, std::size_t entry)>;
+
 /// What a forward pass over all tokens at positions 0, 1, ... gives.
 struct SlowForward {
   std::vector<Vector> logits;                // (tokens, vocab_size)
@@ -87,7 +93,9 @@ struct SlowForward {
   std::vector<std::vector<Vector>> keys;     // (layers, tokens, kv_heads * head_dim), rotated
   std::vector<std::vector<Vector>> values;   // (layers, tokens, kv_heads * head_dim)
 
-  SlowForward(const TinyLlama& model, std::span<const infinipot::Token> tokens) : m_(model) {
+  /// Without `is_visible` all earlier tokens are.
+  SlowForward(const TinyLlama& model, std::span<const infinipot::Token> tokens, Visible is_visible = {})
+      : m_(model), visible_(std::move(is_visible)) {
     const std::vector<float>& embedding = weights("token_embd.weight");
     std::vector<Vector> x;
     for (const infinipot::Token token : tokens) {
@@ -141,6 +149,7 @@ struct SlowForward {
     Vector read(d);
     double sum = 0;
     for (std::size_t entry = 0; entry <= row; ++entry) {
+      if (entry < row && visible_ && !visible_(keys.size() - 1, kv, row, entry)) continue;
       double score = 0;
       for (std::size_t i = 0; i < d; ++i)
         score += queries.back()[row][head * d + i] * keys.back()[entry][kv * d + i];
@@ -180,6 +189,7 @@ struct SlowForward {
   }
 
   const TinyLlama& m_;
+  Visible visible_;
 };
 
 }  // namespace smollm2::test
