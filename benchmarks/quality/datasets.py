@@ -2,12 +2,15 @@
 
 import ast
 import dataclasses
+import itertools
 import json
 import pathlib
 import random
 
 import scores
+import trials
 
+KEYS = ["set", "id", "length", "known", "policy", "settings", "pot", "model", "program"]
 CHARACTERS_PER_TOKEN = 4.3  # of English, in SmolLM2's vocabulary
 SHORT = "Answer with a few words only."
 
@@ -137,3 +140,31 @@ def load(text, tokens):
     if form not in FORMS or not path:
         raise ValueError(f"{text!r} must be FORM:FILE, with a form of {', '.join(FORMS)}")
     return list(FORMS[form](pathlib.Path(path), tokens))
+
+
+def select(sets, length=0, first=0, count=20, longest=1 << 30):
+    """{(set, id): example} of some sets, each FORM:FILE."""
+    found = {}
+    for name in sets:
+        short = [e for e in load(name, length) if len(e.document) <= longest * CHARACTERS_PER_TOKEN]
+        for example in short[first:first + count]:
+            found[pathlib.Path(name.partition(":")[2]).stem, example.id] = example
+    return found
+
+
+def cells(options, examples, policies, length=0, known=("yes",), pot=None):
+    """Trials of all these together, to be performed."""
+    return [{"set": set_, "id": id_, "length": length, "known": known, **trials.who(options, policy, pot)}
+            for (set_, id_), known, policy in itertools.product(examples, known, policies)]
+
+
+def perform(options, examples, cell):
+    example = examples[cell["set"], cell["id"]]
+    prefix = ["--answer-prefix", example.answer_prefix] if example.answer_prefix else []
+    space = "" if example.answer_prefix.endswith("<") else " "
+    report = trials.run(options, cell, example.document,
+                        ["--question", example.question, *prefix, "--answer", space + example.answers[0].strip(), "--generate",
+                         str(example.generate), *(["--needle", example.needle] if example.needle else []),
+                         *trials.catalyst(cell)])
+    score = scores.best(getattr(scores, example.score), report["answer_text"], example.answers, example.classes, example.first_line)
+    return trials.measured(report) | {"score": score, "scored_by": example.score, "expected": example.answers[0]}

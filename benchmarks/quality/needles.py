@@ -1,7 +1,13 @@
 """Needles: sentences that are hidden in a text, and the question that only they answer."""
 
 import dataclasses
+import itertools
 import random
+import statistics
+
+import trials
+
+KEYS = ["kind", "known", "tokens", "depth", "seed", "haystack", "policy", "settings", "pot", "model", "program"]
 
 CODE_NAMES = ["old library", "north gate", "blue warehouse", "harbour office", "town archive", "clock tower", "glass factory",
               "river station"]
@@ -60,3 +66,44 @@ def hide(needle, haystack, tokens, depth, seed):
         place = len(text) if place < 0 else place + 2
         text = f"{text[:place]}{sentence} {text[place:]}"
     return text
+
+
+def cells(options, policies, kinds=("number",), known=("yes",), lengths=(6000,), depths=(0.5,), seeds=(1,), pot=None):
+    """Trials of all these together, to be performed."""
+    return [{"kind": kind, "known": known, "tokens": tokens, "depth": depth, "seed": seed, "haystack": options.haystack.name,
+             **trials.who(options, policy, pot)}
+            for kind, known, tokens, depth, seed, policy in itertools.product(kinds, known, lengths, depths, seeds, policies)]
+
+
+def perform(options, haystack, cell):
+    return run(options, haystack, cell)[0]
+
+
+def run(options, haystack, cell, more=()):
+    """What was measured, and the program's whole report."""
+    needle = make(cell["kind"], cell["seed"])
+    document = hide(needle, haystack, cell["tokens"], cell["depth"], cell["seed"])
+    report = trials.run(options, cell, document,
+                        ["--question", needle.question, "--answer-prefix", needle.answer_prefix, "--answer", needle.answer,
+                         "--needle", needle.sentences[-1], "--generate", "16", *trials.catalyst(cell), *more])
+    found = needle.answer.strip(" .") in report["answer_text"]
+    return trials.measured(report) | {"expected": needle.answer, "exact": float(found)}, report
+
+
+# Beside that, NuC along the text: such trials are of a kind of their own.
+TRACED_KEYS = [*KEYS, "windows"]
+TAIL = 512  # last tokens of a text
+
+
+def perform_traced(options, haystack, cell):
+    """As perform(), with the mean NuC in each of so many windows of the document, in its last tokens, and the needle's mean and
+    largest."""
+    measured, report = run(options, haystack, cell, ["--nuc"])
+    turn = report["turns"][0]
+    begin, needle = turn["document_position"], turn["needle_position"]
+    document = report["nuc"][begin:begin + turn["document_tokens"]]
+    borders = [round(i * len(document) / cell["windows"]) for i in range(cell["windows"] + 1)]
+    of_needle = report["nuc"][needle:needle + turn["needle_tokens"]]
+    return measured | {"nuc": [round(statistics.fmean(document[a:b]), 4) for a, b in itertools.pairwise(borders)],
+                       "tail_nll": round(statistics.fmean(document[-TAIL:]), 4), "needle_depth": (needle - begin) / len(document),
+                       "needle_nuc": round(statistics.fmean(of_needle), 4), "needle_peak": max(of_needle)}

@@ -15,29 +15,41 @@ import time
 HERE = pathlib.Path(__file__).resolve().parents[2]
 
 
-def add_options(parser):
-    parser.add_argument("--model", required=True, help="GGUF file of a Llama model")
+def add_running(parser, required=True):
+    parser.add_argument("--model", required=required, help="GGUF file of a Llama model")
     parser.add_argument("--program", default=HERE / "build/examples/infinipot-read", type=pathlib.Path,
                         help="infinipot-read or infinipot-llama [build/examples/infinipot-read]")
-    parser.add_argument("--out", required=True, type=pathlib.Path, metavar="FILE.jsonl",
+    parser.add_argument("--out", required=required, type=pathlib.Path, metavar="FILE.jsonl",
                         help="a line for each trial is appended; trials that it has already are not run again")
+    parser.add_argument("--jobs", type=int, default=2, help="trials at once, of one thread each [%(default)s]")
+
+
+def add_options(parser):
+    add_running(parser)
     parser.add_argument("--csv", type=pathlib.Path, metavar="FILE.csv", help="write a summary: means and standard errors")
     parser.add_argument("--pot", type=int, default=2048, help="entries, for all policies but full [%(default)s]")
     parser.add_argument("--policies", nargs="+", default=["full", "truncation", "streaming_llm", "infinipot"], metavar="POLICY",
                         help="a policy of the program, with options of its own and a name if you like, such as "
                         "'wide=infinipot --kernel 17' %(default)s")
-    parser.add_argument("--jobs", type=int, default=2, help="trials at once, of one thread each [%(default)s]")
     parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="more options for the program; must come last")
 
 
-def check(parser, options):
+def check_running(parser, options):
     if not options.program.is_file():
         parser.error(f"there is no {options.program}; build it, or name it by --program")
-    if options.pot < 2:
-        parser.error(f"--pot {options.pot} must be at least 2")
     if options.jobs < 1:
         parser.error(f"--jobs {options.jobs} must be at least 1")
-    names = [split_policy(policy)[0] for policy in options.policies]
+
+
+def check(parser, options):
+    check_running(parser, options)
+    if options.pot < 2:
+        parser.error(f"--pot {options.pot} must be at least 2")
+    check_policies(parser, options.policies)
+
+
+def check_policies(parser, policies):
+    names = [split_policy(policy)[0] for policy in policies]
     if len(set(names)) < len(names):
         parser.error(f"--policies: two have the same name: {', '.join(sorted(names))}")
 
@@ -48,15 +60,16 @@ def split_policy(text):
     return name, rest.split()
 
 
-def run(options, settings, document, arguments):
-    """What the program measured, as its JSON. `document` is text; `settings` a policy and options of its own."""
+def run(options, cell, document, arguments):
+    """What the program measured, as its JSON. `document` is text; the cell has what who() says."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(document)
         file.flush()
-        command = [options.program, "--model", options.model, "--document", file.name, "--policy", *settings.split(),
-                   "--json", "-", "--threads", "1", *arguments, *options.more]
-        if settings.split()[0] != "full":
-            command += ["--pot", str(options.pot)]
+        settings = cell["settings"].split()
+        command = [options.program, "--model", options.model, "--document", file.name, "--policy", *settings, "--json", "-",
+                   "--threads", "1", *arguments, *getattr(options, "more", [])]
+        if settings[0] != "full":
+            command += ["--pot", str(cell["pot"])]
         started = time.monotonic()
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode != 0:
@@ -64,11 +77,11 @@ def run(options, settings, document, arguments):
     return json.loads(done.stdout) | {"seconds": time.monotonic() - started}
 
 
-def who(options, policy):
+def who(options, policy, pot=None):
     """The part of a trial that says what it was run with."""
     name, settings = split_policy(policy)
-    return {"policy": name, "settings": " ".join(settings), "pot": options.pot, "model": pathlib.Path(options.model).name,
-            "program": options.program.name}
+    return {"policy": name, "settings": " ".join(settings), "pot": pot or options.pot,
+            "model": pathlib.Path(options.model).name, "program": options.program.name}
 
 
 def catalyst(cell):
@@ -96,29 +109,44 @@ def key_of(trial, keys):
     return json.dumps([trial.get(key) for key in keys])
 
 
+def what(cell):
+    """A cell in a few words."""
+    return ", ".join(str(cell[key]) for key in ("set", "length", "tokens", "depth", "policy") if cell.get(key))
+
+
 def run_all(options, cells, keys, perform):
-    """Performs the trials that the file has not yet; each is perform(cell), which adds to the cell what it measured. Returns all
-    trials of these cells."""
+    """Performs the trials that the file has not yet; each is perform(cell), which adds to the cell what it measured. One that
+    fails is reported and left out; see end(). Returns all trials of these cells, and how many failed."""
     options.out.parent.mkdir(parents=True, exist_ok=True)
     known = {key_of(trial, keys): trial for trial in load(options.out)}
     todo = [cell for cell in cells if key_of(cell, keys) not in known]
-    started = time.monotonic()
+    started, failed = time.monotonic(), 0
     with options.out.open("a") as file, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         futures = {pool.submit(perform, cell): cell for cell in todo}
         try:
             for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
-                trial = futures[future] | future.result()
-                known[key_of(trial, keys)] = trial
-                file.write(json.dumps(trial, ensure_ascii=False) + "\n")
-                file.flush()
+                cell = futures[future]
                 left = (time.monotonic() - started) / number * (len(todo) - number)
-                what = ", ".join(str(trial[key]) for key in keys if trial.get(key) is not None)
-                print(f"{number}/{len(todo)} {what}: NLL {trial['answer_nll']:.3f} ({left / 60:.0f} min left)", file=sys.stderr,
-                      flush=True)
+                try:
+                    trial = cell | future.result()
+                except Exception as error:
+                    failed += 1
+                    outcome = f"failed: {error}"
+                else:
+                    known[key_of(trial, keys)] = trial
+                    file.write(json.dumps(trial, ensure_ascii=False) + "\n")
+                    file.flush()
+                    outcome = "NLL -" if trial["answer_nll"] is None else f"NLL {trial['answer_nll']:.3f}"
+                print(f"{number}/{len(todo)} {what(cell)}: {outcome} ({left / 60:.0f} min left)", file=sys.stderr, flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [known[key_of(cell, keys)] for cell in cells]
+    return [known[key] for key in (key_of(cell, keys) for cell in cells) if key in known], failed
+
+
+def end(failed):
+    """Ends the program, with an error if trials failed."""
+    sys.exit(f"{failed} trials failed and are missing above; call again to try them anew" if failed else 0)
 
 
 def mean_and_error(values):
@@ -147,6 +175,9 @@ def summary(trials, keys, scores):
 
 
 def write_csv(path, rows):
+    if not rows:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -1,7 +1,9 @@
 """The harness of benchmarks/quality: its scores against LongBench's own, its texts, and trials that go on where they stopped."""
 
+import csv
 import importlib.util
 import json
+import os
 import pathlib
 import stat
 import subprocess
@@ -41,13 +43,19 @@ LONGBENCH = [
 # A program that answers like infinipot-read, without a model: its NLL tells what it was called with.
 PROGRAM = """#!/usr/bin/env python3
 import json, sys
-a = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+given = [word for word in sys.argv[1:] if word != "--nuc"]
+a = dict(zip(given[::2], given[1::2]))
 text = open(a["--document"]).read()
 if a["--policy"] == "broken":
     sys.exit("no such policy")
+needle = text.find(a.get("--needle", "?"))
+turn = {"document_tokens": len(text), "document_position": 5, "needle_position": 5 + needle, "needle_tokens": 10}
+# Characters are tokens, 1 nat each; the needle's are 3, the last of them 7.
+nuc = {"nuc": [9] * 5 + [3 if needle <= i < needle + 9 else 7 if i == needle + 9 else 1 for i in range(len(text))] + [9] * 5}
 print(json.dumps({"answer_nll": len(a.get("--pot", "")) + (a["--catalyst"] == "@question"),
                   "hit_rate": float(a.get("--needle", "?") in text), "answer_text": a["--answer"] + " indeed",
-                  "document_tokens": len(text), "distillations": 3, "nan_scores": 0, "pot_bytes": 1 << 20}))
+                  "document_tokens": len(text), "distillations": 3, "nan_scores": 0, "pot_bytes": 1 << 20,
+                  "turns": [turn], **(nuc if "--nuc" in sys.argv else {})}))
 """
 
 HAYSTACK = "\n".join(f"Paragraph {i} says little. It goes on. It ends here." for i in range(2000))
@@ -141,10 +149,10 @@ class Programs(unittest.TestCase):
 
     def call(self, name, *more):
         return subprocess.run([sys.executable, QUALITY / name, "--model", "m.gguf", "--program", self.program, "--out",
-                               self.folder / "out.jsonl", "--csv", self.folder / "out.csv", *more], capture_output=True, text=True)
+                               self.folder / "out.jsonl", *more], capture_output=True, text=True)
 
     def needle(self, *more):
-        return self.call("infinipot-needle", "--haystack", self.folder / "haystack.txt", "--lengths", "2000", "--seeds", "1", "2",
+        return self.call("infinipot-needle", "--csv", self.folder / "out.csv", "--haystack", self.folder / "haystack.txt", "--lengths", "2000", "--seeds", "1", "2",
                          *more)
 
     def lines(self):
@@ -154,7 +162,8 @@ class Programs(unittest.TestCase):
         first = self.needle("--policies", "full", "some=infinipot --kernel 17", "--depths", "0.5")
         self.assertEqual(first.returncode, 0, first.stderr)
         self.assertEqual(len(self.lines()), 4)
-        self.assertIn("4/4", first.stderr)
+        self.assertIn("4/4 2000, 0.5, ", first.stderr)
+        self.assertNotIn("m.gguf", first.stderr)
         again = self.needle("--policies", "full", "some=infinipot --kernel 17", "--depths", "0.5", "0.9")
         self.assertEqual(len(self.lines()), 8)
         self.assertIn("4/4", again.stderr)
@@ -171,11 +180,23 @@ class Programs(unittest.TestCase):
         self.assertIn("number,yes,full,2000,0.1,2,1.0,0.0,1.0,0.0,1.0,0.0", rows)
         self.assertIn("number,no,full,2000,0.5,2,0.0,0.0,1.0,0.0,1.0,0.0", rows)
 
+    def test_what_fails_is_left_out_and_tried_again(self):
+        done = self.needle("--policies", "broken", "full", "--depths", "0.5", "0.9")
+        self.assertIn("2000, 0.5, broken: failed: ", done.stderr)
+        self.assertIn("no such policy", done.stderr)
+        self.assertIn("4 trials failed", done.stderr)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertEqual([line["policy"] for line in self.lines()], ["full"] * 4)
+        self.assertEqual(len((self.folder / "out.csv").read_text().splitlines()), 3)
+        again = self.needle("--policies", "broken", "full", "--depths", "0.5", "0.9")
+        self.assertIn("4/4", again.stderr)
+        self.assertEqual(len(self.lines()), 4)
+
     def test_tasks(self):
         sets = self.folder / "set.jsonl"
         row = {"input": "Who?", "context": "A text.", "answers": ["he"], "all_classes": None, "language": "en", "dataset": "hotpotqa"}
         sets.write_text("\n".join(json.dumps(row | {"_id": str(i)}) for i in range(5)))
-        done = self.call("infinipot-tasks", "--sets", f"longbench:{sets}", "--first", "1", "--count", "3", "--policies", "full",
+        done = self.call("infinipot-tasks", "--csv", self.folder / "out.csv", "--sets", f"longbench:{sets}", "--first", "1", "--count", "3", "--policies", "full",
                          "infinipot")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(len(self.lines()), 6)
@@ -189,6 +210,104 @@ class Programs(unittest.TestCase):
             done = self.needle(*more)
             self.assertNotEqual(done.returncode, 0)
             self.assertIn(message, done.stderr)
+
+    def figure(self, name, *more):
+        """Its rows. It is drawn if matplotlib is there."""
+        folder = self.folder / "figures"
+        done = self.call("infinipot-figures", name, "--haystack", self.folder / "haystack.txt", "--folder", folder, "--length", "2000",
+                         "--seeds", "1", "2", "--depths", "0.1", "0.5", *more)
+        if importlib.util.find_spec("matplotlib") is None:
+            self.assertIn("drawing needs matplotlib", done.stderr)
+        else:
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("</svg>", (folder / f"{name}.svg").read_text())
+        return list(csv.DictReader((folder / f"{name}.csv").open()))
+
+    def questions(self):
+        path = self.folder / "hotpotqa.json"
+        path.write_text(json.dumps([{"_id": str(i), "question": f"{i}?", "answer": "a", "context": [["Title", ["x" * 400]]]}
+                                    for i in range(5)]))
+        return ["--hotpotqa", path, "--count", "3"]
+
+    def test_figure_of_hit_rates_takes_trials_of_needles(self):
+        self.needle("--policies", "full", "infinipot", "--depths", "0.1")
+        rows = self.figure("hit_rate", "--policies", "full", "infinipot")
+        self.assertEqual(len(self.lines()), 8)
+        self.assertEqual([(row["policy"], row["depth"], row["trials"]) for row in rows],
+                         [("full", "0.1", "2"), ("infinipot", "0.1", "2"), ("full", "0.5", "2"), ("infinipot", "0.5", "2")])
+
+    def test_figure_of_nuc(self):
+        rows = self.figure("nuc", "--policies", "full", "infinipot")
+        by_part = {part: [float(row["nuc"]) for row in rows if row["part"] == part and row["policy"] == "full"]
+                   for part in ("text", "needle's peak", "needle's mean")}
+        self.assertEqual((by_part["needle's peak"], by_part["needle's mean"]), ([7], [3.4]))
+        self.assertEqual(len(by_part["text"]), 60)
+        self.assertEqual((by_part["text"][0], by_part["text"][-1]), (1, 1))
+        self.assertGreater(max(by_part["text"]), 1)
+
+    def test_figure_of_budgets(self):
+        rows = self.figure("budgets", "--policies", "infinipot", "--pots", "64", "128", *self.questions())
+        self.assertEqual([(row["set"], row["policy"], row["pot"], row["depth"], row["trials"]) for row in rows],
+                         [("needle", "full", "2048", "", "4"), ("needle", "infinipot", "64", "", "4"),
+                          ("needle", "infinipot", "128", "", "4"), ("hotpotqa", "full", "2048", "", "3"),
+                          ("hotpotqa", "infinipot", "64", "", "3"), ("hotpotqa", "infinipot", "128", "", "3")] +
+                         [("needle", *policy, depth, "2") for policy, depth in
+                          [(("full", "2048"), "0.1"), (("full", "2048"), "0.5"), (("infinipot", "64"), "0.1"),
+                           (("infinipot", "64"), "0.5"), (("infinipot", "128"), "0.1"), (("infinipot", "128"), "0.5")]])
+        self.assertEqual(float(rows[1]["answer_nll"]), 3)  # the program's, for a pot of two digits and a known question
+
+    def test_figure_of_alpha(self):
+        rows = self.figure("alpha")
+        self.assertEqual(sum(not row["depth"] for row in rows), 3 + 2 * 5)
+        settings = {line["settings"] for line in self.lines() if line["policy"] == "infinipot"}
+        self.assertEqual(settings, {"infinipot"} | {f"infinipot --alpha {a}" for a in ("0", "0.5", "0.75", "1")})
+        paper = "infinipot --granularity head --aggregate sum --kernel 1 --alpha {} --sinks 0"
+        self.assertEqual({line["settings"] for line in self.lines() if line["policy"] == "paper"},
+                         {paper.format(a) for a in ("0", "0.25", "0.5", "0.75", "1")})
+
+    def test_figure_of_catalysts(self):
+        rows = self.figure("catalyst", "--policies", "infinipot", *self.questions())
+        nll = {(row["set"], row["policy"], row["known"]): float(row["answer_nll"]) for row in rows if not row["depth"]}
+        self.assertEqual(nll["needle", "infinipot", "yes"] - nll["needle", "infinipot", "no"], 1)
+        self.assertEqual(nll["hotpotqa", "infinipot", "yes"] - nll["hotpotqa", "infinipot", "no"], 1)
+        self.assertNotIn(("needle", "full", "no"), nll)
+
+    def test_figure_of_positions(self):
+        rows = self.figure("positions", "--lengths", "1500", "2000", "--policies", "infinipot")
+        self.assertEqual([(row["positions"], row["tokens"], row["trials"], row["tail_nll"]) for row in rows],
+                         [("reindexed", "1500", "2", "1.0"), ("growing", "1500", "2", "1.0"), ("reindexed", "2000", "2", "1.0"),
+                          ("growing", "2000", "2", "1.0")])
+        self.assertEqual({line["settings"] for line in self.lines()}, {"infinipot", "infinipot --positions growing"})
+
+    def test_figure_is_drawn_again_without_a_trial(self):
+        self.figure("hit_rate", "--policies", "full")
+        trials_before = self.lines()
+        rows = self.figure("hit_rate", "--redraw", "--program", "nowhere")
+        self.assertEqual([row["policy"] for row in rows], ["full"] * 2)
+        self.assertEqual(self.lines(), trials_before)
+
+    def test_figures_say_that_matplotlib_is_missing(self):
+        (self.folder / "matplotlib.py").write_text("raise ImportError")
+        done = subprocess.run([sys.executable, QUALITY / "infinipot-figures", "hit_rate", "--model", "m.gguf", "--program", self.program,
+                               "--out", self.folder / "out.jsonl", "--haystack", self.folder / "haystack.txt", "--folder", self.folder,
+                               "--policies", "full", "--length", "2000"], capture_output=True, text=True,
+                              env={"PYTHONPATH": str(self.folder), "PATH": os.environ["PATH"]})
+        self.assertIn("drawing needs matplotlib", done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertTrue((self.folder / "hit_rate.csv").exists())
+
+    def test_figures_refuse_what_cannot_be(self):
+        for more, message in [(["--depths", "2"], "must be 0 .. 1"), (["--pots", "1"], "must be at least 2"),
+                              (["--lengths", "700"], "must be above 700"), (["--count", "0"], "must be at least 1"),
+                              (["--policies", "full", "full"], "the same name"), (["--program", "nowhere"], "there is no nowhere")]:
+            done = self.call("infinipot-figures", "hit_rate", "--haystack", self.folder / "haystack.txt", *more)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn(message, done.stderr)
+        self.assertIn("--haystack is required", self.call("infinipot-figures", "nuc").stderr)
+        missing = self.call("infinipot-figures", "nuc", "--redraw", "--folder", self.folder)
+        self.assertIn("there is no", missing.stderr)
+        self.assertNotEqual(missing.returncode, 0)
 
 
 class Summary(unittest.TestCase):
