@@ -48,7 +48,7 @@ def values(rows, key):
 
 def numbers(rows, key):
     """nan where there is none."""
-    return [float(row[key] or "nan") for row in rows]
+    return [float("nan" if row[key] in ("", None) else row[key]) for row in rows]
 
 
 def line(panel, rows, x, y, **style):
@@ -144,7 +144,8 @@ def nuc(rows, path):
         if row["policy"] == policies[0] and row["part"] == "needle's peak":
             along.axvline(float(row["depth"]), color="grey", linewidth=1, linestyle=":", label="the needle")
     along.set(xlabel="depth in the text", ylabel="mean NuC of a window, nats")
-    needle.set(title="the needle's peak (full) and mean", ylabel="NuC, nats", xticks=[])
+    needle.set(title="needle: peak, and mean (open)", ylabel="NuC, nats", xticks=[], xlim=(-0.5, len(policies) - 0.5))
+    needle.title.set_fontsize("medium")
     save_with_legend(figure, (along, needle), path)
 
 

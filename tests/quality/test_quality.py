@@ -15,6 +15,7 @@ QUALITY = pathlib.Path(__file__).resolve().parents[2] / "benchmarks/quality"
 sys.path.insert(0, str(QUALITY))
 
 import datasets  # noqa: E402
+import drawing  # noqa: E402
 import needles  # noqa: E402
 import scores  # noqa: E402
 import trials  # noqa: E402
@@ -221,7 +222,8 @@ class Programs(unittest.TestCase):
         else:
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn("</svg>", (folder / f"{name}.svg").read_text())
-        return list(csv.DictReader((folder / f"{name}.csv").open()))
+        with (folder / f"{name}.csv").open() as file:
+            return list(csv.DictReader(file))
 
     def questions(self):
         path = self.folder / "hotpotqa.json"
@@ -311,6 +313,10 @@ class Programs(unittest.TestCase):
 
 
 class Summary(unittest.TestCase):
+    def test_what_is_missing_is_not_drawn_and_nothing_is_zero(self):
+        self.assertEqual([str(x) for x in drawing.numbers([{"x": 0}, {"x": ""}, {"x": None}, {"x": "0.5"}], "x")],
+                         ["0.0", "nan", "nan", "0.5"])
+
     def test_means_and_standard_errors(self):
         rows = trials.summary([{"a": 1, "x": 1.0}, {"a": 1, "x": 3.0}, {"a": 2, "x": None}], ["a"], ["x"])
         self.assertEqual(rows, [{"a": 1, "trials": 2, "x": 2.0, "x_error": 1.0}, {"a": 2, "trials": 1, "x": None, "x_error": None}])
