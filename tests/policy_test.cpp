@@ -307,6 +307,15 @@ TEST(InfinipotPolicy, PaperSettingsAreThePapers) {
   EXPECT_EQ(settings.kernel, 1U);
 }
 
+TEST(InfinipotPolicy, RecommendedSettingsKeepWhateverAnyTokenOfTheCatalystNeeds) {
+  const auto settings = infinipot::recommended_settings({60, 61});
+  EXPECT_EQ(settings.catalysts, (std::vector<Tokens>{{60, 61}}));
+  EXPECT_EQ(settings.alpha, 0);
+  EXPECT_EQ(settings.over_queries, infinipot::Reduce::max);
+  EXPECT_EQ(settings.over_heads, infinipot::Aggregate::peak);
+  EXPECT_EQ(settings.kernel, 17U);
+}
+
 // ---------------------------------------------------------------- the others
 
 TEST(StreamingLlmPolicy, KeepsSinksAndTheLast) {

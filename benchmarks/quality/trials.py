@@ -87,7 +87,7 @@ def who(options, policy, pot=None):
 def catalyst(cell):
     if "--catalyst" in cell["settings"]:
         return []
-    return ["--catalyst", "@question" if cell["known"] == "yes" else "@generic"]
+    return ["--catalyst", "@prompt" if cell["known"] == "yes" else "@generic"]
 
 
 def measured(report):

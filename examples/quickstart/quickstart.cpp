@@ -26,9 +26,12 @@ void answer(MyEngine& engine, std::span<const Token> endless_text, const std::ve
   Adapter adapter{engine};
   const std::ptrdiff_t head = MyEngine::head_dim, row = MyEngine::n_kv_heads * head,
                        layer = MyEngine::n_rows * row;
-  Pot<float> pot({.shape = adapter.shape(), .capacity = engine.n_rows, .rope = plain_rope(engine.head_dim)},
+  Pot<float> pot({.shape = adapter.shape(),
+                  .capacity = engine.n_rows,
+                  .granularity = Granularity::shared,
+                  .rope = plain_rope(engine.head_dim)},
                  {{engine.keys(), layer, head, row}, {engine.values(), layer, head, row}});  // your memory
-  Ccd reader(adapter, pot, Infinipot({.catalysts = {question}}));                            // your policy
+  Ccd reader(adapter, pot, Infinipot(recommended_settings(question)));                       // your policy
   reader.feed(endless_text);
   reader.feed(question);
   reader.generate(20, &MyEngine::greedy, [&](Token token) { return engine.print(token); });

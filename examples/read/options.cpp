@@ -16,7 +16,8 @@ constexpr const char* footer =
     "Several questions make a conversation: all documents, questions and answers go through one pot.\n"
     "The k-th --document, --answer-prefix, --answer and --needle belong to the k-th --question. There may\n"
     "be fewer of them than questions; and of the last three, an empty text means none for its question.\n"
-    "The paper's own settings: --granularity head --aggregate sum --kernel 1 --alpha 0.5 --sinks 0.\n"
+    "The paper's own settings: --granularity head --over-queries sum --aggregate sum --kernel 1 --alpha "
+    "0.5\n--sinks 0 --catalyst @question.\n"
     "Exit status: 0, or 2 with one line on standard error that names the cause.";
 
 /// What may be given several times, as it was given.
@@ -73,18 +74,23 @@ void add_pot(CLI::App& app, const Program& program, Options& o) {
       app, "--aggregate", o.aggregate, {"sum", "max", "peak"}, "sum|max|peak",
       "infinipot, reread: how attention counts over heads that keep the same tokens: the sum, the largest "
       "share of a head's, or the largest",
-      "max for infinipot, peak for reread");
+      o.aggregate);
+  add_choice(
+      app, "--over-queries", o.over_queries, {"sum", "max"}, "sum|max",
+      "infinipot: how attention counts over the catalyst's tokens and the query heads that share a kv head",
+      o.over_queries);
   add_number<std::size_t>(
       app, "--kernel", o.kernel, {1, 65535, Bounds::odd},
       "smoothing over so many neighbouring tokens, by infinipot of CaP and NuC, by others of attention",
-      "9 for infinipot and reread, 5 for snapkv");
+      "17 for infinipot and reread, 5 for snapkv");
   add_number(app, "--sinks", o.sinks, {0, most_tokens}, "first entries that always stay");
   add_number(app, "--recent", o.recent, {0, most_tokens}, "last entries that always stay");
   add_text(
-      app, "--catalyst", o.catalyst, Text::not_empty, "TEXT|@question|@generic",
+      app, "--catalyst", o.catalyst, Text::not_empty, "TEXT|@prompt|@question|@generic",
       "infinipot: prompt whose attention counts; @question is a blank line and the question of the turn, "
+      "@prompt that and what follows it up to the answer, whose first words included, "
       "@generic a question about nothing in particular. reread: what stands before text that is read again, "
-      "where either stands for a request to repeat it [" +
+      "where each of them stands for a request to repeat it [" +
           o.catalyst + "]");
   add_number(app, "--window", o.window, {1, most_tokens}, "snapkv: last tokens whose attention counts");
   add_number(app, "--block", o.block, {1, std::size_t{1} << 16},

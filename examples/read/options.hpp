@@ -31,13 +31,14 @@ struct Options {
   std::size_t pot = 2048;   ///< M
   std::size_t keep = 0;     ///< C; not given means half the pot, or what the policy context_shift keeps
   std::string policy = "infinipot";
-  double alpha = 0.25;
-  std::string granularity;  ///< head, layer or shared; not given means the policy's usual one
-  std::string aggregate;    ///< sum, max or peak; not given means the policy's usual one
-  std::size_t kernel = 0;   ///< odd; not given means the policy's usual one
+  double alpha = 0;
+  std::string granularity;           ///< head, layer or shared; not given means the policy's usual one
+  std::string over_queries = "max";  ///< sum or max
+  std::string aggregate = "peak";    ///< sum, max or peak
+  std::size_t kernel = 0;            ///< odd; not given means the policy's usual one
   std::size_t sinks = 4;
   std::size_t recent = 0;
-  std::string catalyst = "@question";     ///< a text, @question or @generic
+  std::string catalyst = "@prompt";       ///< a text, @prompt, @question or @generic
   std::optional<std::size_t> max_tokens;  ///< of each document
   std::size_t generate = 64;              ///< for each answer
   std::size_t chunk = 256;

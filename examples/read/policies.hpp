@@ -56,7 +56,6 @@ inline void complete(Options& options, const Program& program) {
   if (options.policy == "nuc") options.alpha = 1;
   const bool infinipot = options.policy == "infinipot" || options.policy == "cap" ||
                          options.policy == "nuc" || options.policy == "reread";
-  if (options.aggregate.empty()) options.aggregate = options.policy == "reread" ? "peak" : "max";
   if (options.policy == "context_shift") {
     if (options.keep != 0)
       throw UsageError("--keep: context_shift keeps the header and the later half of what follows it, not " +
@@ -66,17 +65,19 @@ inline void complete(Options& options, const Program& program) {
   if (options.keep == 0) options.keep = options.pot / 2;
   if (options.granularity.empty()) options.granularity = infinipot ? "shared" : "head";
   if (program.granularities.size() == 1) options.granularity = program.granularities.front();
-  if (options.kernel == 0) options.kernel = infinipot ? 9 : options.policy == "snapkv" ? 5 : 1;
+  if (options.kernel == 0) options.kernel = infinipot ? 17 : options.policy == "snapkv" ? 5 : 1;
 }
 
 /// The policy infinipot with the catalyst of one turn, and room for those of all.
 inline infinipot::Infinipot infinipot_policy(const Options& options, const Catalysts& catalysts,
                                              std::size_t turn) {
-  return infinipot::Infinipot({.catalysts = {catalysts.at(turn)},
-                               .alpha = options.alpha,
-                               .over_heads = aggregate_of(options),
-                               .kernel = options.kernel,
-                               .room = options.alpha < 1 ? longest(catalysts) : 0});
+  return infinipot::Infinipot(
+      {.catalysts = {catalysts.at(turn)},
+       .alpha = options.alpha,
+       .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
+       .over_heads = aggregate_of(options),
+       .kernel = options.kernel,
+       .room = options.alpha < 1 ? longest(catalysts) : 0});
 }
 
 /// Calls run(policy) with the policy that the options name, for the first turn. Throws std::invalid_argument

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -20,6 +21,14 @@ namespace reading {
 /// What a token of a prompt belongs to: what the chat template opens the turn with; the document; or the
 /// blank line, the question, the assistant header and the answer's prefix.
 enum class Part { header, document, question };
+
+/// Appends what stands from the end of a question to the beginning of the answer.
+inline void append_answer_header(const TextModel& model, const Turn& turn, std::vector<Token>& out) {
+  const ChatPiece& piece = model.chat().assistant;
+  out.insert(out.end(), piece.tokens.begin(), piece.tokens.end());
+  if (const std::string text = piece.space + turn.answer_prefix; !text.empty())
+    encode_behind(model, text, out);
+}
 
 /// The model's chat template around a turn's document, which is tokenized as it is read, and its question.
 /// One use only: either feed_to(), or record() and then feed_to().
@@ -88,14 +97,6 @@ class Prompt {
 
   std::string blank_line() const { return document_ ? "\n\n" : ""; }
 
-  /// From the end of the question to the beginning of the answer.
-  void answer_header(std::vector<Token>& out) const {
-    const ChatPiece& piece = model_.chat().assistant;
-    out.insert(out.end(), piece.tokens.begin(), piece.tokens.end());
-    if (const std::string text = piece.space + turn_.answer_prefix; !text.empty())
-      encode_behind(model_, text, out);
-  }
-
   template <class Feed>
   void read(const Feed& feed) {
     feed(std::span<const Token>(header_.tokens), Part::header);
@@ -139,12 +140,12 @@ class Prompt {
     const std::string ending = blank_line() + turn_.question;
     stream.push(ending, tokens);
     stream.finish(tokens);
-    answer_header(tokens);
+    append_answer_header(model_, turn_, tokens);
     if (!document_) return 0;
 
     std::vector<Token> alone;
     encode_behind(model_, ending, alone);
-    answer_header(alone);
+    append_answer_header(model_, turn_, alone);
     // White space at the document's end may have merged with the blank line.
     const std::size_t own = tokens.size() - std::min(tokens.size(), alone.size());
     if (own <= limit_ - fed_) return own;

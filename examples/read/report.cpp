@@ -56,6 +56,7 @@ Json settings(const Options& options, const Program& program) {
             {"policy", options.policy},
             {"alpha", options.alpha},
             {"granularity", options.granularity},
+            {"over_queries", options.over_queries},
             {"aggregate", options.aggregate},
             {"kernel", options.kernel},
             {"sinks", options.sinks},

@@ -7,6 +7,7 @@
 
 #include "options.hpp"
 #include "policies.hpp"
+#include "prompt.hpp"
 #include "streaming_tokenizer.hpp"
 #include "text_model.hpp"
 
@@ -31,17 +32,24 @@ inline std::vector<Token> tokens_of(const TextModel& model, std::string_view tex
 inline std::string catalyst_text(const Options& options, const Turn& turn) {
   if (options.policy == "reread" && options.catalyst.starts_with('@'))
     return "\n\nRepeat the text above:\n\n";
-  if (options.catalyst == "@question") return "\n\n" + turn.question;
+  if (options.catalyst == "@question" || options.catalyst == "@prompt") return "\n\n" + turn.question;
   if (options.catalyst == "@generic")
     return "\n\nWhat in the text above matters most for questions that may be asked about it?";
   return options.catalyst;
+}
+
+/// What is read again is no question, so that no answer follows.
+inline std::vector<Token> catalyst_of(const TextModel& model, const Options& options, const Turn& turn) {
+  std::vector<Token> tokens = tokens_of(model, catalyst_text(options, turn), "--catalyst");
+  if (options.catalyst == "@prompt" && options.policy != "reread") append_answer_header(model, turn, tokens);
+  return tokens;
 }
 
 /// Throws UsageError.
 inline Texts texts_of(const TextModel& model, const Options& options) {
   Texts texts;
   for (const Turn& turn : options.turns) {
-    texts.catalysts.push_back(tokens_of(model, catalyst_text(options, turn), "--catalyst"));
+    texts.catalysts.push_back(catalyst_of(model, options, turn));
     texts.answers.push_back(tokens_of(model, turn.answer, "--answer"));
   }
   return texts;

@@ -53,7 +53,7 @@ needle = text.find(a.get("--needle", "?"))
 turn = {"document_tokens": len(text), "document_position": 5, "needle_position": 5 + needle, "needle_tokens": 10}
 # Characters are tokens, 1 nat each; the needle's are 3, the last of them 7.
 nuc = {"nuc": [9] * 5 + [3 if needle <= i < needle + 9 else 7 if i == needle + 9 else 1 for i in range(len(text))] + [9] * 5}
-print(json.dumps({"answer_nll": len(a.get("--pot", "")) + (a["--catalyst"] == "@question"),
+print(json.dumps({"answer_nll": len(a.get("--pot", "")) + (a["--catalyst"] == "@prompt"),
                   "hit_rate": float(a.get("--needle", "?") in text), "answer_text": a["--answer"] + " indeed",
                   "document_tokens": len(text), "distillations": 3, "nan_scores": 0, "pot_bytes": 1 << 20,
                   "turns": [turn], **(nuc if "--nuc" in sys.argv else {})}))
@@ -263,7 +263,7 @@ class Programs(unittest.TestCase):
         self.assertEqual(sum(not row["depth"] for row in rows), 3 + 2 * 5)
         settings = {line["settings"] for line in self.lines() if line["policy"] == "infinipot"}
         self.assertEqual(settings, {"infinipot"} | {f"infinipot --alpha {a}" for a in ("0", "0.5", "0.75", "1")})
-        paper = "infinipot --granularity head --aggregate sum --kernel 1 --alpha {} --sinks 0"
+        paper = "infinipot --granularity head --over-queries sum --aggregate sum --kernel 1 --alpha {} --sinks 0"
         self.assertEqual({line["settings"] for line in self.lines() if line["policy"] == "paper"},
                          {paper.format(a) for a in ("0", "0.25", "0.5", "0.75", "1")})
 

@@ -68,13 +68,14 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.pot, 2048U);
   EXPECT_EQ(o.keep, 1024U);
   EXPECT_EQ(o.policy, "infinipot");
-  EXPECT_EQ(o.alpha, 0.25);
+  EXPECT_EQ(o.alpha, 0);
   EXPECT_EQ(o.granularity, "shared");
-  EXPECT_EQ(o.aggregate, "max");
-  EXPECT_EQ(o.kernel, 9U);
+  EXPECT_EQ(o.over_queries, "max");
+  EXPECT_EQ(o.aggregate, "peak");
+  EXPECT_EQ(o.kernel, 17U);
   EXPECT_EQ(o.sinks, 4U);
   EXPECT_EQ(o.recent, 0U);
-  EXPECT_EQ(o.catalyst, "@question");
+  EXPECT_EQ(o.catalyst, "@prompt");
   EXPECT_EQ(o.json, "");
   EXPECT_FALSE(o.report_kept);
   EXPECT_EQ(o.timeline, 0U);
@@ -101,12 +102,13 @@ TEST(ReadingOptions, AreAllRead) {
             "--chunk",       "16",    "--threads",       "2",     "--json",      "-",
             "--report-kept", "--nuc", "--timeline",      "1000",  "--seed",      "18446744073709551615",
             "--temperature", "1e-1",  "--top-p",         "0.9",   "--window",    "32",
-            "--decay",       "1"});
+            "--decay",       "1",     "--over-queries",  "sum"});
   EXPECT_EQ(o.pot, 500U);
   EXPECT_EQ(o.keep, 200U);
   EXPECT_EQ(o.policy, "snapkv");
   EXPECT_EQ(o.alpha, 0.5);
   EXPECT_EQ(o.granularity, "layer");
+  EXPECT_EQ(o.over_queries, "sum");
   EXPECT_EQ(o.aggregate, "sum");
   EXPECT_EQ(o.kernel, 7U);
   EXPECT_EQ(o.sinks, 3U);
@@ -234,7 +236,7 @@ TEST(ReadingOptions, KeepIsHalfThePot) { EXPECT_EQ(with({"--pot", "101"}).keep, 
 
 TEST(ReadingOptions, GranularityAndKernelDependOnThePolicy) {
   for (const auto& [policy, granularity, kernel] :
-       {std::tuple("infinipot", "shared", 9U), std::tuple("snapkv", "head", 5U),
+       {std::tuple("infinipot", "shared", 17U), std::tuple("snapkv", "head", 5U),
         std::tuple("tova", "head", 1U), std::tuple("h2o", "head", 1U), std::tuple("sirllm", "head", 1U),
         std::tuple("streaming_llm", "head", 1U), std::tuple("full", "head", 1U)}) {
     const Options o = with({"--policy", policy});
@@ -277,7 +279,7 @@ TEST(ReadingOptions, EachNameMakesItsPolicy) {
     const Options o = with({"--policy", name, "--alpha", "0.7"});
     EXPECT_EQ(o.alpha, alpha);
     EXPECT_EQ(o.granularity, "shared");
-    EXPECT_EQ(o.kernel, 9U);
+    EXPECT_EQ(o.kernel, 17U);
     with_policy(o, {{1}}, [&](const auto& policy) { EXPECT_EQ(policy.name(), "infinipot"); });
   }
   EXPECT_NE(refusal({"--policy", "knorm"}).find("not 'knorm'"), std::string::npos);
@@ -338,6 +340,7 @@ TEST(ReadingOptions, RefusalsNameTheOptionAndItsRange) {
       {{"--alpha", "nan"}, "--alpha: must be a number, 0 .. 1, not 'nan'"},
       {{"--granularity", "token"}, "--granularity: must be one of head, layer, shared, not 'token'"},
       {{"--aggregate", "mean"}, "--aggregate: must be one of sum, max, peak, not 'mean'"},
+      {{"--over-queries", "mean"}, "--over-queries: must be one of sum, max, not 'mean'"},
       {{"--kernel", "4"}, "--kernel: must be a whole number, 1 .. 65535, odd, not '4'"},
       {{"--kernel", "0"}, "--kernel: must be a whole number, 1 .. 65535, odd, not '0'"},
       {{"--sinks", "-1"}, "--sinks: must be a whole number, 0 .. 16777216"},
@@ -430,7 +433,8 @@ TEST(ReadingOptions, HelpIsComplete) {
                              "--kernel N",
                              "--sinks N",
                              "--recent N",
-                             "--catalyst TEXT|@question|@generic",
+                             "--over-queries sum|max",
+                             "--catalyst TEXT|@prompt|@question|@generic",
                              "--answer-prefix TEXT",
                              "--answer TEXT",
                              "--needle TEXT",

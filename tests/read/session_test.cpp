@@ -389,6 +389,23 @@ TEST_F(Session, CatalystFollowsTheTurn) {
   EXPECT_EQ(backend.log.probes.front().first, 40 - text.tokens("\n\nwho then?").size());
 }
 
+TEST_F(Session, CatalystCanBeAllThatFollowsTheDocument) {
+  ToyBackend backend;
+  Options options = three_turns("infinipot");
+  options.catalyst = "@prompt";
+  options.pot = 60;
+  options.turns[0].answer_prefix = "so";
+  const Report report = run(backend, options);
+  EXPECT_GT(report.turns[0].prompt_tokens, options.pot);
+  std::vector<Token> expected = backend.text().tokens("\n\n" + options.turns[0].question);
+  append_answer_header(backend.text(), options.turns[0], expected);
+  const std::vector<Token> prefix = backend.text().tokens("so");
+  ASSERT_FALSE(backend.log.probes.empty());
+  const std::vector<Token>& probe = backend.log.probes.front().second;
+  EXPECT_EQ(probe, expected);
+  EXPECT_TRUE(std::equal(prefix.rbegin(), prefix.rend(), probe.rbegin()));
+}
+
 TEST_F(Session, OtherCatalystsStay) {
   ToyBackend backend;
   Options options = three_turns("infinipot");

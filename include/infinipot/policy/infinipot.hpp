@@ -34,6 +34,19 @@ inline InfinipotSettings paper_settings(std::vector<Token> catalyst) {
   return {.catalysts = {std::move(catalyst)}};
 }
 
+/// What lost least of all that was measured (benchmarks/quality), on needles and on questions alike: an entry
+/// counts by the largest attention that any catalyst token pays it in any head, and its neighbours stay with
+/// it, as far as a sentence reaches. To be used with Granularity::shared and a few sinks. The best catalyst
+/// is all that will follow the text: the question, the chat template's answer header, the answer's first
+/// words.
+inline InfinipotSettings recommended_settings(std::vector<Token> catalyst) {
+  return {.catalysts = {std::move(catalyst)},
+          .alpha = 0,
+          .over_queries = Reduce::max,
+          .over_heads = Aggregate::peak,
+          .kernel = 17};
+}
+
 /// T = floor(alpha * free) entries by NuC, the rest by CaP. Needs logits (alpha > 0) and attention (alpha <
 /// 1).
 class Infinipot {
