@@ -293,12 +293,11 @@ class Ccd {
       return true;
   }
 
-  /// What a chunk's queries were watched for counts from now on.
   void commit(std::size_t size) noexcept {
     if constexpr (observes) {
-      const std::size_t kv_heads = store_.shape().kv_heads;
-      executor_.for_each(store_.shape().heads(), [&](std::size_t head, std::size_t) {
-        policy_.commit(head / kv_heads, head % kv_heads);
+      const Shape shape = store_.shape();
+      executor_.for_each(shape.heads(), [&](std::size_t head, std::size_t) {
+        policy_.commit(head / shape.kv_heads, head % shape.kv_heads);
       });
       return;
     }

@@ -87,7 +87,8 @@ std::vector<std::vector<float>> entry_rooms(const S& store, const P& policy, std
   const Shape shape = store.shape();
   std::size_t scratch = shape.head_dim;
   if constexpr (SizesScratch<P>) scratch = policy.scratch(shape, store.capacity());
-  return {workers, std::vector<float>(EntryRows<S>::room(shape.head_dim, scratch))};
+  const std::vector<float> room(EntryRows<S>::room(shape.head_dim, scratch));
+  return std::vector<std::vector<float>>(workers, room);
 }
 
 /// The largest std::size_t where the sum is larger: a setting may be a difference that fell below zero.

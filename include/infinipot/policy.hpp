@@ -102,12 +102,12 @@ concept SizesScratch = Policy<P> && requires(const P& policy, const Shape& shape
 
 /// A policy that observes queries while the text is read, for Watch::queries_and_entries.
 ///
-/// begin(shape, capacity, chunk) is called once, before anything else: forward() will never be given more
-/// than `chunk` tokens. It may allocate, and throw. observe(layer, first, queries) is called during forward()
-/// for every layer; the queries are rotated for positions first, first + 1, ... of the pot. What it was shown
-/// counts from commit(layer, kv_head) on, which is called for every pair when forward() has returned, by an
-/// executor for several at once. If forward() throws, no commit() follows, but the observe() of another
-/// chunk. forget() undoes all that was committed.
+/// begin(shape, capacity, chunk) comes before anything else, and makes all begin anew: forward() will never
+/// be given more than `chunk` tokens. It may allocate, and throw. observe(layer, first, queries) is called
+/// during forward() for every layer; the queries are rotated for positions first, first + 1, ... of the pot.
+/// What it was shown counts from commit(layer, kv_head) on, which is called for every pair when forward() has
+/// returned, by an executor for several at once. If forward() throws, no commit() follows, but the observe()
+/// of another chunk. forget() undoes all that was committed.
 template <class P>
 concept ObservesQueries = Policy<P> &&
     requires(P& policy, const Shape& shape, std::size_t n, const Queries& queries) {
