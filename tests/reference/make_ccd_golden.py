@@ -49,7 +49,7 @@ RUNS = {
     "truncation": (Settings("truncation", "head"), [], 0),
     "reread": (Settings("reread", "shared", kernel=9), [(0, 20)], 0),
     "expected_attention": (Settings("expected_attention", "head"), [], 4),
-    "temporal_redundancy": (Settings("temporal_redundancy", "layer", period=3, frames=8), [], 0),
+    "temporal_redundancy": (Settings("temporal_redundancy", "layer", period=3, frames=8), [], 1),
 }
 
 
