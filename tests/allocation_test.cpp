@@ -51,6 +51,10 @@ void expect_no_allocation_by_any_policy(Granularity granularity, infinipot::KeyS
   check(infinipot::H2o());
   check(infinipot::StreamingLlm());
   check(infinipot::SirLlm());
+  check(infinipot::KeyDiff());
+  check(infinipot::TemporalRedundancy(3, 2));
+  if constexpr (shows == toy::Shows::queries)
+    check(infinipot::ExpectedAttention({.rope = infinipot::plain_rope(8, 100)}));
 }
 
 TEST(Allocation, NoneWhileReadingAndDistilling) {

@@ -128,6 +128,19 @@ TEST(CcdErrors, PoliciesOutOfRange) {
   expect_invalid([] { infinipot::SirLlm(0); }, {"decay 0"});
   expect_invalid([] { infinipot::SirLlm(1.5); }, {"decay 1.5"});
   expect_invalid([] { infinipot::SirLlm{std::numeric_limits<double>::quiet_NaN()}; }, {"decay", "nan"});
+  using infinipot::ExpectedAttention;
+  expect_invalid([] { ExpectedAttention({.rope = {}, .future = 0}); }, {"future 0", "at least 1"});
+  expect_invalid([] { ExpectedAttention({.rope = {}, .epsilon = -1}); }, {"epsilon -1"});
+  expect_invalid([] { ExpectedAttention({.rope = {}, .epsilon = std::numeric_limits<double>::infinity()}); },
+                 {"epsilon inf"});
+  expect_invalid(reader_of(ExpectedAttention({.rope = infinipot::plain_rope(10)}), {.keep = 20}),
+                 {"RoPE turns 10", "head_dim is 8"});
+  using infinipot::TemporalRedundancy;
+  expect_invalid([] { TemporalRedundancy(0, 1); }, {"period 0", "at least 1"});
+  expect_invalid([] { TemporalRedundancy(1, 0); }, {"frames 0", "at least 1"});
+  expect_invalid([] { TemporalRedundancy(3, ~std::size_t{0} / 2); }, {"of 3 entries", "too many"});
+  expect_invalid(reader_of(TemporalRedundancy(7, 3), {.keep = 20, .sinks = 0}), {"keep 20", "21 recent"});
+  EXPECT_NO_THROW(reader_of(TemporalRedundancy(10, 2), {.keep = 20, .sinks = 0})());
 }
 
 TEST(CcdErrors, EngineAndStoreThatDoNotFit) {
@@ -280,6 +293,8 @@ TEST(CcdErrors, PolicyThatNeedsWhatTheFirstDidNotIsRefused) {
   expect_refused(infinipot::SnapKv(6, 3), infinipot::SnapKv(7, 3), {"needs 7 queries", "room for 6"});
   expect_refused(RecentH2o(5), RecentH2o(6), {"needs 6 recent entries", "room for 5"});
   expect_refused(RecentH2o(0), RecentH2o(4), {"needs 4 recent entries", "room for 3"});
+  expect_refused(infinipot::TemporalRedundancy(2, 3), infinipot::TemporalRedundancy(7, 1),
+                 {"needs 7 recent entries", "room for 6"});
   expect_refused(RuledBy({}), RuledBy({.share = 1.5}, -1), {"share 1.5"});
   expect_refused(RuledBy({}), RuledBy({.smoothing = {infinipot::Pooling::max, 4}}, -1), {"kernel 4"});
 }
@@ -298,7 +313,8 @@ TEST(CcdErrors, PolicyThatJustFitsIsTaken) {
   take(Infinipot({.catalysts = {}, .alpha = 1, .room = 2}), Infinipot({.catalysts = {{1, 2}}, .alpha = 0}));
   take(infinipot::SnapKv(6, 3), infinipot::SnapKv(6, 1));
   take(RecentH2o(5), RecentH2o(5));
-  take(RecentH2o(0), RecentH2o(3));  // the settings' own
+  take(infinipot::TemporalRedundancy(1, 6), infinipot::TemporalRedundancy(6, 1));  // with more scratch memory
+  take(RecentH2o(0), RecentH2o(3));                                                // the settings' own
 }
 
 // ---------------------------------------------------------------- a forward pass that throws
@@ -386,6 +402,41 @@ TEST(CcdFailure, FailingTwiceIsNoWorse) {
   }
 }
 
+/// By what a policy chose at every distillation.
+template <class AnyTrial>
+void note_scores(AnyTrial& run, std::vector<std::vector<float>>& scores) {
+  run.reader.on_choice([&](const infinipot::Choice& choice) {
+    scores.emplace_back(choice.attention.begin(), choice.attention.end());
+  });
+}
+
+// Selection may hide a small trace; the scores themselves must be the same bits.
+TEST(CcdFailure, QueriesOfAFailedChunkAreNotInTheStatistics) {
+  const toy::Model model;
+  const auto text = toy::text(60, 10);
+  const auto spec = small_spec(Kind::expected_attention);
+  std::vector<std::vector<float>> expected;
+  std::size_t calls = 0;
+  with_run(model, spec, KeyStorage::rotated, 5, [&](auto& run) {
+    note_scores(run, expected);
+    run.reader.feed(text);
+    calls = run.engine.calls();
+  });
+  ASSERT_GE(expected.size(), 3U);
+  for (std::size_t call = 0; call < calls; ++call)
+    for (std::size_t layer = 0; layer <= model.shape.layers; ++layer)
+      with_run(model, spec, KeyStorage::rotated, 5, [&](auto& run) {
+        std::vector<std::vector<float>> scores;
+        note_scores(run, scores);
+        run.engine.quirks.fault = toy::Fault{call, layer, 0};
+        EXPECT_THROW(run.reader.feed(text), std::runtime_error);
+        // Chunks of other lengths than the one that failed, which do not just write over it.
+        run.reader.feed(text[run.reader.stats().tokens_read]);
+        run.reader.feed(std::span(text).subspan(run.reader.stats().tokens_read));
+        EXPECT_EQ(scores, expected) << "call " << call << ", layer " << layer;
+      });
+}
+
 TEST(CcdFailure, ObserverThatThrowsComesAfterTheDistillation) {
   const toy::Model model;
   const auto text = toy::text(60, 10);
@@ -469,9 +520,10 @@ TEST(CcdNan, TextIsReadOnWhateverTheScores) {
           EXPECT_EQ(positions[1], 1U);
           EXPECT_EQ(positions.back(), text.size() - 1);
         }
-        // These have read neither attention nor logits.
-        constexpr std::array blind{Kind::streaming_llm, Kind::truncation, Kind::knorm, Kind::keydiff,
-                                   Kind::value_norm};
+        // These have read neither attention nor logits, or leave out a query that is not a number.
+        constexpr std::array blind{
+            Kind::streaming_llm,      Kind::truncation,         Kind::knorm, Kind::keydiff, Kind::value_norm,
+            Kind::expected_attention, Kind::temporal_redundancy};
         if (std::ranges::find(blind, kind) == blind.end()) {
           EXPECT_GT(run.reader.stats().nan_scores, 0U);
         }

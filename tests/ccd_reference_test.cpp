@@ -175,7 +175,7 @@ TEST(CcdAgainstReference, RopeOfEveryKind) {
   ropes.back().attention_factor = 1.25;
   for (const auto& rope : ropes)
     for (const KeyStorage storage : both_storages)
-      for (const Kind kind : {Kind::infinipot, Kind::h2o})
+      for (const Kind kind : {Kind::infinipot, Kind::h2o, Kind::expected_attention})
         compare_with_reference(toy::Model(rope), spec_of(kind), storage);
 }
 
@@ -191,8 +191,30 @@ TEST(CcdAgainstReference, MultiHeadAndMultiQueryAttention) {
   for (const std::size_t kv_heads : {1U, 4U}) {
     const toy::Model model(infinipot::plain_rope(8, 100),
                            {.layers = 2, .query_heads = 4, .kv_heads = kv_heads, .head_dim = 8});
-    for (const Kind kind : {Kind::infinipot, Kind::tova})
+    for (const Kind kind : {Kind::infinipot, Kind::tova, Kind::expected_attention})
       compare_with_reference(model, spec_of(kind), KeyStorage::rotated);
+  }
+}
+
+TEST(CcdAgainstReference, FutureAndEpsilonOfExpectedAttention) {
+  const toy::Model model;
+  for (const std::size_t future : {1U, 512U})
+    for (const double epsilon : {0.0, 0.02}) {
+      auto spec = spec_of(Kind::expected_attention);
+      spec.future = future;
+      spec.epsilon = epsilon;
+      spec.sinks = future == 1 ? 0 : 3;
+      compare_with_reference(model, spec, KeyStorage::rotated);
+    }
+}
+
+TEST(CcdAgainstReference, FramesOfTemporalRedundancy) {
+  const toy::Model model;
+  for (const auto& [period, frames] : {std::pair(1U, 1U), {1U, 9U}, {5U, 2U}, {7U, 1U}}) {
+    auto spec = spec_of(Kind::temporal_redundancy);
+    spec.period = period;
+    spec.frames = frames;
+    compare_with_reference(model, spec, KeyStorage::rotated);
   }
 }
 

@@ -129,8 +129,8 @@ TEST(Ccd, StoreOfWholeCellsAgreesWithASharedPot) {
       run.reader.feed(text);
       expected = snapshot(run);
     });
-    with_policy(spec, [&]<class P>(P policy) {
-      if constexpr (P::watch != infinipot::Watch::entries) {  // its keys cannot be read back
+    with_policy(model, spec, [&]<class P>(P policy) {
+      if constexpr (!infinipot::watches_entries(P::watch)) {  // its keys cannot be read back
         Trial<P, CellStore, toy::Shows::attention> run(model, spec, policy, CellStore(model, spec.capacity),
                                                        16);
         run.reader.feed(text);

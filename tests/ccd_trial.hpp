@@ -24,9 +24,11 @@ using infinipot::Token;
 using reference::CcdSpec;
 using reference::Kind;
 
-inline constexpr std::array all_kinds{Kind::infinipot,     Kind::snapkv,     Kind::tova,  Kind::h2o,
-                                      Kind::streaming_llm, Kind::sirllm,     Kind::knorm, Kind::keydiff,
-                                      Kind::value_norm,    Kind::truncation, Kind::reread};
+inline constexpr std::array all_kinds{
+    Kind::infinipot,          Kind::snapkv,     Kind::tova,   Kind::h2o,
+    Kind::streaming_llm,      Kind::sirllm,     Kind::knorm,  Kind::keydiff,
+    Kind::value_norm,         Kind::truncation, Kind::reread, Kind::expected_attention,
+    Kind::temporal_redundancy};
 inline constexpr std::array all_granularities{Granularity::head, Granularity::layer, Granularity::shared};
 inline constexpr std::array both_storages{KeyStorage::rotated, KeyStorage::unrotated};
 
@@ -42,9 +44,9 @@ inline CcdSpec spec_of(Kind kind, Granularity granularity = Granularity::head) {
           .window = 6};
 }
 
-/// Calls f with the library's policy of a spec.
+/// Calls f with the library's policy of a spec for a model.
 template <class F>
-void with_policy(const CcdSpec& spec, const F& f) {
+void with_policy(const toy::Model& model, const CcdSpec& spec, const F& f) {
   using namespace infinipot;
   switch (spec.kind) {
     case Kind::infinipot:
@@ -73,6 +75,11 @@ void with_policy(const CcdSpec& spec, const F& f) {
       return f(Truncation());
     case Kind::reread:
       return f(Reread({.instruction = spec.catalysts[0], .block = spec.block, .kernel = spec.kernel}));
+    case Kind::expected_attention:
+      return f(ExpectedAttention(
+          {.rope = model.rope, .future = spec.future, .sinks = spec.sinks, .epsilon = spec.epsilon}));
+    case Kind::temporal_redundancy:
+      return f(TemporalRedundancy(spec.period, spec.frames));
   }
 }
 
@@ -93,21 +100,25 @@ struct Trial {
   infinipot::Ccd<toy::Engine<Kv, shows>, Kv, P> reader;
 };
 
-/// Calls f with a run of the spec's policy over a pot of T.
+/// Calls f with a run of the spec's policy over a pot of T, unless the engine does not show what it needs.
 template <class T = float, toy::Shows shows = toy::Shows::queries, class F>
 void with_run(const toy::Model& model, const CcdSpec& spec, KeyStorage storage, std::size_t chunk,
               const F& f) {
-  with_policy(spec, [&]<class P>(P policy) {
-    Trial<P, Pot<T>, shows> run(model, spec, std::move(policy),
-                                toy::make_pot<T>(model, spec.capacity, spec.keep, spec.granularity, storage),
-                                chunk);
-    f(run);
+  with_policy(model, spec, [&]<class P>(P policy) {
+    if constexpr (!infinipot::ObservesQueries<P> || shows == toy::Shows::queries) {
+      Trial<P, Pot<T>, shows> run(
+          model, spec, std::move(policy),
+          toy::make_pot<T>(model, spec.capacity, spec.keep, spec.granularity, storage), chunk);
+      f(run);
+    }
   });
 }
 
 inline std::string trace(const CcdSpec& spec) {
-  constexpr std::array names{"infinipot", "snapkv",  "tova",       "h2o",        "streaming_llm", "sirllm",
-                             "knorm",     "keydiff", "value_norm", "truncation", "reread"};
+  constexpr std::array names{"infinipot",          "snapkv",     "tova",   "h2o",
+                             "streaming_llm",      "sirllm",     "knorm",  "keydiff",
+                             "value_norm",         "truncation", "reread", "expected_attention",
+                             "temporal_redundancy"};
   constexpr std::array granularities{"head", "layer", "shared"};
   return std::string(names[static_cast<std::size_t>(spec.kind)]) + " per " +
          granularities[static_cast<std::size_t>(spec.granularity)];

@@ -79,6 +79,13 @@ static_assert(infinipot::WatchesWindow<infinipot::Tova> && infinipot::ProtectsRe
 static_assert(infinipot::ProtectsRecent<infinipot::H2o> && !infinipot::RunsProbes<infinipot::H2o>);
 static_assert(infinipot::Policy<infinipot::StreamingLlm> &&
               !infinipot::ProtectsRecent<infinipot::StreamingLlm>);
+static_assert(infinipot::ObservesQueries<infinipot::ExpectedAttention> &&
+              infinipot::ScoresEntries<infinipot::ExpectedAttention> &&
+              infinipot::SizesScratch<infinipot::ExpectedAttention>);
+static_assert(infinipot::ProtectsRecent<infinipot::TemporalRedundancy> &&
+              infinipot::SizesScratch<infinipot::TemporalRedundancy> &&
+              !infinipot::ObservesQueries<infinipot::TemporalRedundancy>);
+static_assert(infinipot::ScoresEntries<infinipot::KeyDiff> && !infinipot::SizesScratch<infinipot::KeyDiff>);
 static_assert(infinipot::Policy<infinipot::SirLlm> && !infinipot::WatchesWindow<infinipot::SirLlm>);
 
 std::vector<std::uint64_t> positions(const infinipot::EntryTable& entries, std::size_t lane = 0) {
@@ -185,6 +192,21 @@ TEST(Seams, EngineThatShowsEitherIsAskedAgainForEveryCatalyst) {
   engine.queries = true;
   reader.feed(1);
   EXPECT_EQ(engine.asked, "aaqq");
+}
+
+TEST(Seams, EngineThatShowsNoQueriesNowIsNotReadByAPolicyThatObservesThem) {
+  const toy::Model model;
+  auto pot = toy::make_pot(model, 20, 10);
+  ChoosingEngine engine(model, pot);
+  Ccd reader(engine, pot, infinipot::ExpectedAttention({.rope = model.rope}), {.keep = 10, .chunk = 5});
+  reader.feed(toy::text(10, 1));
+  engine.queries = false;
+  EXPECT_THROW(reader.feed(1), std::invalid_argument);
+  EXPECT_EQ(engine.asked, "qq");
+  EXPECT_EQ(pot.size(), 10U);
+  engine.queries = true;
+  reader.feed(1);
+  EXPECT_EQ(engine.asked, "qqq");
 }
 
 /// A policy that notes the scores it gives.

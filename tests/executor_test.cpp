@@ -84,6 +84,9 @@ void expect_same(X executor) {
   check(infinipot::Tova());
   check(infinipot::H2o());
   check(infinipot::StreamingLlm());
+  check(infinipot::KeyDiff());
+  check(infinipot::TemporalRedundancy(3, 2));
+  check(infinipot::ExpectedAttention({.rope = infinipot::plain_rope(8, 100)}));
 }
 
 TEST(Executors, OfStdThreadGiveTheSameBits) {

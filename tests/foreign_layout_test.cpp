@@ -453,7 +453,7 @@ TYPED_TEST(ForeignLayout, DistilsAsAPotOfItsOwnMemoryDoes) {
         const auto settings = this->settings(granularity, storage);
         TypeParam memory(this->model.shape, storage);
         this->close(memory);
-        with_policy(spec, [&](const auto& policy) {
+        with_policy(this->model, spec, [&](const auto& policy) {
           Pot<T> pot(settings, memory.layout()), own_pot(settings);
           OwnMemory<T> own_memory(own_pot);
           const Reading foreign = read<T>(this->model, spec, policy, pot, memory);
@@ -475,7 +475,8 @@ TYPED_TEST(ForeignLayout, RowsAreAsTheEngineWouldWriteThemWhereTheyStand) {
   for (const KeyStorage storage : both_storages) {
     TypeParam memory(this->model.shape, storage);
     Pot<T> pot(this->settings(Granularity::head, storage), memory.layout());
-    with_policy(spec, [&](const auto& policy) { read<T>(this->model, spec, policy, pot, memory); });
+    with_policy(this->model, spec,
+                [&](const auto& policy) { read<T>(this->model, spec, policy, pot, memory); });
     for (std::size_t head = 0; head < this->model.shape.kv_heads; ++head) {
       Pot<T> fresh(this->settings(Granularity::head, KeyStorage::rotated));
       OwnMemory<T> fresh_memory(fresh);
@@ -508,7 +509,7 @@ TYPED_TEST(ForeignLayout, AllocatesNothingWhileItReads) {
       const auto spec = spec_of(kind);
       const auto text = toy::text(150, 15);
       TypeParam memory(this->model.shape, storage);
-      with_policy(spec, [&](const auto& policy) {
+      with_policy(this->model, spec, [&](const auto& policy) {
         Pot<T> pot(this->settings(Granularity::head, storage), memory.layout());
         toy::QueryEngine<Cache<T>> engine(this->model, memory);
         infinipot::Ccd reader(engine, pot, policy, settings_of(spec, 16));

@@ -535,8 +535,9 @@ class HalfTogether {
 /// Scores of a pot's only head by an entry policy.
 template <class P>
 std::vector<float> entry_scores(const P& policy, const Pot& pot) {
-  std::vector<float> room(infinipot::EntryRows<Pot>::room(pot.shape().head_dim)), scores(pot.size());
-  policy.score_entries(infinipot::EntryRows<Pot>(pot, 0, 0, room), scores);
+  auto rooms = infinipot::detail::entry_rooms(pot, policy, 1);
+  std::vector<float> scores(pot.size());
+  policy.score_entries(infinipot::EntryRows<Pot>(pot, 0, 0, rooms[0]), scores);
   return scores;
 }
 
@@ -544,7 +545,9 @@ std::vector<float> entry_scores(const P& policy, const Pot& pot) {
 Pot pot_of(const std::vector<std::array<float, 2>>& rows) {
   Pot pot = make_pot(rows.size() + 1);
   for (std::size_t t = 0; t < rows.size(); ++t) pot.write(0, 0, t, rows[t].data(), rows[t].data());
-  pot.append(std::vector<infinipot::Entry>(rows.size()));
+  std::vector<infinipot::Entry> entries(rows.size());
+  for (std::size_t t = 0; t < rows.size(); ++t) entries[t].position = t;
+  pot.append(entries);
   return pot;
 }
 
@@ -559,6 +562,112 @@ TEST(EntryPolicies, ScoreByTheirFormulas) {
   EXPECT_NEAR(cosines[1], -1.8F / length, 1e-6F);
   EXPECT_EQ(cosines[2], 0);
   EXPECT_NEAR(cosines[3], -1.6F / length, 1e-6F);
+}
+
+TEST(EntryPolicies, RedundancyIsTheMeanCosineWithRecentKeysAtTheSamePlace) {
+  using infinipot::TemporalRedundancy;
+  const Pot pot = pot_of({{3, 4}, {0, 2}, {0, 0}, {1, 1}, {5, 0}, {0, 1}, {0, 7}, {0, -3}});
+  // Frames of two entries: recent are (5, 0), (0, 1) and (0, 7), (0, -3).
+  const std::vector<float> two = entry_scores(TemporalRedundancy(2, 2), pot);
+  EXPECT_NEAR(two[0], 1 - (0.6F + 0.8F) / 2, 1e-6F);
+  EXPECT_NEAR(two[1], 1 - (1.0F - 1.0F) / 2, 1e-6F);
+  EXPECT_EQ(two[2], 1) << "a key of length 0";
+  EXPECT_NEAR(two[3], 1, 1e-6F);
+  EXPECT_EQ(TemporalRedundancy(2, 2).recent(100), 4U);
+  // Of a text: the last key is (0, -3).
+  const std::vector<float> text = entry_scores(TemporalRedundancy(1, 1), pot);
+  EXPECT_NEAR(text[0], 1.8F, 1e-6F);
+  EXPECT_NEAR(text[1], 2, 1e-6F);
+  EXPECT_NEAR(text[3], 1 + std::sqrt(0.5F), 1e-6F);
+  EXPECT_EQ(text[4], 1);
+  // A frame of five: the last five entries, at places 3, 4, 0, 1 and 2.
+  const std::vector<float> five = entry_scores(TemporalRedundancy(5, 1), pot);
+  EXPECT_NEAR(five[0], 0.2F, 1e-6F) << "with (0, 1)";
+  EXPECT_NEAR(five[1], 0, 1e-6F) << "with (0, 7)";
+  EXPECT_EQ(entry_scores(TemporalRedundancy(9, 3), pot)[0], 0) << "a pot that is smaller: with itself";
+  EXPECT_EQ(entry_scores(TemporalRedundancy(3, 1), pot)[2], 1) << "length 0";
+}
+
+TEST(EntryPolicies, RecentKeysThatAreNotFiniteAreNotComparedWith) {
+  const float nan = std::nanf(""), infinity = HUGE_VALF;
+  const infinipot::TemporalRedundancy policy(1, 3);
+  const auto scores = entry_scores(policy, pot_of({{3, 4}, {nan, 1}, {1, nan}, {1, 0}, {infinity, 1}}));
+  EXPECT_NEAR(scores[0], 0.4F, 1e-6F) << "with (1, 0) alone";
+  EXPECT_TRUE(std::isnan(scores[1]) && std::isnan(scores[2]) && std::isnan(scores[4]));
+  EXPECT_EQ(scores[3], 0);
+  const auto none = entry_scores(policy, pot_of({{3, 4}, {nan, 1}, {1, nan}, {infinity, 1}}));
+  EXPECT_EQ(none[0], 1) << "there is nothing that it repeats";
+}
+
+/// An ExpectedAttention of one head that has seen these queries, one after the other.
+infinipot::ExpectedAttention expecting(infinipot::ExpectedAttentionSettings settings,
+                                       const std::vector<std::array<float, 2>>& queries) {
+  infinipot::ExpectedAttention policy(std::move(settings));
+  policy.begin(one_head, 20, 1);
+  for (std::size_t i = 0; i < queries.size(); ++i) {
+    policy.observe(0, i, infinipot::contiguous_queries(queries[i].data(), 1, one_head));
+    policy.commit(0, 0);
+  }
+  return policy;
+}
+
+TEST(EntryPolicies, ExpectedAttentionIsTheMeanOverGaussianQueries) {
+  // Without the first one their mean is (1, 2), their covariance ((2, 1), (1, 2)) / 3 * 2 with RoPE off.
+  const std::vector<std::array<float, 2>> queries{{9, 9}, {0, 1}, {1, 2}, {2, 3}};
+  const std::vector<std::array<float, 2>> rows{{7, 7}, {1, 0}, {0, 1}, {-1, 0.5F}};
+  const double variance = 2.0 / 3;
+  std::vector<double> expected;
+  double sum = 0;
+  for (const auto& row : rows) {
+    const auto x = static_cast<double>(row[0]), y = static_cast<double>(row[1]);
+    expected.push_back(std::exp((x + 2 * y) / std::sqrt(2.0) + variance * (x + y) * (x + y) / 4));
+    if (expected.size() > 1) sum += expected.back();
+  }
+  for (const double epsilon : {0.0, 0.02}) {
+    const auto policy = expecting({.rope = {}, .sinks = 1, .epsilon = epsilon}, queries);
+    const auto scores = entry_scores(policy, pot_of(rows));
+    for (std::size_t t = 1; t < rows.size(); ++t) {
+      const double norm = std::hypot(static_cast<double>(rows[t][0]), static_cast<double>(rows[t][1]));
+      EXPECT_NEAR(static_cast<double>(scores[t]), (expected[t] / sum + epsilon) * norm, 1e-6) << t;
+    }
+    EXPECT_EQ(scores[0], *std::max_element(scores.begin() + 1, scores.end())) << "the sink";
+  }
+}
+
+// A pair that turns by pi a position: over two positions the rotation averages out, and so do the queries.
+TEST(EntryPolicies, ExpectedAttentionAveragesTheRotation) {
+  const infinipot::Rope rope{infinipot::Pairing::half_split, {3.14159265358979323846}, 1};
+  const std::vector<std::array<float, 2>> queries{{1, 2}}, rows{{3, 4}, {0, 1}, {1, 0}};
+  const auto average =
+      entry_scores(expecting({.rope = rope, .future = 2, .sinks = 0}, queries), pot_of(rows));
+  EXPECT_NEAR(average[0], 5.0F / 3, 1e-6F);
+  EXPECT_NEAR(average[1], 1.0F / 3, 1e-6F);
+  // The next position is 3, an odd one: the query is (-1, -2).
+  const auto next = entry_scores(expecting({.rope = rope, .future = 1, .sinks = 0}, queries), pot_of(rows));
+  const double root = std::sqrt(2.0), a = std::exp(-11 / root), b = std::exp(-2 / root),
+               c = std::exp(-1 / root);
+  EXPECT_NEAR(static_cast<double>(next[0]), 5 * a / (a + b + c), 1e-6);
+  EXPECT_NEAR(static_cast<double>(next[1]), b / (a + b + c), 1e-6);
+}
+
+TEST(EntryPolicies, ExpectedAttentionWithoutQueriesIsAlikeForAll) {
+  const auto scores = entry_scores(expecting({.rope = {}, .sinks = 1}, {}), pot_of({{9, 9}, {3, 4}, {0, 1}}));
+  EXPECT_EQ(scores, (std::vector<float>{2.5F, 2.5F, 0.5F}));
+  EXPECT_EQ(entry_scores(expecting({.rope = {}, .sinks = 5}, {}), pot_of({{9, 9}, {3, 4}})),
+            (std::vector<float>{0, 0}))
+      << "nothing but sinks";
+}
+
+TEST(EntryPolicies, BadKeysSpoilTheirOwnExpectedAttentionOnly) {
+  const float nan = std::nanf(""), infinity = HUGE_VALF;
+  const auto policy = expecting({.rope = {}, .sinks = 0}, {{1, 2}, {0, 1}, {nan, 1}});
+  const auto expected = entry_scores(policy, pot_of({{3, 4}, {0, 2}, {5, 0}}));
+  const auto scores = entry_scores(policy, pot_of({{3, 4}, {nan, 1}, {0, 2}, {-infinity, 1}, {5, 0}}));
+  EXPECT_EQ((std::array{scores[0], scores[2], scores[4]}),
+            (std::array{expected[0], expected[1], expected[2]}));
+  EXPECT_TRUE(std::isnan(scores[1]) && std::isnan(scores[3]));
+  const auto none = entry_scores(policy, pot_of({{nan, 1}, {infinity, 1}}));
+  EXPECT_TRUE(std::isnan(none[0]) && std::isnan(none[1]));
 }
 
 TEST(EntryPolicies, BadKeysSpoilTheirOwnScoreOnly) {
@@ -732,6 +841,9 @@ TEST(PolicyNeeds, Names) {
   EXPECT_EQ(H2o().name(), "h2o");
   EXPECT_EQ(StreamingLlm().name(), "streaming_llm");
   EXPECT_EQ(SirLlm().name(), "sirllm");
+  EXPECT_EQ(ExpectedAttention({}).name(), "expected_attention");
+  EXPECT_EQ(TemporalRedundancy().name(), "temporal_redundancy");
+  EXPECT_EQ(TemporalRedundancy().recent(1000), 64U);
 }
 
 }  // namespace

@@ -108,4 +108,28 @@ TEST(Resume, RefusesWhatLeavesNoRoom) {
   setup.reader.resume();
 }
 
+// What queries a policy has observed is not in a file: they count from the resumption on, as those of a new
+// policy.
+TEST(Resume, ObservedQueriesAreForgotten) {
+  const toy::Model model;
+  const auto text = toy::text(120, 6);
+  const infinipot::ExpectedAttention expected({.rope = model.rope, .sinks = 2});
+  std::vector<std::vector<std::vector<float>>> scores(3);
+  for (const std::size_t how : {0U, 1U, 2U}) {
+    auto pot = toy::make_pot(model, 40, 20);
+    toy::Engine<Pot<float>> engine(model, pot);
+    infinipot::Ccd reader(engine, pot, expected, settings);
+    reader.on_choice([&](const infinipot::Choice& choice) {
+      scores[how].emplace_back(choice.attention.begin(), choice.attention.end());
+    });
+    reader.feed(std::span(text).first(30));
+    if (how == 1) reader.resume(std::vector<float>(reader.logits().begin(), reader.logits().end()));
+    if (how == 2) reader.set_policy(expected);
+    reader.feed(std::span(text).subspan(30));
+  }
+  EXPECT_GE(scores[0].size(), 3U);
+  EXPECT_NE(scores[1], scores[0]);
+  EXPECT_EQ(scores[1], scores[2]);
+}
+
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "infinipot/concepts.hpp"
 #include "infinipot/executor.hpp"
+#include "infinipot/rope.hpp"
 #include "options.hpp"
 #include "text_model.hpp"
 
@@ -27,6 +28,7 @@ concept StoreWithEngine = requires(M& memory) {
 ///
 ///     const TextModel& text() const;
 ///     std::uint64_t bytes_per_token() const;  // keys and values of one token in all layers
+///     infinipot::Rope rope() const;           // optional: the model's, where policies observe its queries
 ///     Memory memory(const Options& options, std::size_t batch, bool forks);
 ///
 /// memory() makes an empty store of options.pot entries, of which a distillation keeps options.keep, with
@@ -55,6 +57,15 @@ concept Backend = requires(B& backend, const B& view, const Options& options, st
 template <class B>
 using StoreOf = std::remove_reference_t<
     decltype(std::declval<B&>().memory(std::declval<const Options&>(), std::size_t{}, false).store())>;
+
+/// The rotation of a backend's model; none if it does not say.
+template <class B>
+infinipot::Rope rope_of(const B& backend) {
+  if constexpr (requires { backend.rope(); })
+    return backend.rope();
+  else
+    return {};
+}
 
 /// The threads that a memory lends to distillations; without any they run on the calling thread.
 template <class M>

@@ -55,6 +55,7 @@ class Smollm2 {
 
   const TextModel& text() const { return text_; }
   std::uint64_t bytes_per_token() const { return bytes_per_token_; }
+  infinipot::Rope rope() const { return weights_.config().rope(); }
   Memory memory(const Options& options, std::size_t batch, bool /*forks*/) {
     return {weights_, threads_, pot(options), batch};
   }

@@ -42,7 +42,9 @@ void add_input(CLI::App& app, const Program& program, Options& o, TurnTexts& tex
 std::vector<std::string> policies(const Program& program) {
   std::vector<std::string> names{"infinipot", "cap",    "nuc",  "streaming_llm", "truncation",
                                  "reread",    "snapkv", "tova", "h2o",           "sirllm"};
-  if (program.reads_entries) names.insert(names.end(), {"knorm", "keydiff", "value_norm"});
+  if (program.reads_entries)
+    names.insert(names.end(),
+                 {"knorm", "keydiff", "value_norm", "expected_attention", "temporal_redundancy"});
   if (program.context_shift) names.emplace_back("context_shift");
   names.emplace_back("full");
   return names;
@@ -96,6 +98,13 @@ void add_pot(CLI::App& app, const Program& program, Options& o) {
   add_number(app, "--block", o.block, {1, std::size_t{1} << 16},
              "reread: tokens that are read again at once, behind the catalyst");
   add_number(app, "--decay", o.decay, {0, 1, Bounds::open_below}, "sirllm: factor per distillation");
+  if (!program.reads_entries) return;
+  add_number(app, "--future", o.future, {1, most_tokens},
+             "expected_attention: positions behind the pot at which queries are expected");
+  add_number(app, "--period", o.period, {1, most_tokens},
+             "temporal_redundancy: tokens of a frame; 1 for a text, where frames are tokens");
+  add_number(app, "--frames", o.frames, {1, most_tokens},
+             "temporal_redundancy: last frames, which always stay and with which earlier ones are compared");
 }
 
 void add_answer(CLI::App& app, Options& o, TurnTexts& texts) {

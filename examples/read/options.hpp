@@ -51,9 +51,12 @@ struct Options {
   std::uint64_t seed = 0;
   double temperature = 0;
   double top_p = 1;
-  std::size_t window = 64;  ///< snapkv
-  std::size_t block = 128;  ///< reread
-  double decay = 0.9;       ///< sirllm
+  std::size_t window = 64;   ///< snapkv
+  std::size_t block = 128;   ///< reread
+  double decay = 0.9;        ///< sirllm
+  std::size_t future = 512;  ///< expected_attention
+  std::size_t period = 1;    ///< temporal_redundancy
+  std::size_t frames = 64;   ///< temporal_redundancy
 
   // What only some programs have (Program::more_options).
   std::string cache_type;       ///< element type of keys and values: f32, f16 or q8_0

@@ -80,10 +80,11 @@ inline infinipot::Infinipot infinipot_policy(const Options& options, const Catal
        .room = options.alpha < 1 ? longest(catalysts) : 0});
 }
 
-/// Calls run(policy) with the policy that the options name, for the first turn. Throws std::invalid_argument
-/// for bad settings.
+/// Calls run(policy) with the policy that the options name, for the first turn. `rope` is the model's, which
+/// only expected_attention uses, and only once it reads. Throws std::invalid_argument for bad settings.
 template <class Run>
-auto with_policy(const Options& options, const Catalysts& catalysts, const Run& run) {
+auto with_policy(const Options& options, const Catalysts& catalysts, const Run& run,
+                 const infinipot::Rope& rope = {}) {
   if (options.policy == "snapkv") return run(infinipot::SnapKv(options.window, options.kernel));
   if (options.policy == "reread")
     return run(infinipot::Reread({.instruction = catalysts.at(0),
@@ -97,6 +98,11 @@ auto with_policy(const Options& options, const Catalysts& catalysts, const Run& 
   if (options.policy == "knorm") return run(infinipot::KNorm());
   if (options.policy == "keydiff") return run(infinipot::KeyDiff());
   if (options.policy == "value_norm") return run(infinipot::ValueNorm());
+  if (options.policy == "expected_attention")
+    return run(
+        infinipot::ExpectedAttention({.rope = rope, .future = options.future, .sinks = options.sinks}));
+  if (options.policy == "temporal_redundancy")
+    return run(infinipot::TemporalRedundancy(options.period, options.frames));
   if (options.policy == "infinipot" || options.policy == "cap" || options.policy == "nuc")
     return run(infinipot_policy(options, catalysts, 0));
   return run(

@@ -74,7 +74,10 @@ Json settings(const Options& options, const Program& program) {
             {"top_p", options.top_p},
             {"window", options.window},
             {"block", options.block},
-            {"decay", options.decay}};
+            {"decay", options.decay},
+            {"future", options.future},
+            {"period", options.period},
+            {"frames", options.frames}};
   for (const MoreOption& more : program.more_options) json[setting_name(more.name)] = options.*more.target;
   return json;
 }

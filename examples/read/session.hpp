@@ -120,12 +120,13 @@ Report run_session(B& backend, Options& options, std::vector<Document> documents
   const Texts texts = texts_of(model, options);
   if (options.policy == "full") fit_full(prompts, texts, options);
   if (options.policy == "context_shift") fit_context_shift(options, prompts.front().header_tokens());
-  return with_policy(options, texts.catalysts, [&]<infinipot::Policy P>(P policy) -> Report {
-    if constexpr (P::watch == infinipot::Watch::entries && !infinipot::ReadableEntries<StoreOf<B>>)
+  const auto run = [&]<infinipot::Policy P>(P policy) -> Report {
+    if constexpr (infinipot::watches_entries(P::watch) && !infinipot::ReadableEntries<StoreOf<B>>)
       throw UsageError("--policy " + options.policy + ": this store's entries cannot be read back");
     else
       return converse(backend, options, prompts, texts, std::move(policy));
-  });
+  };
+  return with_policy(options, texts.catalysts, run, rope_of(backend));
 }
 
 }  // namespace reading

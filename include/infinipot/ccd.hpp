@@ -32,7 +32,7 @@ namespace infinipot {
 template <class Engine, class S, class P, Executor X = Serial>
 class Ccd {
   using Needs = detail::Needs<Engine, S, P>;
-  static constexpr bool watches = Needs::watches, by_queries = Needs::by_queries;
+  static constexpr bool watches = Needs::watches, by_queries = Needs::by_queries, observes = Needs::observes;
 
  public:
   using Observer = std::function<void(const Distillation&)>;
@@ -57,8 +57,7 @@ class Ccd {
         pending_(P::watch == Watch::every_query || P::watch == Watch::last_queries ? attention_.size() : 0) {
     if constexpr (watches && by_queries)
       scorers_.assign(executor_.workers(), CapScorer(store.shape(), store.capacity()));
-    if constexpr (P::watch == Watch::entries)
-      rooms_.assign(executor_.workers(), std::vector<float>(EntryRows<S>::room(store.shape().head_dim)));
+    prepare(policy_);
   }
 
   /// A copy that goes on from here, on a copy of the store (Pot::fork) and an engine that runs against that.
@@ -82,9 +81,10 @@ class Ccd {
   void feed(Token token, Retention retention = Retention::evictable) { feed({&token, 1}, retention); }
 
   /// Goes on with another policy of the type, for instance one whose catalyst is the question that has just
-  /// become known. Room for probes, window and recent entries stay what the first policy asked for.
-  /// Allocates. Throws std::invalid_argument, before anything changes, if the policy needs more of them than
-  /// that (InfinipotSettings::room reserves some for a longer catalyst), or NuC where the one before did not.
+  /// become known. Room for probes, window and recent entries stay what the first policy asked for; what a
+  /// policy has observed (expected_attention) goes with it. Allocates. Throws std::invalid_argument, before
+  /// anything changes, if the policy needs more of them than that (InfinipotSettings::room reserves some for
+  /// a longer catalyst), or NuC where the one before did not.
   void set_policy(P policy) {
     const auto most = [](const char* what, std::size_t needed, std::size_t available) {
       if (needed > available)
@@ -96,16 +96,18 @@ class Ccd {
     if constexpr (ProtectsRecent<P>) most("recent entries", policy.recent(settings_.keep), settings_.recent);
     if (policy.uses_nuc() && !policy_.uses_nuc())
       detail::invalid("the new policy needs NuC, which the one before did not ask for");
-    selector_ = Selector(store_.shape(), store_.granularity(), store_.capacity(), settings_.keep,
-                         policy.rules(), executor_.workers());
+    Selector selector(store_.shape(), store_.granularity(), store_.capacity(), settings_.keep, policy.rules(),
+                      executor_.workers());
+    prepare(policy);
+    selector_ = std::move(selector);
     policy_ = std::move(policy);
   }
 
   /// Goes on from what was put into the store behind the reader's back, as restore_pot() does: call it right
   /// after that. `logits` are those that followed the last token (vocab_size), or none: then the next token's
-  /// NuC is 0. Attention that a policy has collected while reading (h2o, snapkv) begins anew. Throws
-  /// std::invalid_argument, before anything changes, for logits of another size and for entries or pinned
-  /// entries that leave no room to go on.
+  /// NuC is 0. What a policy has collected while reading (h2o, snapkv, expected_attention) begins anew.
+  /// Throws std::invalid_argument, before anything changes, for logits of another size and for entries or
+  /// pinned entries that leave no room to go on.
   void resume(std::span<const float> logits = {}) {
     if (!logits.empty() && logits.size() != tracker_.vocab_size())
       detail::invalid("resuming with ", logits.size(), " logits, but the vocabulary has ",
@@ -125,6 +127,7 @@ class Ccd {
                       settings_.recent, " recent, which exceed the ", settings_.keep,
                       " entries that are kept");
     std::fill(attention_.begin(), attention_.end(), 0.0F);
+    if constexpr (observes) policy_.forget();
     tracker_.restart(logits);
     pinned_ = pinned;
     stats_.tokens_read = read;
@@ -193,6 +196,13 @@ class Ccd {
 
   std::size_t size() const noexcept { return store_.entries().size(); }
 
+  /// Allocates what a policy needs that scores entries. Leaves all as it was if it throws.
+  void prepare(P& policy) {
+    auto rooms = detail::entry_rooms(store_, policy, executor_.workers());
+    if constexpr (observes) policy.begin(store_.shape(), store_.capacity(), entries_.size());
+    rooms_ = std::move(rooms);
+  }
+
   void check(std::span<const Token> tokens, Retention retention) const {
     for (const Token token : tokens)
       if (token < 0 || static_cast<std::size_t>(token) >= tracker_.vocab_size())
@@ -219,7 +229,8 @@ class Ccd {
   }
 
   bool watches_now() const noexcept {
-    return P::watch == Watch::every_query || (P::watch == Watch::last_queries && size() >= window_start_);
+    return P::watch == Watch::every_query || observes ||
+           (P::watch == Watch::last_queries && size() >= window_start_);
   }
 
   /// Reads one chunk. Commits it only when the forward pass has returned.
@@ -243,7 +254,7 @@ class Ccd {
     store_.append(entries);
     rollback.release();
 
-    if (watched) commit_attention(first + tokens.size());
+    if (watched) commit(first + tokens.size());
     tracker_.commit();
     if (retention == Retention::pinned) pinned_ += newly_pinned(tokens.size());
     stats_.tokens_read += tokens.size();
@@ -253,6 +264,13 @@ class Ccd {
   /// as far as they can be told from the engine's.
   double watch(std::span<const Token> tokens, std::size_t first, LogitsSink& logits, std::span<float> scores,
                Reduce reduce) {
+    if constexpr (observes) {
+      if (!shows_queries())
+        detail::invalid("the engine shows attention probabilities, but this policy needs its queries");
+      detail::QueryObserver<P> queries(policy_, first);
+      engine_.forward(tokens, first, logits, static_cast<QuerySink&>(queries));
+      return 0;
+    }
     const detail::AttentionScores into{scores, store_.capacity()};
     if constexpr (watches && by_queries) {
       if (shows_queries()) {
@@ -275,7 +293,14 @@ class Ccd {
       return true;
   }
 
-  void commit_attention(std::size_t size) noexcept {
+  void commit(std::size_t size) noexcept {
+    if constexpr (observes) {
+      const Shape shape = store_.shape();
+      executor_.for_each(shape.heads(), [&](std::size_t head, std::size_t) {
+        policy_.commit(head / shape.kv_heads, head % shape.kv_heads);
+      });
+      return;
+    }
     for (std::size_t head = 0; head < store_.shape().heads(); ++head) {
       const std::size_t at = head * store_.capacity();
       for (std::size_t t = at; t < at + size; ++t) {
@@ -330,7 +355,7 @@ class Ccd {
   }
 
   void score_entries() noexcept {
-    if constexpr (P::watch == Watch::entries) {
+    if constexpr (watches_entries(P::watch)) {
       const Shape shape = store_.shape();
       executor_.for_each(shape.heads(), [&](std::size_t head, std::size_t worker) {
         const EntryRows<S> rows(store_, head / shape.kv_heads, head % shape.kv_heads, rooms_[worker]);

@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <initializer_list>
 #include <span>
+#include <vector>
 
 #include "infinipot/concepts.hpp"
 #include "infinipot/detail/error.hpp"
 #include "infinipot/entries.hpp"
+#include "infinipot/entry_rows.hpp"
 #include "infinipot/policy.hpp"
 #include "infinipot/selection.hpp"
 #include "infinipot/shape.hpp"
@@ -76,6 +78,17 @@ std::size_t watched_window(const P& policy) {
     return policy.window();
   else
     return 0;
+}
+
+/// (workers) what EntryRows need; none for a policy that does not watch entries.
+template <class S, Policy P>
+std::vector<std::vector<float>> entry_rooms(const S& store, const P& policy, std::size_t workers) {
+  if constexpr (!watches_entries(P::watch)) return {};
+  const Shape shape = store.shape();
+  std::size_t scratch = shape.head_dim;
+  if constexpr (SizesScratch<P>) scratch = policy.scratch(shape, store.capacity());
+  const std::vector<float> room(EntryRows<S>::room(shape.head_dim, scratch));
+  return std::vector<std::vector<float>>(workers, room);
 }
 
 /// The largest std::size_t where the sum is larger: a setting may be a difference that fell below zero.

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "infinipot/concepts.hpp"
+#include "infinipot/shape.hpp"
 
 namespace infinipot {
 
@@ -25,14 +27,24 @@ class EntryRows {
   /// Entries that are converted at once, where they must be.
   static constexpr std::size_t tile_rows = 64;
 
-  /// Floats of room for one worker.
-  static std::size_t room(std::size_t head_dim) noexcept { return (tile_rows + 1) * head_dim; }
+  /// Floats of room for one worker, of which a policy has `scratch`.
+  static std::size_t room(std::size_t head_dim, std::size_t scratch) noexcept {
+    return tile_rows * head_dim + scratch;
+  }
 
   EntryRows(const S& store, std::size_t layer, std::size_t kv_head, std::span<float> room) noexcept
       : store_(store), layer_(layer), kv_head_(kv_head), room_(room) {}
 
   std::size_t size() const noexcept { return store_.entries().size(); }
   std::size_t head_dim() const noexcept { return store_.shape().head_dim; }
+  std::size_t layer() const noexcept { return layer_; }
+  std::size_t kv_head() const noexcept { return kv_head_; }
+
+  /// Where entry t stood in the whole stream, from 0.
+  std::uint64_t position(std::size_t t) const noexcept {
+    const Shape shape = store_.shape();
+    return store_.entries().positions(shape.lane_of(layer_, kv_head_, store_.granularity()))[t];
+  }
 
   /// Calls visit(t, key) for every entry in order; `key` is (head_dim), rotated for position t.
   template <class Visit>
@@ -50,7 +62,8 @@ class EntryRows {
     });
   }
 
-  /// (head_dim) floats for the policy to use as it likes, of no particular value.
+  /// Floats for the policy to use as it likes, of no particular value: as many as it asks for (SizesScratch),
+  /// else head_dim.
   std::span<float> scratch() const noexcept { return room_.subspan(tile_rows * head_dim()); }
 
  private:
@@ -75,6 +88,9 @@ namespace detail {
 struct AnyEntryRows {
   std::size_t size() const noexcept;
   std::size_t head_dim() const noexcept;
+  std::size_t layer() const noexcept;
+  std::size_t kv_head() const noexcept;
+  std::uint64_t position(std::size_t t) const noexcept;
   template <class Visit>
   void for_each_key(const Visit& visit) const noexcept;
   template <class Visit>

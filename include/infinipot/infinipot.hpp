@@ -25,6 +25,7 @@
 #include "infinipot/nuc.hpp"              // NuC: cross-entropy of a token
 #include "infinipot/nuc_from_hidden.hpp"  // NuC without logits: fused with the output matrix
 #include "infinipot/online_nuc.hpp"       // NuC of rows whose logits come in tiles
+#include "infinipot/query_moments.hpp"    // mean and covariance of queries
 #include "infinipot/reindex.hpp"          // CR-RoPE
 #include "infinipot/rope.hpp"             // RoPE
 #include "infinipot/rope_scaling.hpp"     // linear, NTK, YaRN, Llama-3, LongRoPE
@@ -37,6 +38,7 @@
 #include "infinipot/concepts.hpp"  // forward pass, store
 #include "infinipot/executor.hpp"  // threads
 #include "infinipot/policy.hpp"    // policy
+#include "infinipot/policy/expected_attention.hpp"
 #include "infinipot/policy/h2o.hpp"
 #include "infinipot/policy/infinipot.hpp"
 #include "infinipot/policy/keydiff.hpp"
@@ -45,6 +47,7 @@
 #include "infinipot/policy/sirllm.hpp"
 #include "infinipot/policy/snapkv.hpp"
 #include "infinipot/policy/streaming_llm.hpp"
+#include "infinipot/policy/temporal_redundancy.hpp"
 #include "infinipot/policy/tova.hpp"
 #include "infinipot/policy/truncation.hpp"
 #include "infinipot/policy/value_norm.hpp"

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "infinipot/cap.hpp"
+#include "infinipot/concepts.hpp"
 #include "infinipot/entry_rows.hpp"
 #include "infinipot/score_view.hpp"
 #include "infinipot/shape.hpp"
@@ -22,7 +23,13 @@ enum class Watch : std::uint8_t {
   last_queries,  ///< of the last window() tokens before a distillation (snapkv, tova)
   probes,        ///< of tokens that run through the model at a distillation only: catalysts, re-read blocks
   entries,       ///< no attention, but keys or values of all entries at a distillation (knorm, keydiff)
+  queries_and_entries,  ///< entries, and queries of all tokens while they are read (expected_attention)
 };
+
+/// Whether a policy of this watch scores entries by their keys or values.
+constexpr bool watches_entries(Watch watch) noexcept {
+  return watch == Watch::entries || watch == Watch::queries_and_entries;
+}
 
 /// A part of the free budget (what protected entries leave of it) and how it is shared out.
 struct Rule {
@@ -84,6 +91,33 @@ template <class P>
 concept ScoresEntries = Policy<P> &&
     requires(const P& policy, const detail::AnyEntryRows& rows, std::span<float> scores) {
   policy.score_entries(rows, scores);
+};
+
+/// A policy that scores entries with more scratch memory than the head_dim floats that rows.scratch() has
+/// otherwise.
+template <class P>
+concept SizesScratch = Policy<P> && requires(const P& policy, const Shape& shape, std::size_t capacity) {
+  { policy.scratch(shape, capacity) } -> std::convertible_to<std::size_t>;
+};
+
+/// A policy that observes queries while the text is read, for Watch::queries_and_entries.
+///
+/// begin(shape, capacity, chunk) comes before anything else, and makes all begin anew: forward() will never
+/// be given more than `chunk` tokens. It may allocate, and throw. observe(layer, first, queries) is called
+/// during forward() for every layer; the queries are rotated for positions first, first + 1, ... of the pot.
+/// What it was shown counts from commit(layer, kv_head) on, which is called for every pair when forward() has
+/// returned, by an executor for several at once. If forward() throws, no commit() follows, but the observe()
+/// of another chunk. forget() undoes all that was committed.
+template <class P>
+concept ObservesQueries = Policy<P> &&
+    requires(P& policy, const Shape& shape, std::size_t n, const Queries& queries) {
+  policy.begin(shape, n, n);
+  { policy.observe(n, n, queries) }
+  noexcept;
+  { policy.commit(n, n) }
+  noexcept;
+  { policy.forget() }
+  noexcept;
 };
 
 /// A policy that wants the newest entries protected: recent(keep) of the `keep` that stay.

@@ -124,7 +124,8 @@ TEST_F(TwoTurns, FullEqualsAPotThatNeverFills) {
 }
 
 TEST_F(TwoTurns, AllPoliciesRun) {
-  for (const char* policy : {"streaming_llm", "snapkv", "tova", "h2o", "sirllm", "keydiff"}) {
+  for (const char* policy :
+       {"streaming_llm", "snapkv", "tova", "h2o", "sirllm", "keydiff", "expected_attention"}) {
     const json r = report_of(turns({"--policy", policy, "--max-tokens", "120", "--window", "16"}));
     EXPECT_GT(r.at("distillations"), 0) << policy;
     EXPECT_EQ(r.at("turns").size(), 2U) << policy;

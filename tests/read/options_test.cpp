@@ -90,6 +90,9 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.window, 64U);
   EXPECT_EQ(o.block, 128U);
   EXPECT_EQ(o.decay, 0.9);
+  EXPECT_EQ(o.future, 512U);
+  EXPECT_EQ(o.period, 1U);
+  EXPECT_EQ(o.frames, 64U);
 }
 
 TEST(ReadingOptions, AreAllRead) {
@@ -271,8 +274,8 @@ TEST(ReadingOptions, PolicyHasTheSettings) {
 TEST(ReadingOptions, EachNameMakesItsPolicy) {
   Program program = plain;
   program.reads_entries = true;
-  for (const char* name :
-       {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm", "knorm", "keydiff", "value_norm"})
+  for (const char* name : {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm", "knorm",
+                           "keydiff", "value_norm", "expected_attention", "temporal_redundancy"})
     with_policy(with({"--policy", name}, program), {{1}},
                 [&](const auto& policy) { EXPECT_EQ(policy.name(), name); });
   for (const auto& [name, alpha] : {std::pair("cap", 0.0), std::pair("nuc", 1.0)}) {
@@ -283,6 +286,33 @@ TEST(ReadingOptions, EachNameMakesItsPolicy) {
     with_policy(o, {{1}}, [&](const auto& policy) { EXPECT_EQ(policy.name(), "infinipot"); });
   }
   EXPECT_NE(refusal({"--policy", "knorm"}).find("not 'knorm'"), std::string::npos);
+  EXPECT_NE(refusal({"--policy", "expected_attention"}).find("not 'expected_attention'"), std::string::npos);
+}
+
+TEST(ReadingOptions, FramesOfTemporalRedundancyMustFit) {
+  Program program = plain;
+  program.reads_entries = true;
+  const auto redundancy = [&](Arguments more) {
+    more.insert(more.begin(), {"--policy", "temporal_redundancy", "--pot", "100", "--sinks", "4"});
+    return more;
+  };
+  const Options o = with(redundancy({"--period", "9", "--frames", "5"}), program);
+  EXPECT_EQ(o.period, 9U);
+  EXPECT_EQ(o.frames, 5U);
+  with_policy(o, {{1}}, [](const auto& policy) {
+    if constexpr (infinipot::ProtectsRecent<std::remove_cvref_t<decltype(policy)>>) {
+      EXPECT_EQ(policy.recent(50), 45U);
+    }
+  });
+  EXPECT_NE(refusal(redundancy({"--period", "9", "--frames", "6"}), program)
+                .find("--keep 50 is out of range 58 .. 99"),
+            std::string::npos);
+  EXPECT_NE(refusal(redundancy({"--period", "0"}), program).find("--period"), std::string::npos);
+  EXPECT_NE(refusal(redundancy({"--frames", "0"}), program).find("--frames"), std::string::npos);
+  EXPECT_NE(refusal({"--policy", "expected_attention", "--future", "0"}, program).find("--future"),
+            std::string::npos);
+  EXPECT_EQ(with({"--policy", "expected_attention", "--future", "7"}, program).future, 7U);
+  EXPECT_NE(refusal({"--future", "7"}).find("--future"), std::string::npos) << "not of every program";
 }
 
 TEST(ReadingOptions, RoomIsForTheLongestCatalyst) {

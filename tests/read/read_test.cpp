@@ -219,11 +219,13 @@ TEST_F(ReadModel, SeedMakesSamplingReproducible) {
 }
 
 TEST_F(ReadModel, AllPoliciesRun) {
-  for (const char* policy : {"infinipot", "streaming_llm", "truncation", "reread", "snapkv", "tova", "h2o",
-                             "sirllm", "knorm", "keydiff", "value_norm", "cap", "nuc"}) {
-    const json r =
-        report(text_.path(), {"--policy", policy, "--max-tokens", "120", "--pot", "100", "--window", "16",
-                              "--block", "9", "--keep", "60", "--needle", "On day 0", "--generate", "2"});
+  for (const char* policy :
+       {"infinipot", "streaming_llm", "truncation", "reread", "snapkv", "tova", "h2o", "sirllm", "knorm",
+        "keydiff", "value_norm", "expected_attention", "temporal_redundancy", "cap", "nuc"}) {
+    const json r = report(text_.path(),
+                          {"--policy", policy,     "--max-tokens", "120", "--pot",    "100", "--window", "16",
+                           "--block",  "9",        "--frames",     "4",   "--period", "3",   "--keep",   "60",
+                           "--needle", "On day 0", "--generate",   "2"});
     EXPECT_GT(r.at("distillations"), 0) << policy;
     EXPECT_GE(r.at("pot_entries"), 60) << policy;
     EXPECT_TRUE(r.at("hit_rate").is_number()) << policy;

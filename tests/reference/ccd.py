@@ -14,7 +14,9 @@ from smollm2 import Cache
 
 @dataclass(frozen=True)
 class Settings:
-    policy: str  # infinipot, streaming_llm, snapkv, tova, h2o, sirllm, knorm, keydiff, value_norm, truncation, reread
+    # infinipot, streaming_llm, snapkv, tova, h2o, sirllm, knorm, keydiff, value_norm, truncation, reread,
+    # expected_attention, temporal_redundancy
+    policy: str
     granularity: str = "head"  # one lane per kv head ("head"), per layer ("layer"), or for the model ("shared")
     capacity: int = 256
     keep: int = 128
@@ -26,10 +28,14 @@ class Settings:
     window: int = 32  # snapkv: how many of the last queries are observed
     decay: float = 1.0  # sirllm: factor per distillation survived
     block: int = 16  # reread: tokens that are read again at once; the catalyst stands before them
+    future: int = 512  # expected_attention: positions over which RoPE is averaged
+    period: int = 1  # temporal_redundancy: entries of a frame
+    frames: int = 32  # temporal_redundancy: recent frames that keys are compared with
 
     def protected_recent(self):
         """Policies that need the newest entries protect them whatever `recent` says."""
         least = {"snapkv": self.window, "tova": 1, "h2o": self.keep // 2, "truncation": self.keep // 2}
+        least["temporal_redundancy"] = self.period * self.frames
         return max(self.recent, least.get(self.policy, 0))
 
 
@@ -68,6 +74,8 @@ class Pot:
         self.survived = np.empty((len(self.lanes), 0), dtype=np.int64)
         # h2o: attention received from every query so far; reread: the most from a single one, [layer, kv head, entry].
         self.received = torch.empty(model.layers, model.kv_heads, 0, dtype=model.dtype)
+        # expected_attention: raw queries of all that was read but the sinks, per layer [query head, token, dim].
+        self.queries = [rows.clone() for rows in self.cache.queries]
         self.last_logits = None
         self.stream_nuc = []  # one per token of the stream, whether still in the pot or not
         self.distillations = []
@@ -104,6 +112,11 @@ class Pot:
         self.nuc = extend(self.nuc, nuc)
         self.pinned = extend(self.pinned, [pinned] * len(tokens))
         self.survived = extend(self.survived, [0] * len(tokens))
+        if self.settings.policy == "expected_attention":
+            past_sinks = max(0, self.settings.sinks - first)
+            for layer, rows in enumerate(self.cache.queries):
+                new = rows[:, rows.shape[1] - len(tokens) + past_sinks :]
+                self.queries[layer] = torch.cat([self.queries[layer], new], dim=1)
         if self.settings.policy == "reread":
             new = torch.zeros(*self.received.shape[:2], len(tokens), dtype=self.model.dtype)
             self.received = torch.cat([self.received, new], dim=2)
@@ -165,7 +178,7 @@ class Pot:
             return {"h2o": self._lane_scores(self.received, "sum")}, [("h2o", None)]
         if s.policy == "sirllm":
             return {"sirllm": self.nuc * s.decay**self.survived}, [("sirllm", None)]
-        if s.policy in ("knorm", "keydiff", "value_norm"):
+        if s.policy in ("knorm", "keydiff", "value_norm", "expected_attention", "temporal_redundancy"):
             return {s.policy: self._lane_scores(self._entry_scores(), "sum")}, [(s.policy, None)]
         raise ValueError(f"unknown policy {s.policy}")
 
@@ -189,9 +202,45 @@ class Pot:
         keys = torch.stack([self.model.rotate(keys, 0) for keys in self.cache.keys])
         if self.settings.policy == "knorm":
             return -keys.norm(dim=-1)
+        if self.settings.policy == "expected_attention":
+            return torch.stack([self._expected_attention(layer, keys[layer]) for layer in range(self.model.layers)])
+        if self.settings.policy == "temporal_redundancy":
+            return self._temporal_redundancy(keys)
         directions = keys / keys.norm(dim=-1, keepdim=True)
         mean = directions.mean(dim=2, keepdim=True)
         return -(directions * mean).sum(dim=-1) / mean.norm(dim=-1)
+
+    def _expected_attention(self, layer, keys):
+        """[kv head, entry] under Gaussian queries after the mean rotation of the positions that follow."""
+        model, sinks = self.model, self.settings.sinks
+        # Row i of the rotation of the identity, at every position: where channel i goes.
+        turned = torch.stack([torch.eye(model.head_dim, dtype=model.dtype)] * self.settings.future, dim=1)
+        rotation = model.rotate(turned, len(self)).mean(dim=1).T  # [to, from]
+        values = self.cache.values[layer]
+        scores = torch.zeros(values.shape[:2], dtype=model.dtype)
+        group = model.heads // model.kv_heads
+        for head, queries in enumerate(self.queries[layer]):
+            mean = rotation @ queries.mean(dim=0)
+            covariance = rotation @ torch.cov(queries.T, correction=0) @ rotation.T
+            seen = keys[head // group, sinks:]
+            logits = seen @ mean / model.head_dim**0.5
+            logits += ((seen @ covariance) * seen).sum(dim=-1) / model.head_dim / 2
+            scores[head // group, sinks:] += torch.softmax(logits, dim=0) / group
+        return scores * values.norm(dim=-1)
+
+    def _temporal_redundancy(self, keys):
+        """[layer, kv head, entry] 1 - mean cosine with the recent keys at the same place of a frame."""
+        period = self.settings.period
+        directions = keys / keys.norm(dim=-1, keepdim=True)
+        cosines = directions @ directions.transpose(2, 3)
+        result = torch.empty(cosines.shape[:3], dtype=keys.dtype)
+        for lane, heads in enumerate(self.lanes):
+            place = torch.from_numpy(self.position[lane] % period)
+            recent = torch.arange(len(self)) >= len(self) - period * self.settings.frames
+            same = ((place[:, None] == place[None, :]) & recent[None, :]).to(keys.dtype)
+            for layer, head in heads:
+                result[layer, head] = 1 - (cosines[layer, head] * same).sum(dim=1) / same.sum(dim=1)
+        return result
 
     def _lane_scores(self, u, aggregate):
         """[layer, kv head, entry] -> [lane, entry]."""

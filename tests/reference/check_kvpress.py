@@ -13,7 +13,7 @@ import types
 
 import numpy as np
 import torch
-from kvpress import KeyDiffPress, KnormPress, SnapKVPress, StreamingLLMPress, TOVAPress
+from kvpress import ExpectedAttentionPress, KeyDiffPress, KnormPress, SnapKVPress, StreamingLLMPress, TOVAPress
 
 from ccd import Pot, Settings
 from smollm2 import SmolLM2, tokenizer
@@ -23,21 +23,35 @@ CASES = {
     "keydiff": (Settings("keydiff", sinks=0), KeyDiffPress()),
     "snapkv": (Settings("snapkv", sinks=0, window=32, kernel=5), SnapKVPress(window_size=32, kernel_size=5)),
     "tova": (Settings("tova", sinks=0), TOVAPress()),
+    "expected_attention": (Settings("expected_attention"), ExpectedAttentionPress(n_future_positions=512, n_sink=4)),
     "streaming_llm": (Settings("streaming_llm", sinks=4), StreamingLLMPress(compression_ratio=0.5, n_sink=4)),
 }
 
 
+def half_split(x):
+    """Channels (0, 1, 2, ...) in the order (0, 2, ..., 1, 3, ...), as the pairing that kvpress knows has them."""
+    return torch.cat([x[..., 0::2], x[..., 1::2]], dim=-1)
+
+
 def kept_by_kvpress(press, model, cache, keep):
     """[layer, kv head, keep], ascending."""
+
+    def rotary_emb(x, positions):
+        angles = (positions[..., None] * model.frequencies).repeat(1, 1, 2)
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
     module = types.SimpleNamespace(
         config=types.SimpleNamespace(num_attention_heads=model.heads, num_key_value_heads=model.kv_heads),
         head_dim=model.head_dim,
+        q_proj=lambda hidden_states: hidden_states,
+        rotary_emb=rotary_emb,
     )
     kept = []
     for layer in range(model.layers):
-        keys = model.rotate(cache.keys[layer], 0)[None]
+        keys = half_split(model.rotate(cache.keys[layer], 0))[None]
         attention = model.attention(cache, layer, keys.shape[2])[None]
-        hidden_states = torch.zeros(1, keys.shape[2], 1)  # only its length is read
+        # In place of hidden states the queries that a press would make of them.
+        hidden_states = half_split(cache.queries[layer]).transpose(0, 1).flatten(1)[None]
         scores = press.score(module, hidden_states, keys, cache.values[layer][None], attention, {})
         kept.append(scores.topk(keep, dim=-1).indices.sort(dim=-1).values[0])
     return torch.stack(kept).numpy()

@@ -48,6 +48,8 @@ RUNS = {
     "value_norm": (Settings("value_norm", "shared"), [], 0),
     "truncation": (Settings("truncation", "head"), [], 0),
     "reread": (Settings("reread", "shared", kernel=9), [(0, 20)], 0),
+    "expected_attention": (Settings("expected_attention", "head"), [], 4),
+    "temporal_redundancy": (Settings("temporal_redundancy", "layer", period=3, frames=8), [], 1),
 }
 
 

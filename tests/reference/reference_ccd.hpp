@@ -29,7 +29,9 @@ enum class Kind {
   keydiff,
   value_norm,
   truncation,
-  reread
+  reread,
+  expected_attention,
+  temporal_redundancy
 };
 
 /// What is kept, when and by whom.
@@ -41,11 +43,14 @@ struct CcdSpec {
   std::vector<std::vector<Token>> catalysts = {};
   double alpha = 0.5;
   bool max_over_queries = false;
-  bool largest_share = false;  // over heads, else the sum
-  std::size_t kernel = 1;      // snapkv, too
-  std::size_t window = 1;      // snapkv
-  double decay = 0.9;          // sirllm
-  std::size_t block = 5;       // reread, whose instruction is the first catalyst
+  bool largest_share = false;          // over heads, else the sum
+  std::size_t kernel = 1;              // snapkv, too
+  std::size_t window = 1;              // snapkv
+  double decay = 0.9;                  // sirllm
+  std::size_t block = 5;               // reread, whose instruction is the first catalyst
+  std::size_t future = 9;              // expected_attention, which leaves out the sinks
+  double epsilon = 0;                  // expected_attention
+  std::size_t period = 3, frames = 2;  // temporal_redundancy
 };
 
 /// One entry of one (layer, kv head).
@@ -63,11 +68,16 @@ struct Held {
 class Ccd {
  public:
   Ccd(const toy::Model& model, const CcdSpec& spec)
-      : model_(model), spec_(spec), heads_(model.shape.layers * model.shape.kv_heads) {
+      : model_(model),
+        spec_(spec),
+        heads_(model.shape.layers * model.shape.kv_heads),
+        queries_(model.shape.layers * model.shape.query_heads) {
     if (spec.kind == Kind::snapkv) spec_.recent = std::max(spec.recent, spec.window);
     if (spec.kind == Kind::tova) spec_.recent = std::max(spec.recent, std::size_t{1});
     if (spec.kind == Kind::h2o || spec.kind == Kind::truncation)
       spec_.recent = std::max(spec.recent, spec.keep / 2);
+    if (spec.kind == Kind::temporal_redundancy)
+      spec_.recent = std::max(spec.recent, spec.frames * spec.period);
     std::size_t catalyst = 0;
     if (spec.kind == Kind::infinipot && spec.alpha < 1)
       for (const auto& c : spec.catalysts) catalyst = std::max(catalyst, c.size());
@@ -149,6 +159,8 @@ class Ccd {
       for (std::size_t q = 0; q < model_.shape.query_heads; ++q) {
         const auto& head =
             heads_[layer * model_.shape.kv_heads + q / (model_.shape.query_heads / model_.shape.kv_heads)];
+        if (!probing_ && read_ >= spec_.sinks)
+          queries_[layer * model_.shape.query_heads + q].push_back(part(queries, q, d));
         attention.push_back(attend(head, rotated_at(part(queries, q, d), position), weights.form));
         for (std::size_t k = 0; k < d; ++k) {
           mixed.push_back(0);
@@ -254,7 +266,84 @@ class Ccd {
     }
   }
 
+  /// 1 minus the mean cosine with the recent keys whose position is the same modulo the period.
+  void score_redundancy() {
+    for (auto& head : heads_)
+      for (std::size_t t = 0; t < head.size(); ++t) {
+        const Vector key = rotated_at(head[t].raw_key, t);
+        double cosines = 0;
+        for (std::size_t r = head.size() - spec_.frames * spec_.period; r < head.size(); ++r) {
+          if (head[r].position % spec_.period != head[t].position % spec_.period) continue;
+          const Vector other = rotated_at(head[r].raw_key, r);
+          cosines += dot(key, other) / std::sqrt(dot(key, key) * dot(other, other));
+        }
+        head[t].attention = 1 - cosines / static_cast<double>(spec_.frames);
+      }
+  }
+
+  /// Mean and covariance are rotated, by whole matrices, and the softmax is taken over what follows the
+  /// sinks.
+  void score_expected_attention() {
+    const std::size_t group = model_.shape.query_heads / model_.shape.kv_heads;
+    for (std::size_t q = 0; q < queries_.size(); ++q) {
+      auto& head = heads_[q / group];
+      const auto [mean, covariance] = expected_query(queries_[q]);
+      const double d = static_cast<double>(mean.size());
+      double sum = 0;
+      Vector paid(head.size());
+      for (std::size_t t = spec_.sinks; t < head.size(); ++t) {
+        const Vector key = rotated_at(head[t].raw_key, t);
+        double logit = dot(key, mean) / std::sqrt(d);
+        for (std::size_t i = 0; i < key.size(); ++i) logit += key[i] * dot(covariance[i], key) / (2 * d);
+        paid[t] = std::exp(logit);
+        sum += paid[t];
+      }
+      for (std::size_t t = 0; t < head.size(); ++t) {
+        if (q % group == 0) head[t].attention = spec_.epsilon * std::sqrt(dot(head[t].value, head[t].value));
+        head[t].attention +=
+            paid[t] / sum / static_cast<double>(group) * std::sqrt(dot(head[t].value, head[t].value));
+      }
+    }
+  }
+
+  struct Gaussian {
+    Vector mean;
+    std::vector<Vector> covariance;
+  };
+
+  /// Of the given queries after the mean rotation of the positions that follow the pot.
+  Gaussian expected_query(const std::vector<Vector>& queries) const {
+    const std::size_t d = model_.shape.head_dim;
+    std::vector<Vector> rotation(d, Vector(d));  // rotation[i][k]: of channel k into channel i
+    for (std::size_t k = 0; k < d; ++k)
+      for (std::size_t p = size(); p < size() + spec_.future; ++p) {
+        Vector unit(d);
+        unit[k] = 1;
+        const Vector turned = rotated_at(unit, p);
+        for (std::size_t i = 0; i < d; ++i) rotation[i][k] += turned[i] / static_cast<double>(spec_.future);
+      }
+    Gaussian result{Vector(d), std::vector<Vector>(d, Vector(d))};
+    const auto turn = [&](const Vector& x) {
+      Vector turned;
+      for (const Vector& row : rotation) turned.push_back(dot(row, x));
+      return turned;
+    };
+    for (const Vector& query : queries)
+      for (std::size_t i = 0; i < d; ++i)
+        result.mean[i] += turn(query)[i] / static_cast<double>(queries.size());
+    for (const Vector& query : queries) {
+      const Vector turned = turn(query);
+      for (std::size_t i = 0; i < d; ++i)
+        for (std::size_t j = 0; j < d; ++j)
+          result.covariance[i][j] += (turned[i] - result.mean[i]) * (turned[j] - result.mean[j]) /
+                                     static_cast<double>(queries.size());
+    }
+    return result;
+  }
+
   void distil() {
+    if (spec_.kind == Kind::expected_attention) score_expected_attention();
+    if (spec_.kind == Kind::temporal_redundancy) score_redundancy();
     if (spec_.kind == Kind::infinipot) run_catalysts();
     if (spec_.kind == Kind::reread) read_again();
     if (scores_entries()) score_entries();
@@ -359,7 +448,8 @@ class Ccd {
 
   const toy::Model& model_;
   CcdSpec spec_;
-  std::vector<std::vector<Held>> heads_;  // (layers * kv_heads)
+  std::vector<std::vector<Held>> heads_;      // (layers * kv_heads)
+  std::vector<std::vector<Vector>> queries_;  // (layers * query_heads) of the text, before RoPE
   std::size_t limit_ = 0;
   std::uint64_t read_ = 0, distillations_ = 0;
   bool probing_ = false;

@@ -38,7 +38,7 @@ std::string mask(std::span<const infinipot::Index> kept, std::size_t size) {
 }
 
 template <class Run>
-void with_policy(const json& golden, const Run& run) {
+void with_policy(const json& golden, const infinipot::Rope& rope, const Run& run) {
   const json& settings = golden.at("settings");
   const std::string name = settings.at("policy");
   if (name == "streaming_llm") return run(infinipot::StreamingLlm());
@@ -54,6 +54,11 @@ void with_policy(const json& golden, const Run& run) {
   if (name == "knorm") return run(infinipot::KNorm());
   if (name == "keydiff") return run(infinipot::KeyDiff());
   if (name == "value_norm") return run(infinipot::ValueNorm());
+  if (name == "expected_attention")
+    return run(infinipot::ExpectedAttention(
+        {.rope = rope, .future = settings.at("future"), .sinks = settings.at("sinks")}));
+  if (name == "temporal_redundancy")
+    return run(infinipot::TemporalRedundancy(settings.at("period"), settings.at("frames")));
   ASSERT_EQ(name, "infinipot");
   run(infinipot::Infinipot({.catalysts = {golden.at("catalyst").get<std::vector<Token>>()},
                             .alpha = settings.at("alpha"),
@@ -119,7 +124,7 @@ TEST_P(CcdGolden, KeepsTheSameEntries) {
                              .rope = weights()->config().rope()});
   smollm2::LlamaEngine engine(*weights(), pot, pool(), 256);
 
-  with_policy(golden, [&](auto policy) {
+  with_policy(golden, pot.rope(), [&](auto policy) {
     infinipot::Ccd reader(engine, pot, std::move(policy),
                           {.keep = settings.at("keep"),
                            .sinks = settings.at("sinks"),
@@ -173,7 +178,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"ccd_streaming_llm.json"}, Case{"ccd_snapkv.json"}, Case{"ccd_tova.json"},
                     Case{"ccd_h2o.json"}, Case{"ccd_sirllm.json"}, Case{"ccd_knorm.json"},
                     Case{"ccd_keydiff.json"}, Case{"ccd_value_norm.json"}, Case{"ccd_truncation.json"},
-                    Case{"ccd_reread.json"}, Case{"ccd_infinipot_head_sum.json", KeyStorage::unrotated, 37},
+                    Case{"ccd_reread.json"}, Case{"ccd_expected_attention.json"},
+                    Case{"ccd_expected_attention.json", KeyStorage::unrotated, 37},
+                    Case{"ccd_temporal_redundancy.json"},
+                    Case{"ccd_infinipot_head_sum.json", KeyStorage::unrotated, 37},
                     Case{"ccd_infinipot_shared_max.json", KeyStorage::unrotated, 37}));
 
 }  // namespace

@@ -21,7 +21,9 @@ struct Needs {
                 "infinipot: the policy needs watch, name(), uses_nuc(), rules() and score(); see Policy in "
                 "infinipot/policy.hpp");
   /// Whether it watches attention.
-  static constexpr bool watches = P::watch != Watch::nothing && P::watch != Watch::entries;
+  static constexpr bool watches = P::watch != Watch::nothing && !watches_entries(P::watch);
+  /// Whether it is shown queries as they are.
+  static constexpr bool observes = P::watch == Watch::queries_and_entries;
   /// Whether by way of queries, if the engine so chooses.
   static constexpr bool by_queries = YieldsQueries<Engine> && ReadableKeys<S>;
   static_assert(
@@ -35,10 +37,16 @@ struct Needs {
                 "infinipot: a policy that watches probes needs longest_probe(), probe() and reduce(); see "
                 "RunsProbes in "
                 "infinipot/policy.hpp");
-  static_assert(P::watch != Watch::entries || ScoresEntries<P>,
+  static_assert(!observes || YieldsQueries<Engine>,
+                "infinipot: this policy observes queries, so the engine needs a second forward() that also "
+                "takes a QuerySink&; see YieldsQueries in infinipot/concepts.hpp");
+  static_assert(!observes || ObservesQueries<P>,
+                "infinipot: a policy that observes queries needs begin(), observe(), commit() and forget(); "
+                "see ObservesQueries in infinipot/policy.hpp");
+  static_assert(!watches_entries(P::watch) || ScoresEntries<P>,
                 "infinipot: a policy that watches entries needs score_entries(); see ScoresEntries in "
                 "infinipot/policy.hpp");
-  static_assert(P::watch != Watch::entries || ReadableEntries<S>,
+  static_assert(!watches_entries(P::watch) || ReadableEntries<S>,
                 "infinipot: this policy scores entries by keys or values, so the store needs key_rows() and "
                 "value_rows(); see ReadableEntries in infinipot/entry_rows.hpp");
   static_assert(P::watch != Watch::last_queries || WatchesWindow<P>,

@@ -71,6 +71,21 @@ class QueryWatcher final : public QuerySink {
   double seconds_ = 0;
 };
 
+/// Shows queries to a policy that observes them.
+template <class P>
+class QueryObserver final : public QuerySink {
+ public:
+  QueryObserver(P& policy, std::size_t first) noexcept : policy_(policy), first_(first) {}
+
+  void layer(std::size_t layer, const Queries& queries) noexcept override {
+    policy_.observe(layer, first_, queries);
+  }
+
+ private:
+  P& policy_;
+  std::size_t first_;
+};
+
 /// Adds up attention probabilities that the engine computed itself.
 class AttentionWatcher final : public AttentionSink {
  public:

@@ -1,0 +1,177 @@
+// Expected Attention (arXiv 2510.00636): what queries yet to come will pay, if they are like those so far.
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <complex>
+#include <cstddef>
+#include <limits>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "infinipot/detail/error.hpp"
+#include "infinipot/policy.hpp"
+#include "infinipot/query_moments.hpp"
+#include "infinipot/rope.hpp"
+
+namespace infinipot {
+
+/// The defaults are those of kvpress.
+struct ExpectedAttentionSettings {
+  Rope rope;                 ///< the model's
+  std::size_t future = 512;  ///< positions behind the pot over which the rotation is averaged; at least 1
+  /// First tokens that attract attention whatever they say: neither their queries nor their keys count, and
+  /// no entry's score is above theirs.
+  std::size_t sinks = 4;
+  double epsilon = 0;  ///< added to the attention before values come in; finite, at least 0
+};
+
+/// Attention under Gaussian queries, in closed form. With mu and Sigma the mean and covariance of a head's
+/// queries before RoPE, and R the rotation averaged over the next `future` positions of the pot:
+///
+///     score = (mean over the group's query heads of softmax(k.R mu / sqrt(d) + k'R Sigma R'k / (2 d))
+///              + epsilon) * |value|
+///
+/// The softmax is over all entries but the first `sinks`. Queries are those of the whole stream, since the
+/// reader was made (or resumed, or given this policy): the paper and kvpress take all of a prompt's. Where
+/// none has come yet, all attention is alike. A query that is not finite does not count; a key that is not
+/// spoils its own score only.
+///
+/// Needs queries, keys and values. The scale is 1 / sqrt(d); soft caps and biases that an engine may have are
+/// not in the formula.
+class ExpectedAttention {
+ public:
+  static constexpr Watch watch = Watch::queries_and_entries;
+
+  /// Throws std::invalid_argument for a future of 0 and an epsilon out of range. Whether the rope fits is
+  /// found out by begin().
+  explicit ExpectedAttention(ExpectedAttentionSettings settings) : settings_(std::move(settings)) {
+    if (settings_.future == 0) detail::invalid("expected_attention future 0 must be at least 1");
+    if (!(settings_.epsilon >= 0) || !std::isfinite(settings_.epsilon))
+      detail::invalid("expected_attention epsilon ", settings_.epsilon, " must be finite and at least 0");
+  }
+
+  std::string_view name() const noexcept { return "expected_attention"; }
+  bool uses_nuc() const noexcept { return false; }
+  std::span<const Rule> rules() const noexcept { return rules_; }
+
+  /// Throws std::invalid_argument for a rope that does not fit the shape.
+  void begin(const Shape& shape, std::size_t capacity, std::size_t chunk) {
+    moments_ = QueryMoments(shape, settings_.rope, capacity, chunk, settings_.sinks);
+    group_ = shape.group();
+    average_ = averages(settings_.rope, settings_.future);
+  }
+
+  void observe(std::size_t layer, std::size_t first, const Queries& queries) noexcept {
+    moments_.stage(layer, first, queries);
+  }
+  void commit(std::size_t layer, std::size_t kv_head) noexcept { moments_.commit(layer, kv_head); }
+  void forget() noexcept { moments_.clear(); }
+
+  std::size_t scratch(const Shape& shape, std::size_t capacity) const noexcept {
+    return (shape.head_dim + 3) * shape.head_dim + settings_.rope.rotary_dim() + capacity;
+  }
+
+  template <class Rows>
+  void score_entries(const Rows& rows, std::span<float> scores) const noexcept {
+    const std::size_t sinks = std::min(settings_.sinks, rows.size());
+    std::fill(scores.begin(), scores.end(), 0.0F);
+    for (std::size_t head = 0; head < group_; ++head) {
+      const std::span<float> logits = attention_logits(rows, head).subspan(sinks);
+      add_softmax(logits, 1 / static_cast<float>(group_), scores.subspan(sinks));
+    }
+    const auto epsilon = static_cast<float>(settings_.epsilon);
+    const auto d = static_cast<Eigen::Index>(rows.head_dim());
+    rows.for_each_value([&](std::size_t t, const float* value) {
+      scores[t] = (scores[t] + epsilon) * Eigen::Map<const Eigen::VectorXf>(value, d).norm();
+    });
+    float largest = 0;
+    for (const float score : scores.subspan(sinks)) largest = score > largest ? score : largest;
+    std::fill_n(scores.begin(), sinks, largest);  // the lower index wins
+  }
+
+  void score(std::size_t /*rule*/, const ScoreView& view, std::span<float> scores) const noexcept {
+    view.aggregate_attention(Aggregate::sum, scores);
+  }
+
+ private:
+  /// Per pair, the mean of exp(i * frequency * p) over positions 0 .. future - 1.
+  static std::vector<std::complex<double>> averages(const Rope& rope, std::size_t future) {
+    std::vector<std::complex<double>> means;
+    for (const double frequency : rope.frequencies) {
+      std::complex<double> sum = 0;
+      for (std::size_t p = 0; p < future; ++p) sum += std::polar(1.0, frequency * static_cast<double>(p));
+      means.push_back(sum / static_cast<double>(future));
+    }
+    return means;
+  }
+
+  /// The rotation averaged over positions from .. from + future - 1. It shrinks pairs as it turns them.
+  Angles averaged(std::size_t from, std::span<float> memory) const noexcept {
+    const std::size_t pairs = average_.size();
+    for (std::size_t i = 0; i < pairs; ++i) {
+      const double angle = settings_.rope.frequencies[i] * static_cast<double>(from);
+      const std::complex<double> turn = average_[i] * std::polar(1.0, angle);
+      memory[i] = static_cast<float>(turn.real());
+      memory[pairs + i] = static_cast<float>(turn.imag());
+    }
+    return {memory.data(), memory.data() + pairs, pairs};
+  }
+
+  /// The logarithm of what query head `head` of the group is expected to pay, up to a constant, for all
+  /// entries. Keys are turned back instead of mean and covariance forward: R'k needs no matrix product.
+  template <class Rows>
+  std::span<float> attention_logits(const Rows& rows, std::size_t head) const noexcept {
+    const std::size_t d = rows.head_dim(), pairs = average_.size();
+    const auto n = static_cast<Eigen::Index>(d);
+    std::span<float> rest = rows.scratch();
+    const auto take = [&](std::size_t count) {
+      const auto taken = rest.first(count);
+      rest = rest.subspan(count);
+      return taken;
+    };
+    const auto covariance = take(d * d), mean = take(d), key = take(d), product = take(d);
+    const Angles turn = averaged(rows.size(), take(2 * pairs));
+    const std::span<float> logits = rest.first(rows.size());
+
+    moments_.read(rows.layer(), rows.kv_head() * group_ + head, mean, covariance);
+    const auto scale = 1 / std::sqrt(static_cast<float>(d));
+    const Eigen::Map<const Eigen::MatrixXf> sigma(covariance.data(), n, n);
+    const Eigen::Map<const Eigen::VectorXf> mu(mean.data(), n), k(key.data(), n);
+    Eigen::Map<Eigen::VectorXf> sigma_k(product.data(), n);
+    rows.for_each_key([&](std::size_t t, const float* rotated) {
+      rotate(rotated, turn, settings_.rope.pairing, Turn::backward, d, key.data());
+      sigma_k.noalias() = sigma * k;
+      logits[t] = scale * (k.dot(mu) + scale / 2 * k.dot(sigma_k));
+    });
+    return logits;
+  }
+
+  /// Adds a share of the softmax. What is not finite gets NaN, to be reported, and takes no part.
+  static void add_softmax(std::span<float> logits, float share, std::span<float> scores) noexcept {
+    float top = std::numeric_limits<float>::lowest();
+    for (const float logit : logits)
+      if (std::isfinite(logit)) top = std::max(top, logit);
+    double sum = 0;
+    for (float& logit : logits) {
+      if (std::isfinite(logit))
+        sum += static_cast<double>(logit = std::exp(logit - top));
+      else
+        logit = std::numeric_limits<float>::quiet_NaN();
+    }
+    const auto factor = static_cast<float>(static_cast<double>(share) / sum);
+    for (std::size_t t = 0; t < logits.size(); ++t) scores[t] += factor * logits[t];
+  }
+
+  ExpectedAttentionSettings settings_;
+  std::size_t group_ = 1;
+  std::vector<std::complex<double>> average_;  // (rotary_dim / 2)
+  QueryMoments moments_;
+  std::array<Rule, 1> rules_;
+};
+
+}  // namespace infinipot

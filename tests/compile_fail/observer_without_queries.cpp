@@ -1,0 +1,22 @@
+// expect: this policy observes queries, so the engine needs a second forward
+#include <cstddef>
+#include <span>
+
+#include "infinipot/infinipot.hpp"
+
+struct Engine {
+  infinipot::Shape shape() const { return {}; }
+  std::size_t vocab_size() const { return 1; }
+  void forward(std::span<const infinipot::Token>, std::size_t, infinipot::LogitsSink&) {}
+#ifndef SHOULD_FAIL
+  void forward(std::span<const infinipot::Token>, std::size_t, infinipot::LogitsSink&,
+               infinipot::QuerySink&) {}
+#else
+  void forward(std::span<const infinipot::Token>, std::size_t, infinipot::LogitsSink&,
+               infinipot::AttentionSink&) {}
+#endif
+};
+
+void read(Engine& engine, infinipot::Pot<float>& pot) {
+  infinipot::Ccd(engine, pot, infinipot::ExpectedAttention({})).feed(1);
+}
