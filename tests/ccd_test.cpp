@@ -232,6 +232,32 @@ TEST(Ccd, ChoiceIsShownBeforeAnythingGoes) {
   });
 }
 
+TEST(Ccd, DistilsEarlyWhenAsked) {
+  const toy::Model model;
+  for (const Kind kind : all_kinds) {
+    const auto spec = spec_of(kind);
+    SCOPED_TRACE(trace(spec));
+    with_run(model, spec, KeyStorage::rotated, 7, [&](auto& run) {
+      const auto text = toy::text(run.reader.limit(), 2);
+      run.reader.feed(std::span(text).first(spec.keep));
+      const Snapshot before = snapshot(run);
+      run.reader.distil();
+      EXPECT_EQ(snapshot(run), before) << "nothing to drop";
+      run.reader.feed(std::span(text).subspan(spec.keep));
+      run.reader.distil();
+      EXPECT_EQ(run.pot.entries().size(), spec.keep);
+      EXPECT_EQ(run.reader.stats().distillations, 1U);
+      // As if the next token had asked for it.
+      with_run(model, spec, KeyStorage::rotated, 7, [&](auto& other) {
+        other.reader.feed(text);
+        other.reader.feed(text[0]);
+        run.reader.feed(text[0]);
+        EXPECT_EQ(snapshot(run), snapshot(other));
+      });
+    });
+  }
+}
+
 TEST(Ccd, GeneratingDistilsAsReadingDoes) {
   const toy::Model model;
   const auto prompt = toy::text(30, 6);

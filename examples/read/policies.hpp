@@ -68,16 +68,20 @@ inline void complete(Options& options, const Program& program) {
   if (options.kernel == 0) options.kernel = infinipot ? 17 : options.policy == "snapkv" ? 5 : 1;
 }
 
-/// The policy infinipot with the catalyst of one turn, and room for those of all.
+/// Of the policy infinipot, with the catalyst of one turn, and room for those of all.
+inline infinipot::InfinipotSettings infinipot_settings(const Options& options, const Catalysts& catalysts,
+                                                       std::size_t turn) {
+  return {.catalysts = {catalysts.at(turn)},
+          .alpha = options.alpha,
+          .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
+          .over_heads = aggregate_of(options),
+          .kernel = options.kernel,
+          .room = options.alpha < 1 ? longest(catalysts) : 0};
+}
+
 inline infinipot::Infinipot infinipot_policy(const Options& options, const Catalysts& catalysts,
                                              std::size_t turn) {
-  return infinipot::Infinipot(
-      {.catalysts = {catalysts.at(turn)},
-       .alpha = options.alpha,
-       .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
-       .over_heads = aggregate_of(options),
-       .kernel = options.kernel,
-       .room = options.alpha < 1 ? longest(catalysts) : 0});
+  return infinipot::Infinipot(infinipot_settings(options, catalysts, turn));
 }
 
 /// Calls run(policy) with the policy that the options name, for the first turn. `rope` is the model's, which

@@ -80,6 +80,35 @@ class Ccd {
 
   void feed(Token token, Retention retention = Retention::evictable) { feed({&token, 1}, retention); }
 
+  /// Distils now, not only when the store is full: before a pause, or when the question has just become known
+  /// (set_policy). No effect while the store holds no more than it keeps.
+  void distil() {
+    if (size() <= settings_.keep) return;
+    const detail::Stopwatch time;
+    const std::size_t before = size();
+    const double cap_seconds = run_probes();
+    const double probe_seconds = time.seconds();
+    score_entries();
+    const Protection protection{settings_.sinks, settings_.recent};
+    const std::size_t nans = selector_.select(policy_, store_.entries(), attention_, protection, executor_);
+    if (choice_observer_)
+      choice_observer_({stats_.distillations + 1, store_.entries(), attention_, selector_.kept()});
+    if constexpr (requires { store_.keep(selector_.kept(), executor_); })
+      store_.keep(selector_.kept(), executor_);
+    else
+      store_.keep(selector_.kept());
+    carry_attention(before);
+
+    const double seconds = time.seconds();
+    stats_.distillations += 1;
+    stats_.nan_scores += nans;
+    stats_.distill_seconds += seconds;
+    stats_.probe_seconds += probe_seconds;
+    stats_.cap_seconds += cap_seconds;
+    if (observer_)
+      observer_({stats_.distillations, before, nans, seconds, probe_seconds, cap_seconds, selector_.kept()});
+  }
+
   /// Goes on with another policy of the type, for instance one whose catalyst is the question that has just
   /// become known. Room for probes, window and recent entries stay what the first policy asked for; what a
   /// policy has observed (expected_attention) goes with it. Allocates. Throws std::invalid_argument, before
@@ -308,32 +337,6 @@ class Ccd {
         pending_[t] = 0;
       }
     }
-  }
-
-  void distil() {
-    const detail::Stopwatch time;
-    const std::size_t before = size();
-    const double cap_seconds = run_probes();
-    const double probe_seconds = time.seconds();
-    score_entries();
-    const Protection protection{settings_.sinks, settings_.recent};
-    const std::size_t nans = selector_.select(policy_, store_.entries(), attention_, protection, executor_);
-    if (choice_observer_)
-      choice_observer_({stats_.distillations + 1, store_.entries(), attention_, selector_.kept()});
-    if constexpr (requires { store_.keep(selector_.kept(), executor_); })
-      store_.keep(selector_.kept(), executor_);
-    else
-      store_.keep(selector_.kept());
-    carry_attention(before);
-
-    const double seconds = time.seconds();
-    stats_.distillations += 1;
-    stats_.nan_scores += nans;
-    stats_.distill_seconds += seconds;
-    stats_.probe_seconds += probe_seconds;
-    stats_.cap_seconds += cap_seconds;
-    if (observer_)
-      observer_({stats_.distillations, before, nans, seconds, probe_seconds, cap_seconds, selector_.kept()});
   }
 
   /// Returns the seconds that scoring took.

@@ -59,6 +59,19 @@ print(json.dumps({"answer_nll": len(a.get("--pot", "")) + (a["--catalyst"] == "@
                   "turns": [turn], **(nuc if "--nuc" in sys.argv else {})}))
 """
 
+# One that answers like infinipot-distil-once: the longer the words of a setting, the more it loses.
+DISTIL_ONCE = """#!/usr/bin/env python3
+import json, sys
+for line in sys.stdin:
+    job = json.loads(line)
+    text = open(job["document"]).read()
+    if "broken" in job["settings"]:
+        print(json.dumps({"error": "no such setting"}), flush=True)
+        continue
+    nll = {"full": 2} | {name: 2 + len(words) / 10 for name, words in job["settings"].items()}
+    print(json.dumps({"tokens": len(text), "answer_nll": nll}), flush=True)
+"""
+
 HAYSTACK = "\n".join(f"Paragraph {i} says little. It goes on. It ends here." for i in range(2000))
 
 
@@ -181,6 +194,32 @@ class Programs(unittest.TestCase):
         self.assertIn("number,yes,full,2000,0.1,2,1.0,0.0,1.0,0.0,1.0,0.0", rows)
         self.assertIn("number,no,full,2000,0.5,2,0.0,0.0,1.0,0.0,1.0,0.0", rows)
 
+    def sweep(self, *more):
+        (self.folder / "distil").write_text(DISTIL_ONCE)
+        (self.folder / "distil").chmod(0o755)
+        return self.call("infinipot-sweep", "--program", self.folder / "distil", "--haystack", self.folder / "haystack.txt", "--tokens", "2000",
+                         "--seeds", "1", "--csv", self.folder / "sweep.csv", *more)
+
+    def test_sweep(self):
+        done = self.sweep("--settings", "default", "wide=--kernel 33")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = (self.folder / "sweep.csv").read_text().splitlines()
+        self.assertEqual(rows, ["set,setting,options,texts,lost,lost_error", "needle,full,,5,2.0,0.0", "needle,default,,5,0.0,0.0",
+                                "needle,wide,--kernel 33,5,1.1,0.0"])
+        self.assertEqual(len(self.lines()), 5)
+        self.assertEqual({line["keep"] for line in self.lines()}, {line["keep"] for line in self.lines()[:1]})
+        again = self.sweep("--settings", "default", "wide=--kernel 33", "more=--kernel 335")
+        self.assertIn("needle,more,--kernel 335,5,1.2,0.0", (self.folder / "sweep.csv").read_text())
+        self.assertTrue(all(set(line["answer_nll"]) == {"full", "--kernel 335"} for line in self.lines()[5:]), "what is known is not run again")
+        self.assertEqual(self.sweep("--settings", "default").stderr, "")
+        self.assertIn("default", again.stdout)
+
+    def test_sweep_reports_what_fails(self):
+        done = self.sweep("--settings", "bad=broken")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("no such setting", done.stderr)
+        self.assertIn("5 trials failed", done.stderr)
+
     def test_what_fails_is_left_out_and_tried_again(self):
         done = self.needle("--policies", "broken", "full", "--depths", "0.5", "0.9")
         self.assertIn("2000, 0.5, broken: failed: ", done.stderr)
@@ -229,7 +268,7 @@ class Programs(unittest.TestCase):
         path = self.folder / "hotpotqa.json"
         path.write_text(json.dumps([{"_id": str(i), "question": f"{i}?", "answer": "a", "context": [["Title", ["x" * 400]]]}
                                     for i in range(5)]))
-        return ["--hotpotqa", path, "--count", "3"]
+        return ["--hotpotqa", path, "--first", "1", "--count", "3"]
 
     def test_figure_of_hit_rates_takes_trials_of_needles(self):
         self.needle("--policies", "full", "infinipot", "--depths", "0.1")
@@ -262,7 +301,7 @@ class Programs(unittest.TestCase):
         rows = self.figure("alpha")
         self.assertEqual(sum(not row["depth"] for row in rows), 3 + 2 * 5)
         settings = {line["settings"] for line in self.lines() if line["policy"] == "infinipot"}
-        self.assertEqual(settings, {"infinipot"} | {f"infinipot --alpha {a}" for a in ("0", "0.5", "0.75", "1")})
+        self.assertEqual(settings, {"infinipot"} | {f"infinipot --alpha {a}" for a in ("0.25", "0.5", "0.75", "1")})
         paper = "infinipot --granularity head --over-queries sum --aggregate sum --kernel 1 --alpha {} --sinks 0"
         self.assertEqual({line["settings"] for line in self.lines() if line["policy"] == "paper"},
                          {paper.format(a) for a in ("0", "0.25", "0.5", "0.75", "1")})
@@ -301,7 +340,7 @@ class Programs(unittest.TestCase):
 
     def test_figures_refuse_what_cannot_be(self):
         for more, message in [(["--depths", "2"], "must be 0 .. 1"), (["--pots", "1"], "must be at least 2"),
-                              (["--lengths", "700"], "must be above 700"), (["--count", "0"], "must be at least 1"),
+                              (["--lengths", "700"], "must be above 700"), (["--count", "0"], "--count 0 at least 1"),
                               (["--policies", "full", "full"], "the same name"), (["--program", "nowhere"], "there is no nowhere")]:
             done = self.call("infinipot-figures", "hit_rate", "--haystack", self.folder / "haystack.txt", *more)
             self.assertNotEqual(done.returncode, 0)

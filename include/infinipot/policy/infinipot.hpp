@@ -23,6 +23,7 @@ struct InfinipotSettings {
   Reduce over_queries = Reduce::sum;      ///< of catalyst queries and the query heads of a group
   Aggregate over_heads = Aggregate::sum;  ///< of the kv heads of a lane, where it has several
   std::size_t kernel = 1;                 ///< max pooling over neighbours, of CaP and NuC both; odd
+  Granularity scope = Granularity::head;  ///< who chooses together, if more than a lane (Rule::scope)
   /// Tokens of the pot that are kept free for catalysts at least, so that a longer one may follow
   /// (Ccd::set_policy).
   std::size_t room = 0;
@@ -56,8 +57,8 @@ class Infinipot {
   /// Throws std::invalid_argument for alpha outside 0 .. 1, an even kernel, and an empty or missing catalyst.
   explicit Infinipot(InfinipotSettings settings) : settings_(checked(std::move(settings))) {
     const Smoothing smoothing{Pooling::max, settings_.kernel};
-    rules_[0] = {.share = settings_.alpha, .smoothing = smoothing};
-    rules_[1] = {.smoothing = smoothing};
+    rules_[0] = {.share = settings_.alpha, .scope = settings_.scope, .smoothing = smoothing};
+    rules_[1] = {.scope = settings_.scope, .smoothing = smoothing};
   }
 
   std::string_view name() const noexcept { return "infinipot"; }
