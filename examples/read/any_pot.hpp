@@ -48,6 +48,9 @@ class AnyPot {
   const infinipot::EntryTable& entries() const noexcept {
     return visit([](const auto& pot) -> const infinipot::EntryTable& { return pot.entries(); });
   }
+  std::size_t begin(std::size_t layer) const noexcept {
+    return visit([&](const auto& pot) { return pot.begin(layer); });
+  }
   std::size_t bytes() const noexcept {
     return visit([](const auto& pot) { return pot.bytes(); });
   }

@@ -10,7 +10,7 @@ namespace smollm2 {
 
 /// What the engine asks of the memory of its keys and values; infinipot::Pot has it, of every element type.
 /// Entries may be written anywhere below the capacity, different ones from different threads at once, and are
-/// read back from 0 on.
+/// read back from 0 on, or from begin(layer) on if there is such a function.
 template <class M>
 concept KvMemory = requires(M& memory, const M& view, std::size_t n, const float* row, float* tile) {
   { view.shape() } -> std::convertible_to<infinipot::Shape>;
@@ -25,5 +25,20 @@ concept KvMemory = requires(M& memory, const M& view, std::size_t n, const float
   { view.value_rows(n, n, n, n, tile) }
   noexcept->std::same_as<infinipot::KeyRows>;
 };
+
+/// A memory whose layers may begin at different entries.
+template <class M>
+concept BeginsByLayer = KvMemory<M> && requires(const M& view, std::size_t layer) {
+  { view.begin(layer) } -> std::convertible_to<std::size_t>;
+};
+
+/// The first entry of a layer.
+template <KvMemory M>
+std::size_t begin_of(const M& memory, std::size_t layer) noexcept {
+  if constexpr (BeginsByLayer<M>)
+    return memory.begin(layer);
+  else
+    return 0;
+}
 
 }  // namespace smollm2

@@ -15,6 +15,7 @@
 #include "infinipot/concepts.hpp"
 #include "infinipot/detail/error.hpp"
 #include "infinipot/detail/needs.hpp"
+#include "infinipot/detail/protected_room.hpp"
 #include "infinipot/detail/stopwatch.hpp"
 #include "infinipot/detail/watchers.hpp"
 #include "infinipot/executor.hpp"
@@ -47,11 +48,11 @@ class Ccd {
         store_(store),
         policy_(std::move(policy)),
         settings_(detail::checked_settings(engine, store, policy_, settings)),
+        room_(store.entries(), policy_, settings_, settings.recent),
         limit_(store.capacity() - detail::longest_probe(policy_)),
         window_start_(limit_ - detail::watched_window(policy_)),
         tracker_(static_cast<std::size_t>(engine.vocab_size())),
-        selector_(store.shape(), store.granularity(), store.capacity(), settings_.keep, policy_.rules(),
-                  executor_.workers()),
+        selector_(selector_for(policy_)),
         entries_(std::min(settings_.chunk, store.capacity())),
         attention_(P::watch != Watch::nothing ? store.shape().heads() * store.capacity() : 0),
         pending_(P::watch == Watch::every_query || P::watch == Watch::last_queries ? attention_.size() : 0) {
@@ -62,7 +63,8 @@ class Ccd {
   }
 
   /// A copy that goes on from here, on a copy of the store (Pot::fork) and an engine that runs against that.
-  /// Not observed. Throws std::invalid_argument if the stores differ in shape, capacity, granularity or size.
+  /// Not observed. Throws std::invalid_argument if the stores differ in shape, capacity, granularity, budgets
+  /// or size.
   Ccd fork(Engine& engine, S& store) const { return Ccd(*this, engine, store); }
 
   /// Reads tokens, distilling as often as needed; pinned tokens are never dropped. If forward() throws, the
@@ -93,11 +95,10 @@ class Ccd {
     };
     most("tokens for a probe", detail::longest_probe(policy), store_.capacity() - limit_);
     most("queries to watch", detail::watched_window(policy), limit_ - window_start_);
-    if constexpr (ProtectsRecent<P>) most("recent entries", policy.recent(settings_.keep), settings_.recent);
+    room_.check(policy, store_.entries(), settings_.keep);
     if (policy.uses_nuc() && !policy_.uses_nuc())
       detail::invalid("the new policy needs NuC, which the one before did not ask for");
-    selector_ = Selector(store_.shape(), store_.granularity(), store_.capacity(), settings_.keep,
-                         policy.rules(), executor_.workers());
+    selector_ = selector_for(policy);
     policy_ = std::move(policy);
   }
 
@@ -114,16 +115,15 @@ class Ccd {
       detail::invalid("resuming with ", size(), " entries, but a distillation is due at ", limit_);
     std::uint64_t read = 0;
     std::size_t pinned = 0;
-    for (std::size_t lane = 0; lane < store_.entries().lanes() && size() > 0; ++lane) {
+    for (std::size_t lane = 0; lane < store_.entries().lanes() && !store_.entries().empty(); ++lane) {
       read = std::max(read, store_.entries().positions(lane).back() + 1);
       const auto flags = store_.entries().pinned(lane);
       const auto evictable = flags.subspan(std::min(settings_.sinks, flags.size()));
       pinned = std::max(pinned, static_cast<std::size_t>(std::ranges::count(evictable, 1)));
     }
-    if (settings_.sinks + settings_.recent + pinned > settings_.keep)
-      detail::invalid("resuming with ", pinned, " pinned entries, ", settings_.sinks, " sinks and ",
-                      settings_.recent, " recent, which exceed the ", settings_.keep,
-                      " entries that are kept");
+    if (const auto [keep, recent] = room_.tightest(); settings_.sinks + recent + pinned > keep)
+      detail::invalid("resuming with ", pinned, " pinned entries, ", settings_.sinks, " sinks and ", recent,
+                      " recent, which exceed the ", keep, " entries that are kept");
     std::fill(attention_.begin(), attention_.end(), 0.0F);
     tracker_.restart(logits);
     pinned_ = pinned;
@@ -170,6 +170,7 @@ class Ccd {
         store_(like(other, store)),
         policy_(other.policy_),
         settings_(other.settings_),
+        room_(other.room_),
         limit_(other.limit_),
         window_start_(other.window_start_),
         tracker_(other.tracker_),
@@ -185,10 +186,20 @@ class Ccd {
   static S& like(const Ccd& other, S& store) {
     if (!(Shape(store.shape()) == Shape(other.store_.shape())) ||
         store.capacity() != other.store_.capacity() || store.granularity() != other.store_.granularity() ||
-        store.entries().size() != other.size())
+        !store.entries().fills_as(other.store_.entries()))
       detail::invalid(
-          "the store is not a copy of the one to go on from: shape, capacity, granularity or size differ");
+          "the store is not a copy of the one to go on from: shape, capacity, granularity, budgets or size "
+          "differ");
     return store;
+  }
+
+  Selector selector_for(const P& policy) const {
+    const auto budgets = store_.entries().budgets();
+    const Shape shape = store_.shape();
+    return Selector(
+        shape, store_.granularity(), store_.capacity(),
+        budgets.empty() ? Selection(shape.lanes(store_.granularity()), settings_.keep) : Selection(budgets),
+        policy.rules(), executor_.workers());
   }
 
   std::size_t size() const noexcept { return store_.entries().size(); }
@@ -200,10 +211,9 @@ class Ccd {
                         tracker_.vocab_size() - 1);
     if (retention != Retention::pinned) return;
     const std::size_t pinned = pinned_ + newly_pinned(tokens.size());
-    if (settings_.sinks + settings_.recent + pinned > settings_.keep)
+    if (const auto [keep, recent] = room_.tightest(); settings_.sinks + recent + pinned > keep)
       detail::invalid("cannot pin ", tokens.size(), " tokens: ", pinned, " pinned, ", settings_.sinks,
-                      " sinks and ", settings_.recent, " recent exceed the ", settings_.keep,
-                      " entries that are kept");
+                      " sinks and ", recent, " recent exceed the ", keep, " entries that are kept");
   }
 
   /// Sinks stay anyway, so pinning them costs nothing.
@@ -262,7 +272,7 @@ class Ccd {
       }
     }
     if constexpr (watches && YieldsAttention<Engine>) {
-      detail::AttentionWatcher attention(store_.shape(), reduce, into);
+      detail::AttentionWatcher<S> attention(store_, reduce, into);
       engine_.forward(tokens, first, logits, static_cast<AttentionSink&>(attention));
     }
     return 0;
@@ -291,8 +301,8 @@ class Ccd {
     const double cap_seconds = run_probes();
     const double probe_seconds = time.seconds();
     score_entries();
-    const Protection protection{settings_.sinks, settings_.recent};
-    const std::size_t nans = selector_.select(policy_, store_.entries(), attention_, protection, executor_);
+    const std::size_t nans =
+        selector_.select(policy_, store_.entries(), attention_, room_.protection(), executor_);
     if (choice_observer_)
       choice_observer_({stats_.distillations + 1, store_.entries(), attention_, selector_.kept()});
     if constexpr (requires { store_.keep(selector_.kept(), executor_); })
@@ -317,7 +327,9 @@ class Ccd {
     if constexpr (P::watch == Watch::probes) {
       if (!carries_attention<P>) std::fill(attention_.begin(), attention_.end(), 0.0F);
       const std::size_t first = size();
-      const auto fresh = store_.entries().tokens(0).subspan(stats_.distillations == 0 ? 0 : settings_.keep);
+      const EntryTable& entries = store_.entries();
+      const auto fresh =
+          entries.tokens(0).subspan(stats_.distillations == 0 ? 0 : settings_.keep - entries.begin(0));
       for (std::size_t i = 0;; ++i) {
         const std::span<const Token> probe = policy_.probe(i, ProbeContext{fresh});
         if (probe.empty()) break;
@@ -334,7 +346,8 @@ class Ccd {
       const Shape shape = store_.shape();
       executor_.for_each(shape.heads(), [&](std::size_t head, std::size_t worker) {
         const EntryRows<S> rows(store_, head / shape.kv_heads, head % shape.kv_heads, rooms_[worker]);
-        policy_.score_entries(rows, std::span(attention_).subspan(head * store_.capacity(), size()));
+        const auto scores = std::span(attention_).subspan(head * store_.capacity(), size());
+        policy_.score_entries(rows, scores.subspan(rows.begin()));
       });
     }
   }
@@ -346,7 +359,9 @@ class Ccd {
       const Shape shape = store_.shape();
       for (std::size_t head = 0; head < shape.heads(); ++head) {
         const auto row = std::span(attention_).subspan(head * store_.capacity(), before);
-        compact(row, selector_.kept().lane(head / shape.heads_per_lane(store_.granularity())));
+        const std::size_t lane = head / shape.heads_per_lane(store_.granularity());
+        const std::size_t first = selector_.kept().first(lane);
+        compact(row.subspan(first), selector_.kept().lane(lane), first);
         std::fill(row.begin() + static_cast<std::ptrdiff_t>(settings_.keep), row.end(), 0.0F);
       }
     }
@@ -357,6 +372,7 @@ class Ccd {
   S& store_;
   P policy_;
   CcdSettings settings_;
+  detail::ProtectedRoom room_;
   std::size_t limit_;
   std::size_t window_start_;  // entries from here on are watched, for Watch::last_queries
   NucTracker tracker_;

@@ -46,6 +46,9 @@ struct CcdSpec {
   std::size_t window = 1;      // snapkv
   double decay = 0.9;          // sirllm
   std::size_t block = 5;       // reread, whose instruction is the first catalyst
+  // What each layer keeps, of which `keep` is the most; none: all keep that. Entries are counted from a
+  // layer's own first one here, and so are positions.
+  std::vector<std::size_t> budgets = {};
 };
 
 /// One entry of one (layer, kv head).
@@ -66,17 +69,16 @@ class Ccd {
       : model_(model), spec_(spec), heads_(model.shape.layers * model.shape.kv_heads) {
     if (spec.kind == Kind::snapkv) spec_.recent = std::max(spec.recent, spec.window);
     if (spec.kind == Kind::tova) spec_.recent = std::max(spec.recent, std::size_t{1});
-    if (spec.kind == Kind::h2o || spec.kind == Kind::truncation)
-      spec_.recent = std::max(spec.recent, spec.keep / 2);
     std::size_t catalyst = 0;
     if (spec.kind == Kind::infinipot && spec.alpha < 1)
       for (const auto& c : spec.catalysts) catalyst = std::max(catalyst, c.size());
     if (spec.kind == Kind::reread) catalyst = spec.catalysts[0].size() + spec.block;
     limit_ = spec.capacity - catalyst;
+    if (!spec.budgets.empty()) begin_ = spec.keep - *std::ranges::min_element(spec.budgets);
   }
 
   void feed(Token token, bool pinned = false) {
-    if (size() == limit_) distil();
+    if (begin_ + size() == limit_) distil();
     const double nuc = read_ == 0 ? 0 : surprise(token);
     const auto attention = run(token);
     for (auto& head : heads_) {
@@ -88,7 +90,12 @@ class Ccd {
     ++read_;
   }
 
-  std::size_t size() const { return heads_[0].size(); }
+  /// Of the layer that holds most.
+  std::size_t size() const {
+    std::size_t most = 0;
+    for (const auto& head : heads_) most = std::max(most, head.size());
+    return most;
+  }
   const std::vector<Held>& head(std::size_t layer, std::size_t kv_head) const {
     return heads_[layer * model_.shape.kv_heads + kv_head];
   }
@@ -129,7 +136,7 @@ class Ccd {
 
   /// Attention, (layers * query_heads) rows over the entries. Adds the token to every head.
   std::vector<Vector> run(Token token) {
-    const std::size_t d = model_.shape.head_dim, position = size();
+    const std::size_t d = model_.shape.head_dim;
     const auto embedding = model_.embedding.row(static_cast<std::size_t>(token));
     Vector x(embedding.begin(), embedding.end());
     std::vector<Vector> attention;
@@ -138,6 +145,7 @@ class Ccd {
       const Vector h = normed(x);
       const Vector queries = multiply(weights.query, h), keys = multiply(weights.key, h),
                    values = multiply(weights.value, h);
+      const std::size_t position = heads_[layer * model_.shape.kv_heads].size();
       for (std::size_t g = 0; g < model_.shape.kv_heads; ++g) {
         Held held;
         held.raw_key = part(keys, g, d);
@@ -186,8 +194,8 @@ class Ccd {
   /// Whether attention paid by the token just read counts.
   bool counts_reading() const {
     if (spec_.kind == Kind::h2o) return true;
-    if (spec_.kind == Kind::snapkv) return size() > limit_ - spec_.window;
-    return spec_.kind == Kind::tova && size() == limit_;
+    if (spec_.kind == Kind::snapkv) return begin_ + size() > limit_ - spec_.window;
+    return spec_.kind == Kind::tova && begin_ + size() == limit_;
   }
 
   void receive(const std::vector<Vector>& attention, bool maximum) {
@@ -207,29 +215,31 @@ class Ccd {
   void run_catalysts() {
     forget_attention();
     if (spec_.alpha == 1) return;
-    const std::size_t full = size();
     probing_ = true;
     for (const auto& catalyst : spec_.catalysts) {
       for (const Token token : catalyst) receive(run(token), spec_.max_over_queries);
-      for (auto& head : heads_) head.resize(full);
+      drop_last(catalyst.size());
     }
     probing_ = false;
   }
 
   /// What came since the last distillation, block by block. Nothing is forgotten before.
   void read_again() {
-    const std::size_t full = size();
     std::vector<Token> fresh;
-    for (std::size_t t = distillations_ == 0 ? 0 : spec_.keep; t < full; ++t)
-      fresh.push_back(heads_[0][t].token);
+    for (const Held& held : heads_[0])
+      if (held.survived == 0) fresh.push_back(held.token);
     probing_ = true;
     for (std::size_t from = 0; from < fresh.size(); from += spec_.block) {
       for (const Token token : spec_.catalysts[0]) receive(run(token), true);
-      for (std::size_t i = from; i < std::min(from + spec_.block, fresh.size()); ++i)
-        receive(run(fresh[i]), true);
-      for (auto& head : heads_) head.resize(full);
+      const std::size_t to = std::min(from + spec_.block, fresh.size());
+      for (std::size_t i = from; i < to; ++i) receive(run(fresh[i]), true);
+      drop_last(spec_.catalysts[0].size() + to - from);
     }
     probing_ = false;
+  }
+
+  void drop_last(std::size_t count) {
+    for (auto& head : heads_) head.resize(head.size() - count);
   }
 
   bool scores_entries() const {
@@ -263,13 +273,15 @@ class Ccd {
       together = model_.shape.kv_heads;
     if (spec_.granularity == infinipot::Granularity::shared) together = heads_.size();
     for (std::size_t first = 0; first < heads_.size(); first += together)
-      keep_best(std::span(heads_).subspan(first, together));
+      keep_best(std::span(heads_).subspan(first, together),
+                spec_.budgets.empty() ? spec_.keep : spec_.budgets[first / model_.shape.kv_heads]);
+    begin_ = spec_.keep - size();
     if (spec_.kind == Kind::snapkv || spec_.kind == Kind::tova) forget_attention();
     ++distillations_;
   }
 
-  void keep_best(std::span<std::vector<Held>> heads) const {
-    const std::vector<bool> marked = choose(heads);
+  void keep_best(std::span<std::vector<Held>> heads, std::size_t keep) const {
+    const std::vector<bool> marked = choose(heads, std::min(keep, heads[0].size()), keep);
     for (auto& head : heads) {
       std::vector<Held> kept;
       for (std::size_t t = 0; t < head.size(); ++t)
@@ -279,14 +291,18 @@ class Ccd {
     }
   }
 
-  std::vector<bool> choose(std::span<const std::vector<Held>> heads) const {
+  /// `keep` entries, where `budget` might be kept if there were as many.
+  std::vector<bool> choose(std::span<const std::vector<Held>> heads, std::size_t keep,
+                           std::size_t budget) const {
     const auto& records = heads[0];
+    std::size_t recent = spec_.recent;
+    if (spec_.kind == Kind::h2o || spec_.kind == Kind::truncation) recent = std::max(recent, budget / 2);
     std::vector<bool> stays(records.size());
     for (std::size_t t = 0; t < stays.size(); ++t)
-      stays[t] = t < spec_.sinks || t + spec_.recent >= records.size() || records[t].pinned;
+      stays[t] = t < spec_.sinks || t + recent >= records.size() || records[t].pinned;
     const std::vector<bool> is_protected = stays;
     const auto taken = static_cast<std::size_t>(std::count(stays.begin(), stays.end(), true));
-    const std::size_t free = spec_.keep - taken;
+    const std::size_t free = keep - taken;
 
     std::size_t by_nuc = 0;
     if (spec_.kind == Kind::infinipot) {
@@ -361,6 +377,7 @@ class Ccd {
   CcdSpec spec_;
   std::vector<std::vector<Held>> heads_;  // (layers * kv_heads)
   std::size_t limit_ = 0;
+  std::size_t begin_ = 0;  // what the layer that holds most lacks of `keep` entries
   std::uint64_t read_ = 0, distillations_ = 0;
   bool probing_ = false;
   Vector logits_;  // after the last token of the text
