@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "any_pot.hpp"
 #include "backend.hpp"
@@ -68,13 +69,17 @@ class Smollm2 {
   }
 
   AnyPot pot(const Options& options) {
-    return make_pot(options.cache_type,
-                    {.shape = weights_.config().shape(),
-                     .capacity = options.pot,
-                     .max_keep = options.keep,
-                     .granularity = granularity_of(options),
-                     .rope = weights_.config().rope()},
-                    [&] { return key_channels(weights_, text_, threads_); });
+    const infinipot::Shape shape = weights_.config().shape();
+    const std::vector<std::size_t> budgets = budgets_of(options, shape.layers);
+    return make_pot(
+        options.cache_type,
+        {.shape = shape,
+         .capacity = budgets.empty() ? options.pot : infinipot::capacity_with(budgets, options.pot),
+         .max_keep = budgets.empty() ? options.keep : 0,
+         .granularity = granularity_of(options),
+         .rope = weights_.config().rope(),
+         .budgets = budgets},
+        [&] { return key_channels(weights_, text_, threads_); });
   }
 
   Smollm2Text text_;
@@ -91,6 +96,7 @@ int main(int argc, char** argv) {
       .name = "infinipot-read",
       .model_help = "GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1)",
       .reads_entries = true,
+      .pyramids = true,
       .more_options = {{"--cache-type",
                         &reading::Options::cache_type,
                         {"f32", "f16", "bf16", "int8", "int4"},
