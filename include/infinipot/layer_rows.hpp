@@ -18,7 +18,7 @@ namespace infinipot {
 /// positions, which are all that RoPE sees, are what they would be from 0 on. A stream begins at C minus the
 /// least budget. Hence a layer has no use for the rows before C - budget, and has none.
 ///
-/// Arrays over all layers have `members` rows of rows in each, one for every kv head or lane of the layer.
+/// Arrays over all layers hold, for each layer, its rows `members` times: for every kv head or lane of it.
 class LayerRows {
  public:
   LayerRows() = default;
@@ -33,8 +33,7 @@ class LayerRows {
     before_.assign(1, 0);
     for (const std::size_t budget : budgets) before_.push_back(before_.back() + budget);
     for (std::size_t layer = 0; layer < budgets.size(); ++layer)
-      places_.push_back({static_cast<std::ptrdiff_t>(kv_heads * rows_before(layer)) -
-                             static_cast<std::ptrdiff_t>(first(layer)),
+      places_.push_back({static_cast<std::ptrdiff_t>(kv_heads * rows_before(layer) - first(layer)),
                          static_cast<std::ptrdiff_t>(rows(layer))});
   }
 
