@@ -51,11 +51,11 @@ RUNS = {
     "value_norm": (Settings("value_norm", "shared"), [], 0),
     "truncation": (Settings("truncation", "head"), [], 0),
     "reread": (Settings("reread", "shared", kernel=9), [(0, 20)], 0),
-    "pyramid_snapkv": (Settings("snapkv", "head", keep=PYRAMID[0], window=24, kernel=5, budgets=PYRAMID), [], 0),
+    "pyramid_snapkv": (Settings("snapkv", "head", keep=PYRAMID[0], window=24, kernel=5, budgets=PYRAMID), [], 1),
     "pyramid_infinipot": (
         Settings("infinipot", "layer", keep=PYRAMID[0], kernel=9, budgets=PYRAMID),
         [(0, 12), (300, 308)],
-        0,
+        1,
     ),
 }
 
