@@ -102,6 +102,40 @@ TEST(Cap, MatchesTheReferenceForEveryNumberOfQueriesAndEntries) {
       ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(2, 1, 12), first, count, seed++)));
 }
 
+/// The same entries behind `begin` places where there are none: the same bits, and nothing else is touched.
+void expect_same_behind(std::size_t begin, const CapCase& c, const AttentionForm& form) {
+  std::vector<float> keys(begin * c.shape.head_dim, nan);
+  keys.insert(keys.end(), c.keys.begin(), c.keys.end());
+  const auto rows = [&](std::size_t from, std::size_t, float*) {
+    return KeyRows{keys.data() + from * c.shape.head_dim, static_cast<std::ptrdiff_t>(c.shape.head_dim)};
+  };
+  for (const Reduce reduce : {Reduce::sum, Reduce::max}) {
+    std::vector<float> scores(begin, -3), expected = scores;
+    scores.resize(begin + c.entries(), 0);
+    CapScorer(c.shape, begin + c.entries())
+        .accumulate(queries_of(c), c.kv_head, begin + c.first, rows, form, reduce, scores, begin);
+    const std::vector<float> without = scores_of(c, form, reduce);
+    expected.insert(expected.end(), without.begin(), without.end());
+    ASSERT_EQ(scores, expected) << "begin " << begin << " first " << c.first << " queries " << c.count;
+  }
+}
+
+TEST(Cap, EntriesMayBeginAnywhere) {
+  // Distances below 2^24, so that ALiBi is the same bits wherever entries stand.
+  const std::vector<float> slopes{0.5F, 0.25F};
+  const SlidingWindow window(20);
+  const Alibi alibi(slopes);
+  std::uint64_t seed = 900;
+  for (const std::size_t begin : {0U, 1U, 63U, 64U, 100U})
+    for (const std::size_t count : {1U, 3U, 17U, 40U})
+      for (const std::size_t first : {0U, 5U, 130U}) {
+        const CapCase c = random_case(heads(2, 1, 16), first, count, seed++);
+        ASSERT_NO_FATAL_FAILURE(expect_same_behind(begin, c, {}));
+        ASSERT_NO_FATAL_FAILURE(expect_same_behind(begin, c, {.soft_cap = 2, .bias = &window}));
+        ASSERT_NO_FATAL_FAILURE(expect_same_behind(begin, c, {.bias = &alibi}));
+      }
+}
+
 std::function<double(std::size_t, std::size_t, std::size_t)> window_bias(std::size_t window) {
   return [window](std::size_t, std::size_t query, std::size_t t) {
     return query - t < window ? 0 : -reference::infinity;

@@ -39,26 +39,28 @@ void expect_same_entry(const Pot<float>& pot, std::size_t lane, std::size_t t, c
 void expect_same_row(const Pot<float>& pot, std::size_t layer, std::size_t head, std::size_t t,
                      const reference::Held& held) {
   std::vector<float> tile(pot.shape().head_dim);
-  const float* const key = pot.key_rows(layer, head, t, 1, tile.data()).data;
-  const auto expected = reference::rotated(held.raw_key, pot.rope(), static_cast<double>(t));
+  const std::size_t position = pot.begin(layer) + t;
+  const float* const key = pot.key_rows(layer, head, position, 1, tile.data()).data;
+  const auto expected = reference::rotated(held.raw_key, pot.rope(), static_cast<double>(position));
   for (std::size_t k = 0; k < tile.size(); ++k) {
     EXPECT_NEAR(static_cast<double>(key[k]), expected[k], 1e-5);
-    EXPECT_NEAR(static_cast<double>(pot.values().row(layer, head, t)[k]), held.value[k], 1e-5);
+    EXPECT_NEAR(static_cast<double>(pot.values().row(layer, head, position)[k]), held.value[k], 1e-5);
   }
 }
 
 void expect_same(const Pot<float>& pot, const reference::Ccd& expected, bool uses_nuc) {
-  ASSERT_EQ(pot.size(), expected.size());
   const auto& shape = pot.shape();
   for (std::size_t layer = 0; layer < shape.layers; ++layer)
-    for (std::size_t head = 0; head < shape.kv_heads; ++head)
-      for (std::size_t t = 0; t < pot.size(); ++t) {
+    for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+      ASSERT_EQ(pot.size() - pot.begin(layer), expected.head(layer, head).size());
+      for (std::size_t t = 0; t < pot.size() - pot.begin(layer); ++t) {
         auto held = expected.head(layer, head)[t];
         if (!uses_nuc) held.nuc = 0;
         expect_same_entry(pot, shape.lane_of(layer, head, pot.granularity()), t, held);
         expect_same_row(pot, layer, head, t, held);
         if (testing::Test::HasFailure()) return;
       }
+    }
 }
 
 void expect_near(std::span<const float> logits, const std::vector<double>& expected) {
@@ -216,6 +218,86 @@ TEST(CcdAgainstReference, FramesOfTemporalRedundancy) {
     spec.frames = frames;
     compare_with_reference(model, spec, KeyStorage::rotated);
   }
+}
+
+// ---------------------------------------------------------------- budgets for single layers
+
+/// Five layers, so that neighbours' budgets can differ in both directions.
+toy::Model deep_model() {
+  return toy::Model(infinipot::plain_rope(8, 100),
+                    {.layers = 5, .query_heads = 4, .kv_heads = 2, .head_dim = 8});
+}
+
+CcdSpec with_budgets(CcdSpec spec, const std::vector<std::size_t>& budgets) {
+  spec.budgets = budgets;
+  spec.keep = *std::ranges::max_element(budgets);
+  return spec;
+}
+
+constexpr std::array own_lanes{Granularity::head, Granularity::layer};
+
+// Not 20 in the first layer where 9 is the least: two scores of temporal_redundancy would differ by less than
+// a float can tell.
+
+TEST(CcdWithBudgets, EveryPolicyGranularityAndStorage) {
+  const toy::Model model;
+  for (const Kind kind : comparable_kinds())
+    for (const Granularity granularity : own_lanes)
+      for (const KeyStorage storage : both_storages)
+        for (const auto& budgets : {std::vector<std::size_t>{20, 10}, {9, 20}, {19, 20}})
+          compare_with_reference(model, with_budgets(spec_of(kind, granularity), budgets), storage);
+}
+
+TEST(CcdWithBudgets, ManyLayers) {
+  const toy::Model model = deep_model();
+  for (const Kind kind : {Kind::infinipot, Kind::snapkv, Kind::h2o, Kind::reread, Kind::keydiff,
+                          Kind::expected_attention, Kind::temporal_redundancy})
+    for (const Granularity granularity : own_lanes)
+      for (const auto& budgets : {std::vector<std::size_t>{20, 17, 14, 11, 10}, {12, 20, 9, 9, 15}})
+        compare_with_reference(model, with_budgets(spec_of(kind, granularity), budgets), KeyStorage::rotated);
+}
+
+TEST(CcdWithBudgets, LayersThatAtFirstHaveLessThanTheirBudget) {
+  // The stream begins 21 entries before the largest budget is full, so that 10 to 15 are there at first.
+  const toy::Model model = deep_model();
+  for (const Kind kind : comparable_kinds())
+    for (const Granularity granularity : own_lanes) {
+      auto spec = with_budgets(spec_of(kind, granularity), {29, 9, 15, 12, 26});
+      spec.sinks = 1;
+      spec.block = 2;
+      compare_with_reference(model, spec, KeyStorage::rotated);
+    }
+}
+
+TEST(CcdWithBudgets, PinnedTokensStay) {
+  const toy::Model model;
+  for (const Kind kind : comparable_kinds())
+    for (const Granularity granularity : own_lanes)
+      compare_with_reference(model, with_budgets(spec_of(kind, granularity), {20, 12}), KeyStorage::rotated,
+                             20, 3);
+}
+
+TEST(CcdWithBudgets, SinksRecentAndSmoothing) {
+  const toy::Model model;
+  for (const std::size_t sinks : {0U, 5U})
+    for (const std::size_t recent : {0U, 4U})
+      for (const Kind kind : {Kind::infinipot, Kind::snapkv, Kind::h2o, Kind::truncation}) {
+        auto spec = with_budgets(spec_of(kind, Granularity::layer), {20, 11});
+        spec.sinks = sinks;
+        spec.recent = recent;
+        spec.kernel = 5;
+        spec.largest_share = kind == Kind::infinipot;
+        compare_with_reference(model, spec, KeyStorage::rotated);
+      }
+}
+
+TEST(CcdWithBudgets, AttentionForms) {
+  toy::Model model;
+  model.layers[0].form = {.scale = 0.7F, .soft_cap = 2, .window = 0};
+  model.layers[1].form = {.scale = 0, .soft_cap = 0, .window = 15};
+  for (const Kind kind : {Kind::infinipot, Kind::snapkv, Kind::h2o})
+    for (const auto& budgets : {std::vector<std::size_t>{20, 9}, {9, 20}})
+      compare_with_reference(model, with_budgets(spec_of(kind), budgets), KeyStorage::rotated);
 }
 
 // ---------------------------------------------------------------- 16-bit pots

@@ -108,7 +108,7 @@ void with_run(const toy::Model& model, const CcdSpec& spec, KeyStorage storage, 
     if constexpr (!infinipot::ObservesQueries<P> || shows == toy::Shows::queries) {
       Trial<P, Pot<T>, shows> run(
           model, spec, std::move(policy),
-          toy::make_pot<T>(model, spec.capacity, spec.keep, spec.granularity, storage), chunk);
+          toy::make_pot<T>(model, spec.capacity, spec.keep, spec.granularity, storage, spec.budgets), chunk);
       f(run);
     }
   });
@@ -152,7 +152,8 @@ Snapshot snapshot_of(Kv& pot, const Reader& reader) {
   const infinipot::Shape shape = pot.shape();
   for (std::size_t layer = 0; layer < shape.layers; ++layer)
     for (std::size_t head = 0; head < shape.kv_heads; ++head)
-      for (std::size_t t = 0; t < entries.size(); ++t)
+      for (std::size_t t = entries.begin(shape.lane_of(layer, head, pot.granularity())); t < entries.size();
+           ++t)
         for (std::size_t k = 0; k < shape.head_dim; ++k) {
           s.rows.push_back(pot.keys().row(layer, head, t)[k]);
           s.rows.push_back(pot.values().row(layer, head, t)[k]);

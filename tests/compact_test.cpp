@@ -67,6 +67,19 @@ TYPED_TEST(CompactRows, FirstLastAndEveryOther) {
   expect_compacted<TypeParam>(10, 4, 6, {5, 6, 7, 8, 9});
 }
 
+TYPED_TEST(CompactRows, MayCountFromAnyRow) {
+  // Rows 100 .. 109 are those that there are.
+  const std::vector<TypeParam> before = numbered<TypeParam>(10 * 5);
+  std::vector<TypeParam> plain = before, counted = before;
+  infinipot::compact_rows(plain.data(), 5, 4, std::span<const Index>(std::vector<Index>{0, 3, 4, 9}));
+  infinipot::compact_rows(counted.data(), 5, 4,
+                          std::span<const Index>(std::vector<Index>{100, 103, 104, 109}), 100);
+  EXPECT_EQ(counted, plain);
+  infinipot::compact(std::span(counted = before), std::span<const Index>(std::vector<Index>{101, 149}), 100);
+  EXPECT_EQ(counted[0], before[1]);
+  EXPECT_EQ(counted[1], before[49]);
+}
+
 TEST(CompactRows, StrideMayBeNegative) {
   // Row i of a matrix that is stored from the end.
   std::vector<int> values{50, 51, 40, 41, 30, 31, 20, 21, 10, 11, 0, 1};

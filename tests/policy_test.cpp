@@ -603,7 +603,7 @@ TEST(EntryPolicies, RecentKeysThatAreNotFiniteAreNotComparedWith) {
 infinipot::ExpectedAttention expecting(infinipot::ExpectedAttentionSettings settings,
                                        const std::vector<std::array<float, 2>>& queries) {
   infinipot::ExpectedAttention policy(std::move(settings));
-  policy.begin(one_head, 20, 1);
+  policy.begin(one_head, 0, 20, 1);
   for (std::size_t i = 0; i < queries.size(); ++i) {
     policy.observe(0, i, infinipot::contiguous_queries(queries[i].data(), 1, one_head));
     policy.commit(0, 0);

@@ -60,11 +60,18 @@ void fill(Pot<T>& pot, std::size_t size, reference::Random& random, std::uint64_
   }
 }
 
+/// Keeps `keep` random entries, or where layers have budgets, as many as these say.
 template <class T>
 void distil(Pot<T>& pot, std::size_t keep, reference::Random& random) {
-  Selection kept(pot.shape().lanes(pot.granularity()), keep);
-  for (std::size_t lane = 0; lane < kept.lanes(); ++lane)
-    std::ranges::copy(random.subset<Index>(keep, pot.size()), kept.lane(lane).begin());
+  const auto& entries = pot.entries();
+  Selection kept =
+      entries.budgets().empty() ? Selection(entries.lanes(), keep) : Selection(entries.budgets());
+  for (std::size_t lane = 0; lane < kept.lanes(); ++lane) {
+    const std::size_t begin = entries.begin(lane), held = pot.size() - begin;
+    kept.set_count(lane, std::min(kept.lane(lane).size(), held));
+    std::ranges::copy(random.subset<Index>(kept.lane(lane).size(), held), kept.lane(lane).begin());
+    for (Index& index : kept.lane(lane)) index += static_cast<Index>(begin);
+  }
   pot.keep(kept);
 }
 
@@ -93,6 +100,14 @@ PotSettings small_settings(KeyStorage storage = KeyStorage::rotated,
           .rope = plain_rope(34, 10000, pairing)};
 }
 
+/// Of two layers, one of which keeps less and so has fewer rows.
+PotSettings settings_with_budgets(Granularity granularity = Granularity::head,
+                                  KeyStorage storage = KeyStorage::rotated) {
+  PotSettings settings = small_settings(storage, granularity);
+  settings.budgets = {4, 9};
+  return settings;
+}
+
 template <class T>
 class PotFiles : public testing::Test {};
 using Types = testing::Types<float, f16, bf16, int8, int4>;
@@ -104,6 +119,9 @@ void for_all_settings(Check check) {
     for (const Granularity granularity : {Granularity::head, Granularity::layer, Granularity::shared})
       for (const Pairing pairing : {Pairing::half_split, Pairing::interleaved})
         check(small_settings(storage, granularity, pairing));
+  for (const Granularity granularity : {Granularity::head, Granularity::layer})
+    for (const KeyStorage storage : {KeyStorage::rotated, KeyStorage::unrotated})
+      check(settings_with_budgets(granularity, storage));
 }
 
 TYPED_TEST(PotFiles, GoOnAsIfNothingHadHappened) {
@@ -167,9 +185,10 @@ TYPED_TEST(PotFiles, AreRestoredIntoALargerPot) {
   }
 }
 
-TYPED_TEST(PotFiles, EveryDamagedByteIsNoticedAndNothingChanges) {
-  const auto pot = used_pot<TypeParam>(small_settings(), 2, 17);
-  auto into = used_pot<TypeParam>(small_settings(), 1, 18);
+template <class T>
+void expect_damage_is_noticed(const PotSettings& settings) {
+  const auto pot = used_pot<T>(settings, 2, 17);
+  auto into = used_pot<T>(settings, 1, 18);
   const Bytes before = saved(into), file = saved(pot);
   const std::size_t padding_may_differ = [&] {  // zeros between sections are not covered
     Bytes damaged = file;
@@ -191,6 +210,11 @@ TYPED_TEST(PotFiles, EveryDamagedByteIsNoticedAndNothingChanges) {
   EXPECT_LE(padding_may_differ, 12U * 63 + 4) << "bytes of padding at most, and of the header's last word";
 }
 
+TYPED_TEST(PotFiles, EveryDamagedByteIsNoticedAndNothingChanges) {
+  expect_damage_is_noticed<TypeParam>(small_settings());
+  expect_damage_is_noticed<TypeParam>(settings_with_budgets());
+}
+
 TYPED_TEST(PotFiles, EveryShorterOrLongerFileIsRefused) {
   const auto pot = used_pot<TypeParam>(small_settings(), 1, 19);
   Bytes file = saved(pot);
@@ -206,7 +230,9 @@ TYPED_TEST(PotFiles, HostileOnesDoNoHarm) {
   const Bytes files[] = {
       saved(used_pot<TypeParam>(small_settings(), 2, 21)),
       saved(used_pot<TypeParam>(small_settings(KeyStorage::unrotated, Granularity::shared), 1, 22)),
-      saved(Pot<TypeParam>({.shape = {1, 1, 1, 2}, .capacity = 2, .rope = plain_rope(2)}))};
+      saved(Pot<TypeParam>({.shape = {1, 1, 1, 2}, .capacity = 2, .rope = plain_rope(2)})),
+      saved(used_pot<TypeParam>(settings_with_budgets(Granularity::layer), 1, 22)),
+      saved(Pot<TypeParam>(settings_with_budgets()))};
   const std::uint64_t numbers[] = {0,
                                    1,
                                    2,
@@ -222,7 +248,7 @@ TYPED_TEST(PotFiles, HostileOnesDoNoHarm) {
                                    ~std::uint64_t{0} / 8};
   std::size_t accepted = 0;
   for (int round = 0; round < 4000; ++round) {
-    Bytes file = files[random.below(3)];
+    Bytes file = files[random.below(5)];
     for (std::size_t change = 1 + random.below(3); change > 0; --change) {
       // Mostly in the header, where numbers are.
       const std::size_t end = random.below(4) == 0 ? file.size() : std::min<std::size_t>(file.size(), 520);
@@ -269,6 +295,7 @@ TEST(PotFile, OfAnotherPotIsRefusedWithTheReason) {
   into([](PotSettings& s) { s.rope.attention_factor = 1.1; }, "another RoPE");
   into([](PotSettings& s) { s.capacity = 16; }, "17 entries");
   into([](PotSettings& s) { s.max_keep = 5; }, "max_keep is 5");
+  into([](PotSettings& s) { s.budgets = {9, 8}; }, "other budgets for layers");
   EXPECT_NE(message_of([&] { infinipot::load_pot<f16>(file); }).find("another element type"),
             std::string::npos);
 }
@@ -281,10 +308,102 @@ TEST(PotFile, ThatIsNoneIsRefusedWithTheReason) {
   EXPECT_NE(reason("GGUF and so on").find("not a pot file"), std::string::npos);
   EXPECT_NE(reason("infinpot").find("ends inside its header"), std::string::npos);
   Bytes file = saved(used_pot<float>(small_settings(), 1, 24));
-  file[8] = std::byte{2};
-  EXPECT_NE(
-      message_of([&] { infinipot::check_pot_file(file); }).find("version 2; this library reads version 1"),
-      std::string::npos);
+  file[8] = std::byte{3};
+  EXPECT_NE(message_of([&] {
+              infinipot::check_pot_file(file);
+            }).find("version 3; this library reads versions 1 .. 2"),
+            std::string::npos);
+}
+
+/// As the library wrote it before there were budgets: five tokens in two layers of one kv head, three of
+/// which a distillation kept, and two more.
+const char version_1[] =
+    "696e66696e706f7401000000b0010000c0040000000000000000000000000000000000000000000002000000000000000100"
+    "0000000000000100000000000000020000000000000006000000000000000300000000000000050000000000000003000000"
+    "0000000000000000000000000100000000000000000000000000f03f000000000000f03fc001000000000000500000000000"
+    "00007751c7b5000000004002000000000000500000000000000032a096b200000000c0020000000000003000000000000000"
+    "be7527e20000000000030000000000001800000000000000d7140b760000000040030000000000005000000000000000b0d1"
+    "cfcd00000000c0030000000000002800000000000000b83cc70000000000000400000000000028000000000000000f187695"
+    "0000000040040000000000000a00000000000000501b4d4c00000000800400000000000028000000000000007198a8720000"
+    "0000c00400000000000000000000000000000000000000000000c00400000000000000000000000000000000000000000000"
+    "c00400000000000000000000000000000000000000000000941aa9b700000000000000000000000000000000000000000000"
+    "803f00000000e079cf3ffb8f21c0c02a05c0d27c91c00000c040000000000000e040000000009206f63f044292bf99971d40"
+    "56f7fdbfe92b404054d634c00000c0400000803f0000e0400000803f00000000000000000000000000000000000000000000"
+    "00000000000000000000000000000000000000000000000000000000008000000000000000c000000000000080c000000000"
+    "0000a0c0000000000000c0c000000000000080bf0000003f000000c00000003f000040c00000003f0000a0c00000003f0000"
+    "c0c00000003f0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+    "000000000000803f0000000000004040000000000000a04000000000000000400000803f000040400000803f000080400000"
+    "803f000000000000000000000000000000000000000002000000040000000100000002000000030000000000000000000000"
+    "0000000000000000000000000000000000000000000000000000000000000000000000000000000002000000000000000400"
+    "0000000000000500000000000000060000000000000001000000000000000200000000000000030000000000000005000000"
+    "0000000006000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+    "000000000000000000000a0000000c0000000e0000000f000000100000000b0000000c0000000d0000000f00000010000000"
+    "000000000000000000000000000000000000000000000000000000000000003f0000803f0000a03f0000c03f0000803e0000"
+    "003f0000403f0000a03f0000c03f000000000000000000000000000000000000000000000000000100000000010000000000"
+    "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+    "0000010000000100000001000000000000000000000001000000010000000100000000000000000000000000000000000000"
+    "00000000000000000000000000000000";
+
+TEST(PotFile, OfVersion1IsRead) {
+  Bytes file;
+  for (const char* hex = version_1; *hex != 0; hex += 2)
+    file.push_back(static_cast<std::byte>(std::stoi(std::string(hex, 2), nullptr, 16)));
+  const auto info = infinipot::check_pot_file(file);
+  EXPECT_TRUE(info.settings.budgets.empty());
+  EXPECT_TRUE(info.begins.empty());
+  EXPECT_EQ(info.survivors, 3U);
+  const auto pot = infinipot::load_pot<float>(file);
+  ASSERT_EQ(pot.size(), 5U);
+  const std::uint64_t positions[2][5] = {{0, 2, 4, 5, 6}, {1, 2, 3, 5, 6}};
+  for (std::size_t lane = 0; lane < 2; ++lane) {
+    EXPECT_TRUE(std::ranges::equal(pot.entries().positions(lane), positions[lane]));
+    for (std::size_t t = 0; t < 5; ++t) {
+      const std::uint64_t position = positions[lane][t];
+      EXPECT_EQ(pot.entries().tokens(lane)[t], static_cast<infinipot::Token>(10 + position));
+      EXPECT_EQ(pot.entries().nuc(lane)[t], 0.25F * static_cast<float>(position));
+      EXPECT_EQ(pot.entries().pinned(lane)[t], position == 2 ? 1 : 0);
+      EXPECT_EQ(pot.entries().survived(lane)[t], t < 3 ? 1U : 0U);
+      EXPECT_EQ(pot.values().row(lane, 0, t)[0], -static_cast<float>(position));
+    }
+  }
+  // Written again it is of this version.
+  const Bytes again = saved(pot);
+  EXPECT_EQ(again[8], std::byte{2});
+  EXPECT_EQ(saved(infinipot::load_pot<float>(again)), again);
+}
+
+TEST(PotFile, KeepsBudgets) {
+  const auto pot = used_pot<float>(settings_with_budgets(), 2, 27);
+  const Bytes file = saved(pot);
+  const auto info = infinipot::check_pot_file(file);
+  EXPECT_EQ(info.settings.budgets, (std::vector<std::size_t>{4, 9}));
+  EXPECT_EQ(info.begins, (std::vector<std::size_t>{5, 0}));
+  const auto loaded = infinipot::load_pot<float>(file);
+  EXPECT_EQ(loaded.begin(0), 5U);
+  EXPECT_EQ(loaded.begin(1), 0U);
+  EXPECT_EQ(loaded.bytes(), pot.bytes());
+  // The first layer's rows take less.
+  EXPECT_EQ(infinipot::detail::checked_header(file).table[0].bytes,
+            (2 * (pot.size() - 5) + 2 * pot.size()) * 36 * sizeof(float));
+}
+
+/// Budgets and beginnings that a pot cannot have, with checksums that are right.
+TEST(PotFile, WithImpossibleBudgetsIsRefusedWithTheReason) {
+  const Bytes file = saved(used_pot<float>(settings_with_budgets(), 2, 28));
+  constexpr std::size_t budgets_at = 8 + 2 * 4 + 8 + 4 * 4 + 11 * 8 + 8 + 17 * 8;
+  const auto reason = [&](std::size_t number, std::uint64_t value) {
+    Bytes damaged = file;
+    std::memcpy(damaged.data() + budgets_at + 8 * number, &value, sizeof value);
+    fuzz::repair_checksums(damaged);
+    return message_of([&] { infinipot::check_pot_file(damaged); });
+  };
+  EXPECT_NE(reason(0, 0).find("budget 0 of layer 0"), std::string::npos) << reason(0, 0);
+  EXPECT_NE(reason(0, 9).find("all the same"), std::string::npos) << reason(0, 9);
+  EXPECT_NE(reason(1, 8).find("max_keep 9 is not the largest budget, 8"), std::string::npos) << reason(1, 8);
+  EXPECT_NE(reason(2, 4).find("layer 0 begins at 4, which is out of range 5 .. 5"), std::string::npos)
+      << reason(2, 4);
+  EXPECT_NE(reason(3, 6).find("layer 1 begins at 6, which is out of range 0 .. 5"), std::string::npos)
+      << reason(3, 6);
 }
 
 TEST(PotFile, SaysWhatIsInIt) {

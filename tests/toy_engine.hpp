@@ -93,13 +93,15 @@ struct Model {
 template <class T = float>
 infinipot::Pot<T> make_pot(const Model& model, std::size_t capacity, std::size_t max_keep,
                            infinipot::Granularity granularity = infinipot::Granularity::head,
-                           KeyStorage storage = KeyStorage::rotated) {
+                           KeyStorage storage = KeyStorage::rotated,
+                           const std::vector<std::size_t>& budgets = {}) {
   return infinipot::Pot<T>({.shape = model.shape,
                             .capacity = capacity,
                             .max_keep = max_keep,
                             .granularity = granularity,
                             .key_storage = storage,
-                            .rope = model.rope});
+                            .rope = model.rope,
+                            .budgets = budgets});
 }
 
 /// Where forward() throws: in call `call` (from 0), after the keys of `token` in `layer` were written; layer
@@ -140,6 +142,8 @@ class Engine {
     for (const Layer& layer : model.layers)
       windows_.emplace_back(layer.form.window == 0 ? 1 : layer.form.window);
   }
+
+  static constexpr bool attends_from_begin = requires(const Kv& kv) { kv.begin(0); };
 
   Shape shape() const { return model_.shape; }
   std::size_t vocab_size() const { return Model::vocabulary; }
@@ -265,12 +269,13 @@ class Engine {
 
   void attend(std::size_t layer, std::size_t kv_head, std::span<const Token> tokens, std::size_t first,
               infinipot::AttentionSink* sink) {
-    fetch(layer, kv_head, first + tokens.size());
+    const std::size_t begin = begin_of(layer);
+    fetch(layer, kv_head, begin, first + tokens.size());
     for (std::size_t i = 0; i < tokens.size(); ++i)
       for (std::size_t g = 0; g < model_.shape.group(); ++g) {
         const std::size_t head = kv_head * model_.shape.group() + g;
-        const auto paid = probabilities(layer, query(i, head), first + i);
-        mix(paid, mixed_.data() + (i * model_.shape.query_heads + head) * model_.shape.head_dim);
+        const auto paid = probabilities(layer, query(i, head), begin, first + i);
+        mix(paid, begin, mixed_.data() + (i * model_.shape.query_heads + head) * model_.shape.head_dim);
         if (sink == nullptr) continue;
         if (tokens[i] == quirks.nan_attention && head == 0)
           std::ranges::fill(paid, std::numeric_limits<float>::quiet_NaN());
@@ -278,10 +283,18 @@ class Engine {
       }
   }
 
+  // The first entry of a layer: 0 in stores that know of none.
+  std::size_t begin_of(std::size_t layer) const {
+    if constexpr (requires { kv_.begin(layer); })
+      return kv_.begin(layer);
+    else
+      return 0;
+  }
+
   // Keys, rotated, and values of one head, in float.
-  void fetch(std::size_t layer, std::size_t head, std::size_t size) {
+  void fetch(std::size_t layer, std::size_t head, std::size_t begin, std::size_t size) {
     const std::size_t d = model_.shape.head_dim;
-    for (std::size_t t = 0; t < size; ++t) {
+    for (std::size_t t = begin; t < size; ++t) {
       const auto* const key = kv_.keys().row(layer, head, t);
       const auto* const value = kv_.values().row(layer, head, t);
       for (std::size_t k = 0; k < d; ++k) {
@@ -292,27 +305,31 @@ class Engine {
     }
   }
 
-  std::span<float> probabilities(std::size_t layer, const float* query, std::size_t position) {
+  // Of entries 0 .. position; of those before the first one they are nonsense.
+  std::span<float> probabilities(std::size_t layer, const float* query, std::size_t begin,
+                                 std::size_t position) {
     const std::size_t d = model_.shape.head_dim;
     const LayerForm& form = model_.layers[layer].form;
     const float scale = form.scale != 0 ? form.scale : 1 / std::sqrt(static_cast<float>(d));
     const auto paid = std::span(attention_).first(position + 1);
+    std::fill_n(paid.begin(), begin, std::numeric_limits<float>::quiet_NaN());
+    const auto seen = paid.subspan(begin);
     float sum = 0;
-    for (std::size_t t = 0; t <= position; ++t) {
+    for (std::size_t t = begin; t <= position; ++t) {
       float logit = scale * dot({query, d}, keys_.data() + t * d);
       if (form.soft_cap != 0) logit = form.soft_cap * std::tanh(logit / form.soft_cap);
       const bool hidden = form.window != 0 && t + form.window <= position;
       paid[t] = hidden ? 0 : std::exp(logit);
       sum += paid[t];
     }
-    for (float& p : paid) p /= sum;
+    for (float& p : seen) p /= sum;
     return paid;
   }
 
-  void mix(std::span<const float> paid, float* out) const {
+  void mix(std::span<const float> paid, std::size_t begin, float* out) const {
     const std::size_t d = model_.shape.head_dim;
     std::fill_n(out, d, 0.0F);
-    for (std::size_t t = 0; t < paid.size(); ++t)
+    for (std::size_t t = begin; t < paid.size(); ++t)
       for (std::size_t k = 0; k < d; ++k) out[k] += paid[t] * values_[t * d + k];
   }
 

@@ -57,6 +57,9 @@ class AnyPot {
   const infinipot::EntryTable& entries() const noexcept {
     return visit([](const auto& pot) -> const infinipot::EntryTable& { return pot.entries(); });
   }
+  std::size_t begin(std::size_t layer) const noexcept {
+    return visit([&](const auto& pot) { return pot.begin(layer); });
+  }
   std::size_t bytes() const noexcept {
     return visit([](const auto& pot) { return pot.bytes(); });
   }
@@ -70,7 +73,7 @@ class AnyPot {
 
   /// What a token that is about to become an entry is to be rotated for.
   std::size_t position(std::size_t entry) const noexcept {
-    return positions_ == Positions::growing ? entry + dropped_ : entry;
+    return positions_ == Positions::growing ? entry - entries().start() + dropped_ : entry;
   }
 
   void write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
@@ -104,7 +107,7 @@ class AnyPot {
                infinipot::Pot<infinipot::int4>>
       pot_;
   Positions positions_;
-  std::size_t dropped_ = 0;  // entries of a lane, so far
+  std::size_t dropped_ = 0;  // by how much entries have moved to the front, so far
 };
 
 /// Bytes of a key or value of an element type.

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "any_pot.hpp"
 #include "backend.hpp"
@@ -71,15 +72,21 @@ class Smollm2 {
   static const Options& checked(const Options& options) {
     if (options.positions == "growing" && options.cache_type.starts_with("int"))
       throw UsageError("--positions growing: needs --cache-type f32, f16 or bf16, not " + options.cache_type);
+    if (options.positions == "growing" && options.policy == "expected_attention")
+      throw UsageError("--positions growing: expected_attention needs positions that are reindexed");
     return options;
   }
 
   AnyPot pot(const Options& options) {
-    infinipot::PotSettings settings{.shape = weights_.config().shape(),
-                                    .capacity = options.pot,
-                                    .max_keep = options.keep,
-                                    .granularity = granularity_of(options),
-                                    .rope = weights_.config().rope()};
+    const infinipot::Shape shape = weights_.config().shape();
+    const std::vector<std::size_t> budgets = budgets_of(options, shape.layers);
+    infinipot::PotSettings settings{
+        .shape = shape,
+        .capacity = budgets.empty() ? options.pot : infinipot::capacity_with(budgets, options.pot),
+        .max_keep = budgets.empty() ? options.keep : 0,
+        .granularity = granularity_of(options),
+        .rope = weights_.config().rope(),
+        .budgets = budgets};
     if (options.positions == "growing") return make_growing_pot(options.cache_type, std::move(settings));
     return make_pot(options.cache_type, std::move(settings),
                     [&] { return key_channels(weights_, text_, threads_); });
@@ -99,6 +106,7 @@ int main(int argc, char** argv) {
       .name = "infinipot-read",
       .model_help = "GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1)",
       .reads_entries = true,
+      .pyramids = true,
       .more_options = {{"--cache-type",
                         &reading::Options::cache_type,
                         {"f32", "f16", "bf16", "int8", "int4"},

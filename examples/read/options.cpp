@@ -16,8 +16,8 @@ constexpr const char* footer =
     "Several questions make a conversation: all documents, questions and answers go through one pot.\n"
     "The k-th --document, --answer-prefix, --answer and --needle belong to the k-th --question. There may\n"
     "be fewer of them than questions; and of the last three, an empty text means none for its question.\n"
-    "The paper's own settings: --granularity head --over-queries sum --aggregate sum --kernel 1 --alpha "
-    "0.5\n--sinks 0 --catalyst @question.\n"
+    "The paper's own settings: --granularity head --over-queries sum --aggregate sum --kernel 1\n"
+    "--alpha 0.5 --sinks 0 --catalyst @question.\n"
     "Exit status: 0, or 2 with one line on standard error that names the cause.";
 
 /// What may be given several times, as it was given.
@@ -56,13 +56,23 @@ void add_granularity(CLI::App& app, const Program& program, Options& o) {
   add_choice(app, "--granularity", o.granularity, words, CLI::detail::join(words, "|"),
              choice ? "who keeps the same tokens: a kv head for itself, a layer's heads, or all"
                     : "who keeps the same tokens: all layers and heads, which are one in this store",
-             choice ? "shared for infinipot and reread, head for the others" : words.front());
+             choice ? std::string("shared for infinipot and reread") +
+                          (program.pyramids ? ", or layer with --pyramid" : "") + ", head for the others"
+                    : words.front());
 }
 
 void add_pot(CLI::App& app, const Program& program, Options& o) {
   add_number(app, "--pot", o.pot, {2, most_tokens}, "entries per layer and head (M)");
   add_number<std::size_t>(app, "--keep", o.keep, {1, most_tokens - 1},
                           "entries that a distillation keeps (C), fewer than the pot has", "half the pot");
+  if (program.pyramids)
+    add_number<double>(
+        app, "--pyramid", o.pyramid, {1, 1e6},
+        "layers keep numbers of entries that fall with depth (PyramidKV): the last one 1/X of what all keep "
+        "on "
+        "average, which is --keep, as --pot is the average of what they have room for; PyramidKV has 20. Not "
+        "with --granularity shared",
+        "all alike");
   const std::string shift =
       "context_shift keeps the header or the sinks and drops the older half of what follows, ";
   add_choice(app, "--policy", o.policy, policies(program), "NAME",

@@ -30,6 +30,10 @@ struct Options {
   std::vector<Turn> turns;  ///< at least one; each goes on with the conversation of those before
   std::size_t pot = 2048;   ///< M
   std::size_t keep = 0;     ///< C; not given means half the pot, or what the policy context_shift keeps
+  /// With it, layers keep numbers that fall with depth and of which `keep` is the mean, as `pot` is of the
+  /// entries that they have room for.
+  std::optional<double> pyramid;
+  std::size_t always = 0;  ///< of these, entries that every layer keeps beside its share (fit_pyramid())
   std::string policy = "infinipot";
   double alpha = 0;
   std::string granularity;           ///< head, layer or shared; not given means the policy's usual one
@@ -85,6 +89,7 @@ struct Program {
   std::vector<std::string> granularities{"head", "layer", "shared"};
   bool context_shift = false;  ///< whether it has this policy
   bool reads_entries = false;  ///< whether it has policies that score by keys and values
+  bool pyramids = false;       ///< whether layers can keep different numbers of entries
   std::vector<MoreOption> more_options = {};
 };
 

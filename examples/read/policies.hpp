@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -63,7 +64,13 @@ inline void complete(Options& options, const Program& program) {
     fit_context_shift(options, 0);
   }
   if (options.keep == 0) options.keep = options.pot / 2;
-  if (options.granularity.empty()) options.granularity = infinipot ? "shared" : "head";
+  if (options.pyramid && (options.policy == "full" || options.policy == "context_shift"))
+    throw UsageError("--pyramid: --policy " + options.policy + " keeps the same in all layers");
+  if (options.granularity.empty())
+    options.granularity = !infinipot ? "head" : options.pyramid ? "layer" : "shared";
+  if (options.pyramid && options.granularity == "shared")
+    throw UsageError(
+        "--pyramid: with --granularity shared all layers keep the same tokens; use layer or head");
   if (program.granularities.size() == 1) options.granularity = program.granularities.front();
   if (options.kernel == 0) options.kernel = infinipot ? 17 : options.policy == "snapkv" ? 5 : 1;
 }
@@ -113,15 +120,37 @@ auto with_policy(const Options& options, const Catalysts& catalysts, const Run& 
       infinipot::StreamingLlm());  // context_shift, which differs in keep, and full, whose pot never fills
 }
 
+/// What always stays of the `keep` entries of a layer: the prompt's header, of so many tokens, or the sinks,
+/// and recent ones.
+template <infinipot::Policy P>
+std::size_t always_stay(const P& policy, const Options& options, std::size_t header, std::size_t keep) {
+  std::size_t recent = options.recent;
+  if constexpr (infinipot::ProtectsRecent<P>) recent = std::max(recent, policy.recent(keep));
+  return std::max(header, options.sinks) + recent;
+}
+
+/// --pyramid: what stays in any layer, however little it keeps, is not of its share.
+template <infinipot::Policy P>
+void fit_pyramid(const P& policy, Options& options, std::size_t header) {
+  options.always = std::min(options.keep, always_stay(policy, options, header, 0));
+}
+
+/// Budgets of a model's layers, or none if all keep the same number. Throws UsageError.
+inline std::vector<std::size_t> budgets_of(const Options& options, std::size_t layers) {
+  if (!options.pyramid) return {};
+  try {
+    return infinipot::pyramid_budgets(layers, options.keep,
+                                      {.beta = *options.pyramid, .always = options.always});
+  } catch (const std::invalid_argument& error) {
+    throw UsageError(std::string("--pyramid: ") + error.what());
+  }
+}
+
 /// Throws UsageError unless pot and keep leave room for what always stays, of which `header` is the tokens
 /// of the prompt's header, and for what the policy needs to score. Options must be complete.
 template <infinipot::Policy P>
 void check_room(const P& policy, const Options& options, std::size_t header) {
-  const auto stays = [&](std::size_t keep) {
-    std::size_t recent = options.recent;
-    if constexpr (infinipot::ProtectsRecent<P>) recent = std::max(recent, policy.recent(keep));
-    return std::max(header, options.sinks) + recent;
-  };
+  const auto stays = [&](std::size_t keep) { return always_stay(policy, options, header, keep); };
   std::size_t least = 1;  // entries to keep; what stays may grow with them, more slowly
   while (stays(least) > least) least = stays(least);
 
@@ -140,6 +169,12 @@ void check_room(const P& policy, const Options& options, std::size_t header) {
     throw UsageError("--keep " + std::to_string(options.keep) + " is out of range " + std::to_string(least) +
                      " .. " + std::to_string(options.pot - room) + " for --pot " +
                      std::to_string(options.pot) + why);
+  if (!options.pyramid) return;
+  const std::size_t always = std::min(options.keep, stays(0));
+  const auto share = static_cast<std::size_t>(static_cast<double>(options.keep - always) / *options.pyramid);
+  if (always + share < least)
+    throw UsageError("--pyramid leaves the last layer " + std::to_string(always + share) +
+                     " entries, fewer than " + std::to_string(least) + "; it needs a larger --keep" + why);
 }
 
 }  // namespace reading

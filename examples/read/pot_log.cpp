@@ -75,16 +75,17 @@ void PotLog::choose(const infinipot::Choice& choice) {
   for (std::size_t lane = 0; lane < lanes_; ++lane) {
     const auto positions = choice.entries.positions(lane);
     distillation.tokens_read = std::max(distillation.tokens_read, positions.back() + 1);
-    for (const infinipot::Index t : choice.kept.lane(lane)) mark(distillation, lane, positions[t]);
+    const std::size_t begin = choice.entries.begin(lane);
+    for (const infinipot::Index t : choice.kept.lane(lane)) mark(distillation, lane, positions[t - begin]);
     for (std::size_t head = lane * heads_per_lane(); head < (lane + 1) * heads_per_lane() && capacity > 0;
          ++head)
-      for (std::size_t t = 0; t < choice.entries.size(); ++t)
-        distillation.scores[positions[t]] += choice.attention[head * capacity + t];
+      for (std::size_t t = 0; t < positions.size(); ++t)
+        distillation.scores[positions[t]] += choice.attention[head * capacity + begin + t];
   }
 }
 
 void PotLog::end(const infinipot::EntryTable& entries) {
-  if (entries.size() == 0) return;
+  if (entries.empty()) return;
   trace_.note(entries);
   Distillation& last = distillations_.emplace_back();
   for (std::size_t lane = 0; lane < lanes_; ++lane)

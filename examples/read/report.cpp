@@ -61,6 +61,7 @@ Json settings(const Options& options, const Program& program) {
             {"kernel", options.kernel},
             {"sinks", options.sinks},
             {"recent", options.recent},
+            {"pyramid", options.pyramid ? Json(*options.pyramid) : Json(nullptr)},
             {"catalyst", options.catalyst},
             {"answer_prefix", of_turns(options, &Turn::answer_prefix)},
             {"answer", of_turns(options, &Turn::answer)},
@@ -141,6 +142,7 @@ Json to_json(const Report& report, const Options& options, const Program& progra
             {"turns", turns}};
   if (report.kept) json["kept"] = *report.kept;
   if (!report.nuc.empty()) json["nuc"] = to_json(report.nuc);
+  if (!report.budgets.empty()) json["budgets"] = report.budgets;
   if (!report.timeline.empty()) json["timeline"] = to_json(report.timeline);
   json["settings"] = settings(options, program);
   return json;
@@ -217,7 +219,8 @@ std::string page_title(const Options& options, const Program& program) {
   const std::string& document = options.turns.front().document;
   return program.name + ": " + (document.empty() ? "no document" : document) + " through " +
          std::to_string(options.pot) + " entries by " + options.policy + " (" + options.granularity +
-         "), of which a distillation keeps " + std::to_string(options.keep);
+         "), of which a distillation keeps " + std::to_string(options.keep) +
+         (options.pyramid ? " on average, fewer the deeper a layer is" : "");
 }
 
 void print(const Report& report, const Options& options) {

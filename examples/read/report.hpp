@@ -36,9 +36,10 @@ struct Sample {
 };
 
 struct Report {
-  std::vector<TurnReport> turns;  ///< at least one
-  std::size_t pot_capacity = 0;   ///< per layer and head
-  std::size_t pot_entries = 0;    ///< per layer and head, after the last prompt
+  std::vector<TurnReport> turns;     ///< at least one
+  std::size_t pot_capacity = 0;      ///< per layer and head, with --pyramid on average
+  std::size_t pot_entries = 0;       ///< the same, after the last prompt
+  std::vector<std::size_t> budgets;  ///< that layers keep, where they differ
   /// Positions in all that was read, ascending, of what the first layer's first head holds after the last
   /// prompt.
   std::optional<std::vector<std::uint64_t>> kept;

@@ -22,14 +22,17 @@
 
 namespace smollm2 {
 
-/// Runs tokens through a Llama model; meets infinipot::YieldsQueries. Keys and values go to a KvMemory and
-/// come from there, nowhere else: the engine itself remembers nothing between calls. Results are the same
-/// bits for any number of threads and however the tokens are split into calls.
+/// Runs tokens through a Llama model; meets infinipot::YieldsQueries, and AttendsFromBegin over memories with
+/// a begin(). Keys and values go to a KvMemory and come from there, nowhere else: the engine itself remembers
+/// nothing between calls. Results are the same bits for any number of threads and however the tokens are
+/// split into calls.
 ///
 /// Memory is allocated in the constructor only. Weights, memory and pool must outlive the engine.
 template <KvMemory Memory>
 class LlamaEngine {
  public:
+  static constexpr bool attends_from_begin = BeginsByLayer<Memory>;
+
   /// At most `max_batch` tokens go through the layers at once. Throws std::invalid_argument if it is 0 or
   /// the memory is of another shape than the model.
   LlamaEngine(const LlamaWeights& weights, Memory& memory, ThreadPool& pool, std::size_t max_batch)
@@ -54,10 +57,10 @@ class LlamaEngine {
   std::size_t vocab_size() const noexcept { return config().vocab_size; }
   std::size_t max_batch() const noexcept { return max_batch_; }
 
-  /// Runs `tokens` as entries `first` ... against the memory's rows 0 .. first - 1, writes their keys and
-  /// values to the rows from `first` on, and gives the sink its logits or NuC, from several threads. They
-  /// stand at positions `first` ..., unless the memory says otherwise. Throws std::out_of_range if a token or
-  /// a row does not exist; nothing is written then.
+  /// Runs `tokens` as entries `first` ... against the memory's rows before, writes their keys and values to
+  /// the rows from `first` on, and gives the sink its logits or NuC, from several threads. They stand at
+  /// positions `first` ..., unless the memory says otherwise. Throws std::out_of_range if a token or a row
+  /// does not exist; nothing is written then.
   void forward(std::span<const infinipot::Token> tokens, std::size_t first, infinipot::LogitsSink& logits) {
     check(tokens, first);
     for (std::size_t done = 0; done < tokens.size(); done += max_batch_) {

@@ -93,23 +93,17 @@ class CapScorer {
   /// group of `kv_head`. Query i stands at position first + i and sees entries 0 .. first + i.
   /// `keys(from, count, tile)` gives KeyRows of entries from .. from + count - 1, in place or in `tile`
   /// (count * head_dim floats). `scores` has first + queries.count values. A NaN logit makes all that its
-  /// query pays NaN. Precondition: first + queries.count <= max_entries.
+  /// query pays NaN. Where there are no entries before `begin`, none are seen, and their scores stay.
+  /// Precondition: begin <= first, first + queries.count <= max_entries.
   template <class Keys>
   void accumulate(const Queries& queries, std::size_t kv_head, std::size_t first, const Keys& keys,
-                  const AttentionForm& form, Reduce reduce, std::span<float> scores) noexcept {
-    const std::size_t rows = shape_.group() * queries.count;
-    converted_ = 0;
-    to_keep_ = rows > widest ? kept_keys : 0;
-    for (std::size_t row = 0; row < rows; row += widest) {
-      const Task task{queries, kv_head, first, row, std::min(widest, rows - row), form, reduce};
-      // A narrow block takes less than a wide one; of a single query, entries stand side by side.
-      if (task.rows == 1)
-        accumulate<1>(task, keys, scores);
-      else if (task.rows <= detail::packet_size)
-        accumulate<detail::packet_size>(task, keys, scores);
-      else
-        accumulate<widest>(task, keys, scores);
-    }
+                  const AttentionForm& form, Reduce reduce, std::span<float> scores,
+                  std::size_t begin = 0) noexcept {
+    const auto rows_from_begin = [&keys, begin](std::size_t from, std::size_t count, float* tile) {
+      return keys(begin + from, count, tile);
+    };
+    begin_ = begin;
+    accumulate_blocks(queries, kv_head, first - begin, rows_from_begin, form, reduce, scores.subspan(begin));
   }
 
  private:
@@ -145,6 +139,25 @@ class CapScorer {
 
     bool along_head_dim = false;  // queries are multiplied one by one, not side by side
   };
+
+  // From here on entries are counted from begin_.
+  template <class Keys>
+  void accumulate_blocks(const Queries& queries, std::size_t kv_head, std::size_t first, const Keys& keys,
+                         const AttentionForm& form, Reduce reduce, std::span<float> scores) noexcept {
+    const std::size_t rows = shape_.group() * queries.count;
+    converted_ = 0;
+    to_keep_ = rows > widest ? kept_keys : 0;
+    for (std::size_t row = 0; row < rows; row += widest) {
+      const Task task{queries, kv_head, first, row, std::min(widest, rows - row), form, reduce};
+      // A narrow block takes less than a wide one; of a single query, entries stand side by side.
+      if (task.rows == 1)
+        accumulate<1>(task, keys, scores);
+      else if (task.rows <= detail::packet_size)
+        accumulate<detail::packet_size>(task, keys, scores);
+      else
+        accumulate<widest>(task, keys, scores);
+    }
+  }
 
   template <std::size_t width, class Keys>
   void accumulate(const Task& task, const Keys& keys, std::span<float> scores) noexcept {
@@ -235,9 +248,11 @@ class CapScorer {
   template <std::size_t width>
   void add_bias(const Block<width>& block, const AttentionBias& bias) noexcept {
     for (std::size_t w = 0; w < block.rows; ++w) {
-      const std::span<float> row(bias_.data(), block.position[w] + 1);
-      std::fill(row.begin(), row.end(), 0.0F);
-      bias.add(block.head[w], block.position[w], row);
+      // A bias knows entries by their positions.
+      const std::size_t position = begin_ + block.position[w];
+      std::fill_n(bias_.begin(), position + 1, 0.0F);
+      bias.add(block.head[w], position, {bias_.data(), position + 1});
+      const auto row = std::span(bias_).first(position + 1).subspan(begin_);
       // lowest() instead of -inf: the rest of the kernel then needs no infinities.
       for (std::size_t t = 0; t < row.size(); ++t) {
         float& logit = logits_[t * width + w];
@@ -359,8 +374,9 @@ class CapScorer {
   std::vector<float> keys_;     // (kept_keys + key_tile, head_dim) or less: those that must be converted
   std::vector<float> logits_;   // (max_entries, width of a block)
   std::vector<float> bias_;     // (max_entries)
-  // Of the call under way: entries in keys_, and up to how many are kept there for further blocks.
-  std::size_t converted_ = 0, to_keep_ = 0;
+  // Of the call under way: the first entry; entries in keys_, and up to how many are kept there for further
+  // blocks.
+  std::size_t begin_ = 0, converted_ = 0, to_keep_ = 0;
 };
 
 }  // namespace infinipot

@@ -15,6 +15,7 @@
 #include "infinipot/concepts.hpp"
 #include "infinipot/detail/error.hpp"
 #include "infinipot/detail/needs.hpp"
+#include "infinipot/detail/protected_room.hpp"
 #include "infinipot/detail/stopwatch.hpp"
 #include "infinipot/detail/watchers.hpp"
 #include "infinipot/executor.hpp"
@@ -47,11 +48,11 @@ class Ccd {
         store_(store),
         policy_(std::move(policy)),
         settings_(detail::checked_settings(engine, store, policy_, settings)),
+        room_(store.entries(), policy_, settings_, settings.recent),
         limit_(store.capacity() - detail::longest_probe(policy_)),
         window_start_(limit_ - detail::watched_window(policy_)),
         tracker_(static_cast<std::size_t>(engine.vocab_size())),
-        selector_(store.shape(), store.granularity(), store.capacity(), settings_.keep, policy_.rules(),
-                  executor_.workers()),
+        selector_(selector_for(policy_)),
         entries_(std::min(settings_.chunk, store.capacity())),
         attention_(P::watch != Watch::nothing ? store.shape().heads() * store.capacity() : 0),
         pending_(P::watch == Watch::every_query || P::watch == Watch::last_queries ? attention_.size() : 0) {
@@ -61,7 +62,8 @@ class Ccd {
   }
 
   /// A copy that goes on from here, on a copy of the store (Pot::fork) and an engine that runs against that.
-  /// Not observed. Throws std::invalid_argument if the stores differ in shape, capacity, granularity or size.
+  /// Not observed. Throws std::invalid_argument if the stores differ in shape, capacity, granularity, budgets
+  /// or size.
   Ccd fork(Engine& engine, S& store) const { return Ccd(*this, engine, store); }
 
   /// Reads tokens, distilling as often as needed; pinned tokens are never dropped. If forward() throws, the
@@ -89,8 +91,8 @@ class Ccd {
     const double cap_seconds = run_probes();
     const double probe_seconds = time.seconds();
     score_entries();
-    const Protection protection{settings_.sinks, settings_.recent};
-    const std::size_t nans = selector_.select(policy_, store_.entries(), attention_, protection, executor_);
+    const std::size_t nans =
+        selector_.select(policy_, store_.entries(), attention_, room_.protection(), executor_);
     if (choice_observer_)
       choice_observer_({stats_.distillations + 1, store_.entries(), attention_, selector_.kept()});
     if constexpr (requires { store_.keep(selector_.kept(), executor_); })
@@ -98,7 +100,6 @@ class Ccd {
     else
       store_.keep(selector_.kept());
     carry_attention(before);
-
     const double seconds = time.seconds();
     stats_.distillations += 1;
     stats_.nan_scores += nans;
@@ -122,11 +123,10 @@ class Ccd {
     };
     most("tokens for a probe", detail::longest_probe(policy), store_.capacity() - limit_);
     most("queries to watch", detail::watched_window(policy), limit_ - window_start_);
-    if constexpr (ProtectsRecent<P>) most("recent entries", policy.recent(settings_.keep), settings_.recent);
+    room_.check(policy, store_.entries(), settings_.keep);
     if (policy.uses_nuc() && !policy_.uses_nuc())
       detail::invalid("the new policy needs NuC, which the one before did not ask for");
-    Selector selector(store_.shape(), store_.granularity(), store_.capacity(), settings_.keep, policy.rules(),
-                      executor_.workers());
+    Selector selector = selector_for(policy);
     prepare(policy);
     selector_ = std::move(selector);
     policy_ = std::move(policy);
@@ -143,18 +143,8 @@ class Ccd {
                       tracker_.vocab_size());
     if (size() > limit_)
       detail::invalid("resuming with ", size(), " entries, but a distillation is due at ", limit_);
-    std::uint64_t read = 0;
-    std::size_t pinned = 0;
-    for (std::size_t lane = 0; lane < store_.entries().lanes() && size() > 0; ++lane) {
-      read = std::max(read, store_.entries().positions(lane).back() + 1);
-      const auto flags = store_.entries().pinned(lane);
-      const auto evictable = flags.subspan(std::min(settings_.sinks, flags.size()));
-      pinned = std::max(pinned, static_cast<std::size_t>(std::ranges::count(evictable, 1)));
-    }
-    if (settings_.sinks + settings_.recent + pinned > settings_.keep)
-      detail::invalid("resuming with ", pinned, " pinned entries, ", settings_.sinks, " sinks and ",
-                      settings_.recent, " recent, which exceed the ", settings_.keep,
-                      " entries that are kept");
+    const auto [read, pinned] = detail::held_by(store_.entries(), settings_.sinks);
+    room_.check_pinned(pinned, "cannot resume");
     std::fill(attention_.begin(), attention_.end(), 0.0F);
     if constexpr (observes) policy_.forget();
     tracker_.restart(logits);
@@ -202,6 +192,7 @@ class Ccd {
         store_(like(other, store)),
         policy_(other.policy_),
         settings_(other.settings_),
+        room_(other.room_),
         limit_(other.limit_),
         window_start_(other.window_start_),
         tracker_(other.tracker_),
@@ -217,10 +208,20 @@ class Ccd {
   static S& like(const Ccd& other, S& store) {
     if (!(Shape(store.shape()) == Shape(other.store_.shape())) ||
         store.capacity() != other.store_.capacity() || store.granularity() != other.store_.granularity() ||
-        store.entries().size() != other.size())
+        !store.entries().fills_as(other.store_.entries()))
       detail::invalid(
-          "the store is not a copy of the one to go on from: shape, capacity, granularity or size differ");
+          "the store is not a copy of the one to go on from: shape, capacity, granularity, budgets or size "
+          "differ");
     return store;
+  }
+
+  Selector selector_for(const P& policy) const {
+    const auto budgets = store_.entries().budgets();
+    const Shape shape = store_.shape();
+    return Selector(
+        shape, store_.granularity(), store_.capacity(),
+        budgets.empty() ? Selection(shape.lanes(store_.granularity()), settings_.keep) : Selection(budgets),
+        policy.rules(), executor_.workers());
   }
 
   std::size_t size() const noexcept { return store_.entries().size(); }
@@ -228,7 +229,8 @@ class Ccd {
   /// Allocates what a policy needs that scores entries. Leaves all as it was if it throws.
   void prepare(P& policy) {
     auto rooms = detail::entry_rooms(store_, policy, executor_.workers());
-    if constexpr (observes) policy.begin(store_.shape(), store_.capacity(), entries_.size());
+    if constexpr (observes)
+      policy.begin(store_.shape(), store_.entries().start(), store_.capacity(), entries_.size());
     rooms_ = std::move(rooms);
   }
 
@@ -238,11 +240,7 @@ class Ccd {
         detail::invalid("token ", token, " is out of the vocabulary's range 0 .. ",
                         tracker_.vocab_size() - 1);
     if (retention != Retention::pinned) return;
-    const std::size_t pinned = pinned_ + newly_pinned(tokens.size());
-    if (settings_.sinks + settings_.recent + pinned > settings_.keep)
-      detail::invalid("cannot pin ", tokens.size(), " tokens: ", pinned, " pinned, ", settings_.sinks,
-                      " sinks and ", settings_.recent, " recent exceed the ", settings_.keep,
-                      " entries that are kept");
+    room_.check_pinned(pinned_ + newly_pinned(tokens.size()), "cannot pin ", tokens.size(), " tokens");
   }
 
   /// Sinks stay anyway, so pinning them costs nothing.
@@ -294,7 +292,7 @@ class Ccd {
   double watch(std::span<const Token> tokens, std::size_t first, LogitsSink& logits, std::span<float> scores,
                Reduce reduce) {
     if constexpr (observes) {
-      if (!shows_queries())
+      if (!detail::shows_queries(engine_))
         detail::invalid("the engine shows attention probabilities, but this policy needs its queries");
       detail::QueryObserver<P> queries(policy_, first);
       engine_.forward(tokens, first, logits, static_cast<QuerySink&>(queries));
@@ -302,24 +300,17 @@ class Ccd {
     }
     const detail::AttentionScores into{scores, store_.capacity()};
     if constexpr (watches && by_queries) {
-      if (shows_queries()) {
+      if (detail::shows_queries(engine_)) {
         detail::QueryWatcher<Engine, S, X> queries(engine_, store_, scorers_, first, reduce, into, executor_);
         engine_.forward(tokens, first, logits, static_cast<QuerySink&>(queries));
         return queries.seconds();
       }
     }
     if constexpr (watches && YieldsAttention<Engine>) {
-      detail::AttentionWatcher attention(store_.shape(), reduce, into);
+      detail::AttentionWatcher<S> attention(store_, reduce, into);
       engine_.forward(tokens, first, logits, static_cast<AttentionSink&>(attention));
     }
     return 0;
-  }
-
-  bool shows_queries() const {
-    if constexpr (ChoosesWhatToShow<Engine>)
-      return engine_.shows_queries();
-    else
-      return true;
   }
 
   void commit(std::size_t size) noexcept {
@@ -345,7 +336,9 @@ class Ccd {
     if constexpr (P::watch == Watch::probes) {
       if (!carries_attention<P>) std::fill(attention_.begin(), attention_.end(), 0.0F);
       const std::size_t first = size();
-      const auto fresh = store_.entries().tokens(0).subspan(stats_.distillations == 0 ? 0 : settings_.keep);
+      const EntryTable& entries = store_.entries();
+      const auto fresh =
+          entries.tokens(0).subspan(stats_.distillations == 0 ? 0 : settings_.keep - entries.begin(0));
       for (std::size_t i = 0;; ++i) {
         const std::span<const Token> probe = policy_.probe(i, ProbeContext{fresh});
         if (probe.empty()) break;
@@ -362,7 +355,8 @@ class Ccd {
       const Shape shape = store_.shape();
       executor_.for_each(shape.heads(), [&](std::size_t head, std::size_t worker) {
         const EntryRows<S> rows(store_, head / shape.kv_heads, head % shape.kv_heads, rooms_[worker]);
-        policy_.score_entries(rows, std::span(attention_).subspan(head * store_.capacity(), size()));
+        const auto scores = std::span(attention_).subspan(head * store_.capacity(), size());
+        policy_.score_entries(rows, scores.subspan(rows.begin()));
       });
     }
   }
@@ -374,7 +368,9 @@ class Ccd {
       const Shape shape = store_.shape();
       for (std::size_t head = 0; head < shape.heads(); ++head) {
         const auto row = std::span(attention_).subspan(head * store_.capacity(), before);
-        compact(row, selector_.kept().lane(head / shape.heads_per_lane(store_.granularity())));
+        const std::size_t lane = head / shape.heads_per_lane(store_.granularity());
+        const std::size_t first = selector_.kept().first(lane);
+        compact(row.subspan(first), selector_.kept().lane(lane), first);
         std::fill(row.begin() + static_cast<std::ptrdiff_t>(settings_.keep), row.end(), 0.0F);
       }
     }
@@ -385,6 +381,7 @@ class Ccd {
   S& store_;
   P policy_;
   CcdSettings settings_;
+  detail::ProtectedRoom room_;
   std::size_t limit_;
   std::size_t window_start_;  // entries from here on are watched, for Watch::last_queries
   NucTracker tracker_;

@@ -20,9 +20,11 @@
 namespace infinipot {
 
 struct CcdSettings {
-  std::size_t keep = 0;    ///< C: entries that stay at a distillation, below the capacity; 0 means half of it
-  std::size_t sinks = 4;   ///< first entries that always stay
-  std::size_t recent = 0;  ///< last entries that always stay
+  /// C: entries that stay at a distillation, below the capacity; 0 means the pot's max_keep, or half of the
+  /// capacity in stores that have none. In a pot with budgets for layers, the largest of these.
+  std::size_t keep = 0;
+  std::size_t sinks = 4;    ///< first entries that always stay
+  std::size_t recent = 0;   ///< last entries that always stay
   std::size_t chunk = 256;  ///< most tokens in one call of forward() while reading, at least 1
 };
 
@@ -32,7 +34,7 @@ enum class Retention : std::uint8_t { evictable, pinned };
 /// What one distillation did.
 struct Distillation {
   std::uint64_t number = 0;        ///< from 1
-  std::size_t entries_before = 0;  ///< per lane
+  std::size_t entries_before = 0;  ///< per lane (EntryTable::size)
   std::size_t nan_scores = 0;      ///< scores that were NaN and counted as lowest
   double seconds = 0;              ///< all of it
   double probe_seconds = 0;        ///< of that, the catalyst's forward passes and their scoring
@@ -91,6 +93,16 @@ std::vector<std::vector<float>> entry_rooms(const S& store, const P& policy, std
   return std::vector<std::vector<float>>(workers, room);
 }
 
+/// How many recent entries always stay in a lane that keeps `keep`: what the settings say, or more if the
+/// policy wants more.
+template <Policy P>
+std::size_t recent_of(const P& policy, std::size_t recent, std::size_t keep) {
+  if constexpr (ProtectsRecent<P>)
+    return std::max(recent, policy.recent(keep));
+  else
+    return recent;
+}
+
 /// The largest std::size_t where the sum is larger: a setting may be a difference that fell below zero.
 inline std::size_t saturating_sum(std::initializer_list<std::size_t> parts) {
   std::size_t total = 0;
@@ -104,11 +116,26 @@ CcdSettings checked_settings(const Engine& engine, const S& store, const P& poli
   const Shape shape = store.shape();
   shape.validate();
   if (!(Shape(engine.shape()) == shape)) invalid("the engine's shape differs from the store's");
-  if (store.entries().size() != 0) invalid("the store holds ", store.entries().size(), " entries already");
+  const EntryTable& entries = store.entries();
+  if (!entries.empty()) invalid("the store holds ", entries.size() - entries.begin(0), " entries already");
+  if (!entries.budgets().empty()) {
+    if constexpr (!AttendsFromBegin<Engine>)
+      invalid(
+          "the store has budgets for single layers, but the engine does not say that it attends to entries "
+          "begin(layer) .. only; see AttendsFromBegin in infinipot/concepts.hpp");
+    const std::size_t most = *std::max_element(entries.budgets().begin(), entries.budgets().end());
+    if (settings.keep == 0) settings.keep = most;
+    if (settings.keep != most)
+      invalid("keep ", settings.keep, " is not the largest of the store's budgets, ", most,
+              "; leave it at 0");
+  }
   const std::size_t capacity = store.capacity(), probe = longest_probe(policy),
                     watched = watched_window(policy);
+  if constexpr (requires { store.max_keep(); })
+    if (settings.keep == 0) settings.keep = store.max_keep();
   if (settings.keep == 0) settings.keep = capacity / 2;
-  if constexpr (ProtectsRecent<P>) settings.recent = std::max(settings.recent, policy.recent(settings.keep));
+  const std::size_t recent = settings.recent;
+  settings.recent = recent_of(policy, recent, settings.keep);
   if (settings.keep >= capacity)
     invalid("keep ", settings.keep, " must be below the pot's capacity ", capacity);
   if constexpr (requires { store.max_keep(); })
@@ -122,6 +149,11 @@ CcdSettings checked_settings(const Engine& engine, const S& store, const P& poli
   if (settings.sinks + settings.recent > settings.keep)
     invalid("keep ", settings.keep, " is too small for ", settings.sinks, " sinks and ", settings.recent,
             " recent entries");
+  for (std::size_t lane = 0; lane < entries.budgets().size(); ++lane)
+    if (const std::size_t budget = entries.budgets()[lane], last = recent_of(policy, recent, budget);
+        saturating_sum({settings.sinks, last}) > budget)
+      invalid("budget ", budget, " of layer ", lane * shape.layers / entries.lanes(), " is too small for ",
+              settings.sinks, " sinks and ", last, " recent entries");
   const std::size_t room = saturating_sum({settings.keep, std::max<std::size_t>(watched, 1), probe});
   if (room > capacity)
     invalid("capacity ", capacity, " leaves no room to read beside ", settings.keep, " kept entries, ", probe,

@@ -84,7 +84,8 @@ class QuerySink {
 /// Receives attention probabilities, for engines that have them and do not show their queries.
 class AttentionSink {
  public:
-  /// The attention that one query head of token `row` pays to entries 0 .. probabilities.size() - 1.
+  /// The attention that one query head of token `row` pays to entries 0 .. probabilities.size() - 1. (What it
+  /// says of entries before the layer's first one does not count.)
   /// Heads of one layer that share a kv head must not be given from two threads at once.
   virtual void row(std::size_t layer, std::size_t query_head, std::size_t row,
                    std::span<const float> probabilities) noexcept = 0;
@@ -131,8 +132,17 @@ concept ChoosesWhatToShow = YieldsQueries<E> && YieldsAttention<E> && requires(c
   { view.shows_queries() } -> std::convertible_to<bool>;
 };
 
-/// Seam 2, the store: the memory of keys and values. All lanes hold size() entries, which stand at positions
-/// 0 .. size() - 1. The library's Pot is one, over its own memory or over an engine's.
+/// A forward pass that knows that layers may begin at different entries: those of a layer, and so all that
+/// its queries may see, are EntryTable::begin() .. first - 1 (Pot::begin(layer)), and it says so with a
+/// constant attends_from_begin that is true. Needed only for pots with PotSettings::budgets.
+template <class E>
+concept AttendsFromBegin = ForwardPass<E> && requires {
+  requires E::attends_from_begin;
+};
+
+/// Seam 2, the store: the memory of keys and values. All lanes hold entries().size() entries, which stand at
+/// positions 0 .. size() - 1, unless its table says that they begin elsewhere. The library's Pot is one, over
+/// its own memory or over an engine's.
 template <class S>
 concept Store = requires(S& store, const S& view, std::span<const Entry> added, const Selection& kept,
                          std::size_t size) {

@@ -20,7 +20,8 @@ concept ReadableEntries = ReadableKeys<S> && requires(const S& store, std::size_
   noexcept->std::same_as<KeyRows>;
 };
 
-/// Entries of one (layer, kv head), all that the store holds. Lives only during a call to score_entries().
+/// Entries of one (layer, kv head), all that the store holds; entry t stands at position begin() + t. Lives
+/// only during a call to score_entries().
 template <class S>
 class EntryRows {
  public:
@@ -33,9 +34,15 @@ class EntryRows {
   }
 
   EntryRows(const S& store, std::size_t layer, std::size_t kv_head, std::span<float> room) noexcept
-      : store_(store), layer_(layer), kv_head_(kv_head), room_(room) {}
+      : store_(store),
+        layer_(layer),
+        kv_head_(kv_head),
+        begin_(store.entries().begin(Shape(store.shape()).lane_of(layer, kv_head, store.granularity()))),
+        room_(room) {}
 
-  std::size_t size() const noexcept { return store_.entries().size(); }
+  std::size_t size() const noexcept { return store_.entries().size() - begin_; }
+  /// The position of entry 0: 0 unless layers have budgets.
+  std::size_t begin() const noexcept { return begin_; }
   std::size_t head_dim() const noexcept { return store_.shape().head_dim; }
   std::size_t layer() const noexcept { return layer_; }
   std::size_t kv_head() const noexcept { return kv_head_; }
@@ -46,7 +53,7 @@ class EntryRows {
     return store_.entries().positions(shape.lane_of(layer_, kv_head_, store_.granularity()))[t];
   }
 
-  /// Calls visit(t, key) for every entry in order; `key` is (head_dim), rotated for position t.
+  /// Calls visit(t, key) for every entry in order; `key` is (head_dim), rotated for position begin() + t.
   template <class Visit>
   void for_each_key(const Visit& visit) const noexcept {
     for_each(visit, [this](std::size_t from, std::size_t count, float* tile) {
@@ -71,14 +78,14 @@ class EntryRows {
   void for_each(const Visit& visit, const Rows& rows) const noexcept {
     for (std::size_t from = 0; from < size(); from += tile_rows) {
       const std::size_t count = std::min(tile_rows, size() - from);
-      const KeyRows tile = rows(from, count, room_.data());
+      const KeyRows tile = rows(begin_ + from, count, room_.data());
       for (std::size_t i = 0; i < count; ++i)
         visit(from + i, tile.data + static_cast<std::ptrdiff_t>(i) * tile.stride);
     }
   }
 
   const S& store_;
-  std::size_t layer_, kv_head_;
+  std::size_t layer_, kv_head_, begin_;
   std::span<float> room_;
 };
 
@@ -87,6 +94,7 @@ namespace detail {
 /// Stands for any EntryRows where concepts are checked.
 struct AnyEntryRows {
   std::size_t size() const noexcept;
+  std::size_t begin() const noexcept;
   std::size_t head_dim() const noexcept;
   std::size_t layer() const noexcept;
   std::size_t kv_head() const noexcept;

@@ -8,9 +8,11 @@
 #include "infinipot/entries.hpp"     // position, token, NuC of every entry
 #include "infinipot/entry_rows.hpp"  // keys and values read back
 #include "infinipot/kv_layout.hpp"   // an engine's own memory as strided rows
+#include "infinipot/layer_rows.hpp"  // layers that keep different numbers of entries
 #include "infinipot/pot.hpp"         // the fixed-size pot
 #include "infinipot/pot_file.hpp"    // pots saved and restored
 #include "infinipot/pot_settings.hpp"
+#include "infinipot/pyramid.hpp"        // budgets that fall with depth
 #include "infinipot/quantize.hpp"       // those codes
 #include "infinipot/quantized_pot.hpp"  // the same in 8-bit or 4-bit codes
 #include "infinipot/selection.hpp"      // the entries that a distillation keeps

@@ -102,7 +102,8 @@ concept SizesScratch = Policy<P> && requires(const P& policy, const Shape& shape
 
 /// A policy that observes queries while the text is read, for Watch::queries_and_entries.
 ///
-/// begin(shape, capacity, chunk) comes before anything else, and makes all begin anew: forward() will never
+/// begin(shape, start, capacity, chunk) comes before anything else, and makes all begin anew: positions are
+/// below `capacity`, that of a stream's first token is `start` (EntryTable::start), and forward() will never
 /// be given more than `chunk` tokens. It may allocate, and throw. observe(layer, first, queries) is called
 /// during forward() for every layer; the queries are rotated for positions first, first + 1, ... of the pot.
 /// What it was shown counts from commit(layer, kv_head) on, which is called for every pair when forward() has
@@ -111,7 +112,7 @@ concept SizesScratch = Policy<P> && requires(const P& policy, const Shape& shape
 template <class P>
 concept ObservesQueries = Policy<P> &&
     requires(P& policy, const Shape& shape, std::size_t n, const Queries& queries) {
-  policy.begin(shape, n, n);
+  policy.begin(shape, n, n, n);
   { policy.observe(n, n, queries) }
   noexcept;
   { policy.commit(n, n) }

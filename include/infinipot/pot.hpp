@@ -24,8 +24,9 @@
 
 namespace infinipot {
 
-/// A fixed-size store of keys and values. The engine writes entries size() .. for new tokens and
-/// reads entries 0 .. size() - 1. Allocates once, in the constructor. Meets Store and ReadableKeys.
+/// A fixed-size store of keys and values. The engine writes entries size() .. for new tokens and reads
+/// entries 0 .. size() - 1, or with PotSettings::budgets, begin(layer) .. size() - 1. Allocates in the
+/// constructor only: one block of memory, and with budgets some small tables. Meets Store and ReadableKeys.
 ///
 /// Pot<f32>, Pot<f16> and Pot<bf16> hold rows that the engine may read and write where they are; Pot<int8>
 /// and Pot<int4> (quantized_pot.hpp) hold codes.
@@ -51,7 +52,7 @@ class Pot<T> : public detail::PotBase {
     Pot copy(settings_);
     for (std::size_t layer = 0; layer < shape().layers; ++layer)
       for (std::size_t head = 0; head < shape().kv_heads; ++head)
-        for (std::size_t entry = 0; entry < size(); ++entry) {
+        for (std::size_t entry = begin(layer); entry < size(); ++entry) {
           std::copy_n(keys().row(layer, head, entry), shape().head_dim, copy.keys().row(layer, head, entry));
           std::copy_n(values().row(layer, head, entry), shape().head_dim,
                       copy.values().row(layer, head, entry));
@@ -77,23 +78,24 @@ class Pot<T> : public detail::PotBase {
     detail::from_float(value, shape().head_dim, values().row(layer, kv_head, entry));
   }
 
-  /// Drops all entries from `size` on.
+  /// Drops all entries from `size` on (EntryTable::truncate).
   void truncate(std::size_t size) noexcept {
     entries_.truncate(size);
     survivors_ = std::min(survivors_, size);
   }
 
-  /// Keeps the selected entries, in place, and gives them positions 0 .. keep - 1 (CR-RoPE).
-  /// Precondition: kept.keep() <= max_keep(), kept.lanes() fits the granularity, indices ascend below size().
+  /// Keeps the selected entries, in place, and gives them positions kept.first(lane) .. keep - 1 (CR-RoPE).
+  /// Precondition: kept.keep() <= max_keep(), kept.lanes() fits the granularity, indices ascend below size();
+  /// with budgets, kept.keep() == max_keep() and what EntryTable::keep() asks for.
   template <Executor X = Serial>
   void keep(const Selection& kept, X executor = {}) noexcept {
     if (!originals_.empty())
       executor.for_each(entries_.lanes(), [&](std::size_t lane, std::size_t) {
-        moved_[lane] = assign_rows(origins(lane), kept.lane(lane));
+        moved_[lane] = assign_rows(origins(lane), kept.lane(lane), kept.first(lane));
       });
     executor.for_each(shape().heads(), [&](std::size_t pair, std::size_t) {
       const std::size_t lane = pair / shape().heads_per_lane(granularity());
-      keep_head(pair / shape().kv_heads, pair % shape().kv_heads, lane, kept.lane(lane));
+      keep_head(pair / shape().kv_heads, pair % shape().kv_heads, lane, kept);
     });
     entries_.keep(kept, executor);
     survivors_ = kept.keep();
@@ -108,9 +110,10 @@ class Pot<T> : public detail::PotBase {
       if (settings_.key_storage == KeyStorage::rotated)
         return {keys.row(layer, kv_head, first), keys.entry_stride};
     const std::size_t d = shape().head_dim;
+    const T* const rows = keys.row(layer, kv_head, first);
     for (std::size_t i = 0; i < count; ++i) {
       float* const out = tile + i * d;
-      detail::to_float(keys.row(layer, kv_head, first + i), d, out);
+      detail::to_float(rows + static_cast<std::ptrdiff_t>(i) * keys.entry_stride, d, out);
       if (settings_.key_storage == KeyStorage::unrotated) rotate_for_reading(first + i, out);
     }
     return {tile, static_cast<std::ptrdiff_t>(d)};
@@ -123,8 +126,9 @@ class Pot<T> : public detail::PotBase {
     const Rows<T>& values = memory_.values;
     if constexpr (std::same_as<T, float>) return {values.row(layer, kv_head, first), values.entry_stride};
     const std::size_t d = shape().head_dim;
+    const T* const rows = values.row(layer, kv_head, first);
     for (std::size_t i = 0; i < count; ++i)
-      detail::to_float(values.row(layer, kv_head, first + i), d, tile + i * d);
+      detail::to_float(rows + static_cast<std::ptrdiff_t>(i) * values.entry_stride, d, tile + i * d);
     return {tile, static_cast<std::ptrdiff_t>(d)};
   }
 
@@ -134,10 +138,10 @@ class Pot<T> : public detail::PotBase {
   Pot(PotSettings settings, const KvLayout<T>* memory) : PotBase(std::move(settings)) {
     const std::size_t elements = detail::product({rows(), shape().head_dim});
     const bool rotated = key_storage() == KeyStorage::rotated && rope().rotary_dim() > 0;
-    const std::size_t records = rotated ? detail::product({lanes(), max_keep()}) : 0;
+    const std::size_t records = rotated ? kept_records() : 0;
     const auto keys = arena_.reserve<T>(memory ? 0 : elements);
     const auto values = arena_.reserve<T>(memory ? 0 : elements);
-    const auto originals = arena_.reserve<T>(rotated ? shape().heads() * max_keep() * shape().head_dim : 0);
+    const auto originals = arena_.reserve<T>(rotated ? detail::product({kept_rows(), shape().head_dim}) : 0);
     const auto key_rows = arena_.reserve<Index>(records);
     const auto first_positions = arena_.reserve<Index>(records);
     const auto in_use = arena_.reserve<std::uint8_t>(records);
@@ -155,36 +159,43 @@ class Pot<T> : public detail::PotBase {
     const auto d = static_cast<std::ptrdiff_t>(shape().head_dim);
     const auto head = static_cast<std::ptrdiff_t>(capacity()) * d;
     const auto layer = static_cast<std::ptrdiff_t>(shape().kv_heads) * head;
-    return {{keys, layer, head, d}, {values, layer, head, d}};
+    return {{keys, layer, head, d, layer_rows_.places()}, {values, layer, head, d, layer_rows_.places()}};
   }
 
   KeyOrigins origins(std::size_t lane) const noexcept {
-    const std::size_t at = lane * max_keep();
-    return {rows_.subspan(at, max_keep()), first_positions_.subspan(at, max_keep()),
-            in_use_.subspan(at, max_keep()), survivors_};
+    const std::size_t layer = lane / lanes_per_layer();
+    const std::size_t at = layer_rows_.kept(layer, lane % lanes_per_layer(), lanes_per_layer());
+    const std::size_t most = layer_rows_.budget(layer);
+    return {rows_.subspan(at, most), first_positions_.subspan(at, most), in_use_.subspan(at, most),
+            survivors_, layer_rows_.first(layer)};
   }
 
-  void keep_head(std::size_t layer, std::size_t head, std::size_t lane,
-                 std::span<const Index> kept) noexcept {
-    const std::size_t d = shape().head_dim;
-    compact_rows(memory_.values.head(layer, head), memory_.values.entry_stride, d, kept);
-    if (originals_.empty()) {
-      compact_rows(memory_.keys.head(layer, head), memory_.keys.entry_stride, d, kept);
-      return;
-    }
-    T* const originals = originals_.data() + shape().head_of(layer, head) * max_keep() * d;
-    reindex_keys(memory_.keys.head(layer, head), memory_.keys.entry_stride, d, kept, origins(lane),
-                 moved_[lane], originals, angles_, settings_.rope.pairing);
+  /// (budget, head_dim) keys of one head's survivors.
+  T* originals(std::size_t layer, std::size_t head) const noexcept {
+    return originals_.data() + layer_rows_.kept(layer, head, shape().kv_heads) * shape().head_dim;
+  }
+
+  void keep_head(std::size_t layer, std::size_t head, std::size_t lane, const Selection& kept) noexcept {
+    const std::size_t d = shape().head_dim, first = kept.first(lane);
+    const auto indices = kept.lane(lane);
+    const Rows<T>&keys = memory_.keys, &values = memory_.values;
+    compact_rows(values.row(layer, head, first), values.entry_stride, d, indices, first);
+    if (originals_.empty())
+      compact_rows(keys.row(layer, head, first), keys.entry_stride, d, indices, first);
+    else
+      reindex_keys(keys.row(layer, head, first), keys.entry_stride, d, indices, origins(lane), moved_[lane],
+                   originals(layer, head), angles_, settings_.rope.pairing, first);
   }
 
   KvLayout<T> memory_;
-  std::span<T> originals_;  // (layers, kv_heads, max_keep, head_dim): survivors' keys as first written
-  // (lanes, max_keep): see KeyOrigins.
+  // (layers, kv_heads, budget, head_dim): survivors' keys as first written.
+  std::span<T> originals_;
+  // (lanes, budget): see KeyOrigins.
   std::span<Index> rows_;
   std::span<Index> first_positions_;
   std::span<std::uint8_t> in_use_;
   std::span<std::size_t> moved_;  // (lanes): of those that were just kept, how many were before
-  std::size_t survivors_ = 0;     // entries 0 .. survivors_ - 1 have a row among the originals
+  std::size_t survivors_ = 0;     // entries below have a row among the originals
 };
 
 }  // namespace infinipot

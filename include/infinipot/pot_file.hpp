@@ -6,6 +6,7 @@
 // them, without what its capacity leaves free.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -48,9 +49,9 @@ inline PotFileInfo check_pot_file(std::span<const std::byte> file) {
   return detail::checked_header(file).info;
 }
 
-/// Puts what a file holds into a pot of the same shape, element type, key storage, granularity, RoPE and key
-/// channels, with room for it; whatever the pot held is gone. Throws std::invalid_argument saying what is
-/// wrong with the file, or in what it differs, before anything changes.
+/// Puts what a file holds into a pot of the same shape, element type, key storage, granularity, RoPE, budgets
+/// and key channels, with room for it; whatever the pot held is gone. Throws std::invalid_argument saying
+/// what is wrong with the file, or in what it differs, before anything changes.
 template <class T>
 void restore_pot(std::span<const std::byte> file, Pot<T>& pot) {
   const detail::PotHeader header = detail::checked_header(file);
@@ -67,6 +68,8 @@ void restore_pot(std::span<const std::byte> file, Pot<T>& pot) {
            !(s.rope.attention_factor < pot.rope().attention_factor) &&
            !(s.rope.attention_factor > pot.rope().attention_factor),
        "RoPE");
+  if (!std::ranges::equal(s.budgets, pot.budgets()))
+    detail::invalid("the pot file has other budgets for layers than the pot");
   same(info.channels == detail::PotAccess::channels(pot), "number of key channels");
   same(info.survivors == 0 || detail::PotAccess::remembers(pot), "memory of first keys");
   if (info.size > pot.capacity())
@@ -77,7 +80,7 @@ void restore_pot(std::span<const std::byte> file, Pot<T>& pot) {
   if (s.capacity > pot.capacity())
     detail::invalid("the pot file is of a pot of ", s.capacity, " entries, more than this one's ",
                     pot.capacity());
-  detail::PotAccess::resize(pot, info.size, info.survivors);
+  detail::PotAccess::resize(pot, info.size, info.survivors, info.begins);
   for (std::size_t i = 0; i < detail::sections; ++i) {
     std::span<const std::byte> rest = detail::section_of(file, header, i);
     detail::PotAccess::pieces(pot, static_cast<detail::Section>(i), [&](std::span<std::byte> piece) {

@@ -57,9 +57,10 @@ inline KeyChannels plain_key_channels(const Shape& shape) {
 /// holds fewer than 2, or keys that are not finite.
 template <Element T>
 KeyChannels measure_key_channels(const Pot<T>& pot) {
-  if (pot.size() < 2)
-    detail::invalid("key channels are measured on at least 2 entries, but the pot has ", pot.size());
   const Shape shape = pot.shape();
+  for (std::size_t layer = 0; layer < shape.layers; ++layer)
+    if (const std::size_t count = pot.size() - pot.begin(layer); count < 2)
+      detail::invalid("key channels are measured on at least 2 entries, but the pot has ", count);
   const std::size_t d = shape.head_dim;
   KeyChannels channels = plain_key_channels(shape);
   std::vector<float> key(d);
@@ -67,7 +68,7 @@ KeyChannels measure_key_channels(const Pot<T>& pot) {
   for (std::size_t pair = 0; pair < shape.heads(); ++pair) {
     std::ranges::fill(sums, 0.0);
     std::ranges::fill(squares, 0.0);
-    for (std::size_t entry = 0; entry < pot.size(); ++entry) {
+    for (std::size_t entry = pot.begin(pair / shape.kv_heads); entry < pot.size(); ++entry) {
       const T* const stored = pot.keys().row(pair / shape.kv_heads, pair % shape.kv_heads, entry);
       detail::to_float(stored, d, key.data());
       if (pot.key_storage() == KeyStorage::rotated)
@@ -77,7 +78,7 @@ KeyChannels measure_key_channels(const Pot<T>& pot) {
         squares[c] += static_cast<double>(key[c]) * static_cast<double>(key[c]);
       }
     }
-    const auto count = static_cast<double>(pot.size());
+    const auto count = static_cast<double>(pot.size() - pot.begin(pair / shape.kv_heads));
     for (std::size_t c = 0; c < d; ++c) {
       const double mean = sums[c] / count, variance = std::max(0.0, squares[c] / count - mean * mean);
       channels.centre[pair * d + c] = static_cast<float>(mean);
@@ -157,18 +158,19 @@ class Pot<T> : public detail::PotBase {
     detail::quantize_row<T>(value, d, row(values_, layer, kv_head, entry));
   }
 
-  /// Drops all entries from `size` on.
+  /// Drops all entries from `size` on (EntryTable::truncate).
   void truncate(std::size_t size) noexcept { entries_.truncate(size); }
 
-  /// Keeps the selected entries, in place, and gives them positions 0 .. keep - 1.
-  /// Precondition: kept.keep() <= max_keep(), kept.lanes() fits the granularity, indices ascend below size().
+  /// Keeps the selected entries, in place, and gives them positions kept.first(lane) .. keep - 1.
+  /// Precondition: kept.keep() <= max_keep(), kept.lanes() fits the granularity, indices ascend below size();
+  /// with budgets, kept.keep() == max_keep() and what EntryTable::keep() asks for.
   template <Executor X = Serial>
   void keep(const Selection& kept, X executor = {}) noexcept {
     executor.for_each(shape().heads(), [&](std::size_t pair, std::size_t) {
-      const auto indices = kept.lane(pair / shape().heads_per_lane(granularity()));
+      const std::size_t lane = pair / shape().heads_per_lane(granularity()), first = kept.first(lane);
       for (const std::span<std::byte> rows : {keys_, values_})
-        compact_rows(rows.data() + pair * capacity() * row_bytes_, static_cast<std::ptrdiff_t>(row_bytes_),
-                     row_bytes_, indices);
+        compact_rows(row(rows, pair / shape().kv_heads, pair % shape().kv_heads, first),
+                     static_cast<std::ptrdiff_t>(row_bytes_), row_bytes_, kept.lane(lane), first);
     });
     entries_.keep(kept, executor);
   }
@@ -177,9 +179,10 @@ class Pot<T> : public detail::PotBase {
   KeyRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
                    float* tile) const noexcept {
     const std::size_t d = shape().head_dim;
+    const std::byte* const rows = row(keys_, layer, kv_head, first);
     for (std::size_t i = 0; i < count; ++i) {
       float* const key = tile + i * d;
-      detail::dequantize_row<T>(row(keys_, layer, kv_head, first + i), d, key);
+      detail::dequantize_row<T>(rows + i * row_bytes_, d, key);
       if (!spread_.empty()) {
         const std::size_t at = shape().head_of(layer, kv_head) * d;
         for (std::size_t c = 0; c < d; ++c) key[c] = centre_[at + c] + spread_[at + c] * key[c];
@@ -196,8 +199,8 @@ class Pot<T> : public detail::PotBase {
   KeyRows value_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
                      float* tile) const noexcept {
     const std::size_t d = shape().head_dim;
-    for (std::size_t i = 0; i < count; ++i)
-      detail::dequantize_row<T>(row(values_, layer, kv_head, first + i), d, tile + i * d);
+    const std::byte* const rows = row(values_, layer, kv_head, first);
+    for (std::size_t i = 0; i < count; ++i) detail::dequantize_row<T>(rows + i * row_bytes_, d, tile + i * d);
     return {tile, static_cast<std::ptrdiff_t>(d)};
   }
 
@@ -206,11 +209,11 @@ class Pot<T> : public detail::PotBase {
 
   template <class Byte>
   Byte* row(std::span<Byte> rows, std::size_t layer, std::size_t kv_head, std::size_t entry) const noexcept {
-    return rows.data() + (shape().head_of(layer, kv_head) * capacity() + entry) * row_bytes_;
+    return rows.data() + layer_rows_.row(layer, kv_head, shape().kv_heads, entry) * row_bytes_;
   }
 
   std::size_t row_bytes_;
-  std::span<std::byte> keys_;    // (layers, kv_heads, capacity, row_bytes)
+  std::span<std::byte> keys_;    // (layers, kv_heads, capacity or less, row_bytes)
   std::span<std::byte> values_;  // the same
   std::span<float> centre_;      // (layers, kv_heads, head_dim), or empty
   std::span<float> spread_;

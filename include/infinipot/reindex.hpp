@@ -17,26 +17,30 @@ namespace infinipot {
 /// rounded, rotated and rounded again rots; each re-indexing therefore starts from these. An entry keeps its
 /// row as long as it lives. Heads of a lane share all of this, but for the rows themselves.
 struct KeyOrigins {
-  std::span<Index> row;            ///< (max_keep) row of entry i, for the first `survivors` entries
+  std::span<Index> row;            ///< (max_keep) row of entry begin + i, for entries below `survivors`
   std::span<Index> position;       ///< (max_keep) that a row was rotated for
   std::span<std::uint8_t> in_use;  ///< (max_keep) scratch: whether a row is
   std::size_t survivors = 0;       ///< entries from there on are still as first written
+  std::size_t begin = 0;           ///< there are no entries before this one
 };
 
-/// Gives rows to the entries that are kept: survivors have theirs, the others take those that nobody needs
-/// any more. Then row[j] belongs to entry kept[j]. Returns how many of them had survived before; these come
-/// first. `kept` ascends. Precondition: kept.size() <= max_keep.
-inline std::size_t assign_rows(const KeyOrigins& origins, std::span<const Index> kept) noexcept {
+/// Gives rows to the entries that are kept, which are to be entries first, first + 1, ...: survivors have
+/// theirs, the others take those that nobody needs any more. Then the row of entry first + j belongs to what
+/// is entry kept[j] now. Returns how many of them had survived before; these come first. `kept` ascends.
+/// Precondition: first + kept.size() <= origins.begin + max_keep, origins.begin <= first, first <= kept[0].
+inline std::size_t assign_rows(const KeyOrigins& origins, std::span<const Index> kept,
+                               std::size_t first = 0) noexcept {
   std::fill(origins.in_use.begin(), origins.in_use.end(), std::uint8_t{0});
+  const auto rows = origins.row.subspan(first - origins.begin);
   std::size_t j = 0;
   for (; j < kept.size() && kept[j] < origins.survivors; ++j) {
-    origins.row[j] = origins.row[kept[j]];
-    origins.in_use[origins.row[j]] = 1;
+    rows[j] = rows[kept[j] - first];
+    origins.in_use[rows[j]] = 1;
   }
   const std::size_t survivors = j;
   for (Index row = 0; j < kept.size(); ++row) {
     if (origins.in_use[row] != 0) continue;
-    origins.row[j] = row;
+    rows[j] = row;
     origins.position[row] = kept[j++];
   }
   return survivors;
@@ -71,25 +75,26 @@ void rotate_row(const T* in, const Angles& angles, Pairing pairing, std::size_t 
 
 }  // namespace detail
 
-/// Moves the keys of one head so that entry kept[j] stands at position j, in place, as if it had been rotated
-/// for that position from the start: row j becomes the key as first written, turned back by (its first
-/// position - j), rounded once. Call assign_rows() before, which returns `survivors`, how many of the kept
-/// have been moved here earlier. `originals` is (max_keep, head_dim). Survivors' error does not grow with the
-/// number of calls.
+/// Moves the keys of one head so that entry kept[j] stands at position first + j, in place, as if it had been
+/// rotated for that position from the start: row first + j becomes the key as first written, turned back by
+/// (its first position - first - j), rounded once. `keys` is row `first`. Call assign_rows() before, which
+/// returns `survivors`, how many of the kept have been moved here earlier. `originals` is (max_keep,
+/// head_dim). Survivors' error does not grow with the number of calls.
 template <Element T>
 void reindex_keys(T* keys, std::ptrdiff_t stride, std::size_t head_dim, std::span<const Index> kept,
                   const KeyOrigins& origins, std::size_t survivors, T* originals, const AngleTable& angles,
-                  Pairing pairing) noexcept {
+                  Pairing pairing, std::size_t first = 0) noexcept {
   const auto key = [=](std::size_t i) { return keys + static_cast<std::ptrdiff_t>(i) * stride; };
-  const auto original = [=, &origins](std::size_t j) { return originals + origins.row[j] * head_dim; };
+  const auto rows = origins.row.subspan(first - origins.begin);
+  const auto original = [=](std::size_t j) { return originals + rows[j] * head_dim; };
   const detail::RowWriter<T> writer(originals, static_cast<std::ptrdiff_t>(head_dim), head_dim);
   for (std::size_t j = 0; j < kept.size(); ++j) {
-    const auto source = [&](std::size_t i) { return i < survivors ? original(i) : key(kept[i]); };
+    const auto source = [&](std::size_t i) { return i < survivors ? original(i) : key(kept[i] - first); };
     const std::size_t next = j + detail::rows_ahead;
     if (next < kept.size()) detail::prefetch_row(source(next), head_dim);
     if (j >= survivors) writer.copy(source(j), original(j));
-    if (kept[j] == j) continue;  // stands where it stood
-    const std::size_t shift = origins.position[origins.row[j]] - j;
+    if (kept[j] - first == j) continue;  // stands where it stood
+    const std::size_t shift = origins.position[rows[j]] - first - j;
     detail::rotate_row(source(j), angles[shift], pairing, head_dim, key(j));
   }
 }

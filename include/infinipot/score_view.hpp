@@ -27,10 +27,10 @@ class ScoreView {
   std::size_t size() const noexcept { return size_; }
 
   /// Records of entry t: original position, token, NuC (nats), distillations survived.
-  std::uint64_t position(std::size_t t) const noexcept { return table_->positions(first_lane_)[base(t)]; }
-  Token token(std::size_t t) const noexcept { return table_->tokens(first_lane_)[base(t)]; }
-  float nuc(std::size_t t) const noexcept { return table_->nuc(first_lane_)[base(t)]; }
-  std::uint32_t survived(std::size_t t) const noexcept { return table_->survived(first_lane_)[base(t)]; }
+  std::uint64_t position(std::size_t t) const noexcept { return table_->positions(first_lane_)[record(t)]; }
+  Token token(std::size_t t) const noexcept { return table_->tokens(first_lane_)[record(t)]; }
+  float nuc(std::size_t t) const noexcept { return table_->nuc(first_lane_)[record(t)]; }
+  std::uint32_t survived(std::size_t t) const noexcept { return table_->survived(first_lane_)[record(t)]; }
 
   /// True for entries that stay whatever their score: sinks, recent, pinned.
   bool is_protected(std::size_t t) const noexcept { return protected_[t] != 0; }
@@ -41,7 +41,7 @@ class ScoreView {
 
   /// Index of entry t in the store, for one of the heads.
   std::size_t index(std::size_t head, std::size_t t) const noexcept {
-    if (aligned_.empty()) return t;
+    if (aligned_.empty()) return begin_ + t;
     return aligned_[head / heads_per_lane_ * stride_ + t];
   }
 
@@ -67,7 +67,7 @@ class ScoreView {
  private:
   friend class Selector;
 
-  std::size_t base(std::size_t t) const noexcept { return index(0, t); }
+  std::size_t record(std::size_t t) const noexcept { return index(0, t) - begin_; }
 
   static void raise(float& score, float to) noexcept {
     if (to > score || is_nan(to)) score = to;
@@ -89,13 +89,14 @@ class ScoreView {
 
   const EntryTable* table_ = nullptr;
   std::size_t first_lane_ = 0;
+  std::size_t begin_ = 0;  // index of that lane's first entry
   std::size_t size_ = 0;
   std::size_t heads_ = 0;
   std::size_t first_head_ = 0;
   std::size_t heads_per_lane_ = 1;
   std::size_t stride_ = 0;                   // the store's capacity
   std::span<const std::uint8_t> protected_;  // (size)
-  std::span<const Index> aligned_;           // (lanes of the scope, capacity); empty where entry t is index t
+  std::span<const Index> aligned_;           // (lanes of the scope, capacity); empty for a single lane
   std::span<const float> attention_;         // (layers, kv_heads, capacity)
 };
 

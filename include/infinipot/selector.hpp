@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "infinipot/detail/error.hpp"
@@ -23,6 +24,10 @@ namespace infinipot {
 struct Protection {
   std::size_t sinks = 0;   ///< the first entries (attention sinks, arXiv 2309.17453)
   std::size_t recent = 0;  ///< the last entries
+  /// (lanes) instead of `recent` where lanes differ, else empty.
+  std::span<const std::size_t> recents = {};
+
+  std::size_t recent_of(std::size_t lane) const noexcept { return recents.empty() ? recent : recents[lane]; }
 };
 
 /// Applies a policy's rules lane by lane. Allocates once, in the constructor.
@@ -30,6 +35,12 @@ class Selector {
  public:
   /// For stores of up to `capacity` entries, of which `keep` stay, and executors of up to `workers` workers.
   Selector(const Shape& shape, Granularity granularity, std::size_t capacity, std::size_t keep,
+           std::span<const Rule> rules, std::size_t workers = 1)
+      : Selector(shape, granularity, capacity, Selection(shape.lanes(granularity), keep), rules, workers) {}
+
+  /// The same for stores of which each lane keeps as many as `kept` has for it, or all that it has if these
+  /// are fewer.
+  Selector(const Shape& shape, Granularity granularity, std::size_t capacity, Selection kept,
            std::span<const Rule> rules, std::size_t workers = 1)
       : shape_(shape),
         granularity_(granularity),
@@ -40,14 +51,17 @@ class Selector {
         free_(shape.lanes(granularity)),
         left_(shape.lanes(granularity)),
         scratch_(workers, Scratch(capacity, widest_scope() > 1 ? widest_scope() : 0)),
-        kept_(shape.lanes(granularity), keep) {}
+        kept_(std::move(kept)) {
+    for (std::size_t lane = 0; lane < kept_.lanes(); ++lane) budgets_.push_back(kept_.lane(lane).size());
+  }
 
   /// The result of the last select().
   const Selection& kept() const noexcept { return kept_; }
 
   /// Chooses the entries that stay. `attention` is (layers, kv_heads, capacity), as the policy watched it.
   /// Returns the number of NaN scores of unprotected entries, which count as lowest.
-  /// Precondition: keep <= table.size(), and no lane has more than `keep` protected entries.
+  /// Precondition: keep <= table.size(), unless lanes keep different numbers; no lane has more protected
+  /// entries than it keeps.
   template <Policy P, Executor X = Serial>
   std::size_t select(const P& policy, const EntryTable& table, std::span<const float> attention,
                      const Protection& protection, X executor = {}) noexcept {
@@ -61,7 +75,7 @@ class Selector {
         apply(policy, rule, view(table, attention, scope * width, width, scratch), scratch);
       });
     }
-    executor.for_each(table.lanes(), [&](std::size_t lane, std::size_t) { collect(lane, table.size()); });
+    executor.for_each(table.lanes(), [&](std::size_t lane, std::size_t) { collect(table, lane); });
     std::size_t nans = 0;
     for (const Scratch& scratch : scratch_) nans += scratch.nans;
     return nans;
@@ -107,25 +121,28 @@ class Selector {
     return widest;
   }
 
-  std::span<std::uint8_t> protected_of(std::size_t lane, std::size_t size) noexcept {
-    return std::span(protected_).subspan(lane * capacity_, size);
+  // Flags of the entries that a lane holds.
+  std::span<std::uint8_t> protected_of(const EntryTable& table, std::size_t lane) noexcept {
+    return std::span(protected_).subspan(lane * capacity_, table.size() - table.begin(lane));
   }
-  std::span<const std::uint8_t> protected_of(std::size_t lane, std::size_t size) const noexcept {
-    return std::span(protected_).subspan(lane * capacity_, size);
+  std::span<const std::uint8_t> protected_of(const EntryTable& table, std::size_t lane) const noexcept {
+    return std::span(protected_).subspan(lane * capacity_, table.size() - table.begin(lane));
   }
-  std::span<std::uint8_t> marks_of(std::size_t lane, std::size_t size) noexcept {
-    return std::span(marks_).subspan(lane * capacity_, size);
+  std::span<std::uint8_t> marks_of(const EntryTable& table, std::size_t lane) noexcept {
+    return std::span(marks_).subspan(lane * capacity_, table.size() - table.begin(lane));
   }
 
   void protect(const EntryTable& table, std::size_t lane, const Protection& protection) noexcept {
-    const std::size_t size = table.size();
-    const auto flags = protected_of(lane, size);
+    const auto flags = protected_of(table, lane);
+    const std::size_t size = flags.size();
     std::ranges::copy(table.pinned(lane), flags.begin());
     std::fill_n(flags.begin(), std::min(protection.sinks, size), std::uint8_t{1});
-    std::fill_n(flags.rbegin(), std::min(protection.recent, size), std::uint8_t{1});
-    std::copy(flags.begin(), flags.end(), marks_of(lane, size).begin());
+    std::fill_n(flags.rbegin(), std::min(protection.recent_of(lane), size), std::uint8_t{1});
+    std::copy(flags.begin(), flags.end(), marks_of(table, lane).begin());
     const auto taken = static_cast<std::size_t>(std::count(flags.begin(), flags.end(), 1));
-    free_[lane] = left_[lane] = kept_.keep() - std::min(kept_.keep(), taken);
+    const std::size_t keep = std::min(budgets_[lane], size);
+    kept_.set_count(lane, keep);
+    free_[lane] = left_[lane] = keep - std::min(keep, taken);
   }
 
   ScoreView view(const EntryTable& table, std::span<const float> attention, std::size_t lane,
@@ -133,13 +150,14 @@ class Selector {
     ScoreView view;
     view.table_ = &table;
     view.first_lane_ = lane;
+    view.begin_ = table.begin(lane);
     view.heads_per_lane_ = shape_.heads_per_lane(granularity_);
     view.first_head_ = lane * view.heads_per_lane_;
     view.heads_ = width * view.heads_per_lane_;
     view.stride_ = capacity_;
     view.attention_ = attention;
-    view.size_ = table.size();
-    view.protected_ = protected_of(lane, table.size());
+    view.protected_ = protected_of(table, lane);
+    view.size_ = view.protected_.size();
     if (width > 1) align(view, width, scratch);
     return view;
   }
@@ -150,17 +168,18 @@ class Selector {
     std::vector<Index>& aligned = scratch.aligned;
     std::size_t found = 0;
     // Row `lane` of aligned is written up to `found`; its next cell serves as that lane's cursor.
-    for (std::size_t lane = 0; lane < width; ++lane) aligned[lane * capacity_] = 0;
-    for (std::size_t t = 0; t < table.size(); ++t) {
-      const std::uint64_t position = table.positions(view.first_lane_)[t];
+    for (std::size_t lane = 0; lane < width; ++lane)
+      aligned[lane * capacity_] = static_cast<Index>(table.begin(view.first_lane_ + lane));
+    for (const std::uint64_t position : table.positions(view.first_lane_)) {
       bool everywhere = true, pinned = false;
       for (std::size_t lane = 0; lane < width; ++lane) {
+        const std::size_t begin = table.begin(view.first_lane_ + lane);
         const auto positions = table.positions(view.first_lane_ + lane);
         Index& cursor = aligned[lane * capacity_ + found];
-        while (cursor < table.size() && positions[cursor] < position) ++cursor;
-        const bool here = cursor < table.size() && positions[cursor] == position;
+        while (cursor < table.size() && positions[cursor - begin] < position) ++cursor;
+        const bool here = cursor < table.size() && positions[cursor - begin] == position;
         everywhere = everywhere && here;
-        pinned = pinned || (here && protected_of(view.first_lane_ + lane, table.size())[cursor] != 0);
+        pinned = pinned || (here && protected_of(table, view.first_lane_ + lane)[cursor - begin] != 0);
       }
       if (!everywhere) continue;
       scratch.scope_protected[found++] = pinned ? 1 : 0;
@@ -202,15 +221,16 @@ class Selector {
 
   void mark_lane(std::span<const float> scores, std::size_t wanted, const ScoreView& view,
                  Scratch& scratch) noexcept {
-    left_[view.first_lane_] -= scratch.top_k.mark(scores, wanted, marks_of(view.first_lane_, view.size_));
+    left_[view.first_lane_] -= scratch.top_k.mark(scores, wanted, marks_of(*view.table_, view.first_lane_));
   }
 
   void mark_scope(std::span<const float> scores, std::size_t wanted, const ScoreView& view, std::size_t width,
                   Scratch& scratch) noexcept {
-    const std::size_t size = view.table_->size();
+    const EntryTable& table = *view.table_;
     const auto marks = std::span(scratch.scope_marks).first(view.size_);
     const auto mark_at = [&](std::size_t lane, std::size_t t) -> std::uint8_t& {
-      return marks_of(view.first_lane_ + lane, size)[scratch.aligned[lane * capacity_ + t]];
+      const std::size_t of = view.first_lane_ + lane;
+      return marks_of(table, of)[scratch.aligned[lane * capacity_ + t] - table.begin(of)];
     };
     // What one lane has taken for itself is no candidate (2): the others must not be made to follow.
     std::fill(marks.begin(), marks.end(), std::uint8_t{0});
@@ -226,21 +246,25 @@ class Selector {
         }
   }
 
-  void collect(std::size_t lane, std::size_t size) noexcept {
-    const auto marks = marks_of(lane, size);
+  void collect(const EntryTable& table, std::size_t lane) noexcept {
+    const auto marks = marks_of(table, lane);
     // Only a scope whose lanes agree on too few entries leaves a gap: the newest entries fill it.
-    for (std::size_t t = size; t-- > 0 && left_[lane] > 0;) {
+    for (std::size_t t = marks.size(); t-- > 0 && left_[lane] > 0;) {
       if (marks[t] != 0) continue;
       marks[t] = 1;
       --left_[lane];
     }
-    marked_indices(marks, kept_.lane(lane));
+    const auto kept = kept_.lane(lane);
+    marked_indices(marks, kept);
+    if (const auto begin = static_cast<Index>(table.begin(lane)); begin != 0)
+      for (Index& index : kept) index += begin;
   }
 
   Shape shape_;
   Granularity granularity_;
   std::size_t capacity_;
   std::vector<Rule> rules_;
+  std::vector<std::size_t> budgets_;     // (lanes)
   std::vector<std::uint8_t> protected_;  // (lanes, capacity)
   std::vector<std::uint8_t> marks_;      // (lanes, capacity): protected or chosen
   std::vector<std::size_t> free_;        // (lanes): what protected entries leave of the budget

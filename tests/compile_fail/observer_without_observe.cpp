@@ -24,7 +24,7 @@ struct Policy {
   void score(std::size_t, const infinipot::ScoreView&, std::span<float>) const {}
   template <class Rows>
   void score_entries(const Rows&, std::span<float>) const {}
-  void begin(const infinipot::Shape&, std::size_t, std::size_t) {}
+  void begin(const infinipot::Shape&, std::size_t, std::size_t, std::size_t) {}
   void commit(std::size_t, std::size_t) noexcept {}
   void forget() noexcept {}
 #ifndef SHOULD_FAIL

@@ -251,6 +251,56 @@ TEST(ReadingOptions, GranularityAndKernelDependOnThePolicy) {
   EXPECT_EQ(granularity_of(with({"--granularity", "head"})), infinipot::Granularity::head);
 }
 
+Program with_pyramids() {
+  Program program = plain;
+  program.pyramids = true;
+  return program;
+}
+
+TEST(ReadingOptions, PyramidIsForProgramsWhoseLayersCanDiffer) {
+  EXPECT_EQ(refusal({"--pyramid", "20"}), "unknown argument '--pyramid' (see --help)");
+  EXPECT_FALSE(with({}, with_pyramids()).pyramid.has_value());
+  const auto granularity = [](Arguments more) {
+    more.insert(more.end(), {"--pyramid", "2"});
+    return with(more, with_pyramids()).granularity;
+  };
+  EXPECT_EQ(granularity({}), "layer");
+  EXPECT_EQ(granularity({"--policy", "reread"}), "layer");
+  EXPECT_EQ(granularity({"--policy", "snapkv"}), "head");
+  EXPECT_EQ(granularity({"--granularity", "head"}), "head");
+}
+
+TEST(ReadingOptions, PyramidRefusesWhatItCannotDo) {
+  const auto refused = [](Arguments more, const std::string& beta = "20") {
+    more.insert(more.end(), {"--pyramid", beta});
+    return refusal(more, with_pyramids());
+  };
+  EXPECT_EQ(refused({}), "accepted");
+  EXPECT_EQ(refused({}, "0.5"), "--pyramid: must be a number, 1 .. 1e+06, not '0.5' (see --help)");
+  EXPECT_EQ(refused({"--granularity", "shared"}),
+            "--pyramid: with --granularity shared all layers keep the same tokens; use layer or head");
+  EXPECT_EQ(refused({"--policy", "full"}), "--pyramid: --policy full keeps the same in all layers");
+  // 50 of 100 stay, of which 4 sinks and 46 to share, of which the last layer has 2; h2o wants half of all.
+  EXPECT_EQ(refused({"--pot", "100", "--policy", "streaming_llm"}), "accepted");
+  EXPECT_EQ(
+      refused({"--pot", "100", "--policy", "h2o"})
+          .find(
+              "--pyramid leaves the last layer 6 entries, fewer than 7; it needs a larger --keep (7 entries "
+              "always stay"),
+      0U);
+  EXPECT_EQ(refused({"--pot", "100", "--policy", "h2o"}, "10"), "accepted");
+}
+
+TEST(ReadingOptions, PyramidSharesWhatDoesNotAlwaysStay) {
+  Options o =
+      with({"--pot", "400", "--policy", "snapkv", "--window", "30", "--pyramid", "2"}, with_pyramids());
+  fit_pyramid(infinipot::SnapKv(30, 5), o, 10);
+  EXPECT_EQ(o.always, 40U);
+  EXPECT_EQ(budgets_of(o, 3), (std::vector<std::size_t>{280, 200, 120}));
+  o.pyramid.reset();
+  EXPECT_TRUE(budgets_of(o, 3).empty());
+}
+
 TEST(ReadingOptions, PolicyHasTheSettings) {
   const auto smoothing = [](const Arguments& more) {
     return with_policy(with(more), {{1, 2}},

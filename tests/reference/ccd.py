@@ -31,10 +31,15 @@ class Settings:
     future: int = 512  # expected_attention: positions over which RoPE is averaged
     period: int = 1  # temporal_redundancy: entries of a frame
     frames: int = 32  # temporal_redundancy: recent frames that keys are compared with
+    budgets: tuple = ()  # entries kept in each layer, of which `keep` is the largest; none: `keep` in all
 
-    def protected_recent(self):
-        """Policies that need the newest entries protect them whatever `recent` says."""
-        least = {"snapkv": self.window, "tova": 1, "h2o": self.keep // 2, "truncation": self.keep // 2}
+    def budget(self, layer):
+        return self.budgets[layer] if self.budgets else self.keep
+
+    def protected_recent(self, keep=None):
+        """Policies that need the newest entries protect them whatever `recent` says. `keep`: of the layer."""
+        half = (keep or self.keep) // 2
+        least = {"snapkv": self.window, "tova": 1, "h2o": half, "truncation": half}
         least["temporal_redundancy"] = self.period * self.frames
         return max(self.recent, least.get(self.policy, 0))
 
@@ -42,7 +47,7 @@ class Settings:
 @dataclass
 class Distillation:
     stream_position: int  # of the token whose arrival made it necessary
-    kept: np.ndarray  # [lane, keep], ascending indices
+    kept: list  # [lane][entry], ascending indices
     candidates: np.ndarray  # [lane, entry], which entries were not protected
     scores: dict = field(default_factory=dict)  # name -> [lane, entry], smoothed, as the selection saw them
 
@@ -67,13 +72,16 @@ class Pot:
         assert settings.keep < self.limit
         self.lanes = lanes_of(model, settings.granularity)
         self.cache = Cache(model)
-        # The records that travel with every entry, [lane, entry].
-        self.position = np.empty((len(self.lanes), 0), dtype=np.int64)
-        self.nuc = np.empty((len(self.lanes), 0))
-        self.pinned = np.empty((len(self.lanes), 0), dtype=bool)
-        self.survived = np.empty((len(self.lanes), 0), dtype=np.int64)
+        # The records that travel with every entry, [lane, entry]. Where layers have budgets, all of them end at the
+        # same column, and those that hold fewer entries lack the first ones: `absent`. (The cache has no such gaps.)
+        start = settings.keep - min(settings.budgets, default=settings.keep)
+        self.position = np.zeros((len(self.lanes), start), dtype=np.int64)
+        self.nuc = np.zeros((len(self.lanes), start))
+        self.pinned = np.zeros((len(self.lanes), start), dtype=bool)
+        self.survived = np.zeros((len(self.lanes), start), dtype=np.int64)
+        self.absent = np.ones((len(self.lanes), start), dtype=bool)
         # h2o: attention received from every query so far; reread: the most from a single one, [layer, kv head, entry].
-        self.received = torch.empty(model.layers, model.kv_heads, 0, dtype=model.dtype)
+        self.received = torch.zeros(model.layers, model.kv_heads, start, dtype=model.dtype)
         # expected_attention: raw queries of all that was read but the sinks, per layer [query head, token, dim].
         self.queries = [rows.clone() for rows in self.cache.queries]
         self.last_logits = None
@@ -83,6 +91,22 @@ class Pot:
 
     def __len__(self):
         return self.position.shape[1]
+
+    def begins(self):
+        """Entries that each layer lacks."""
+        counts = {heads[0][0]: int(absent.sum()) for heads, absent in zip(self.lanes, self.absent)}
+        return [counts.get(layer, 0) for layer in range(self.model.layers)]
+
+    def budget(self, lane):
+        """What a lane keeps: its layer's budget, or all that it has."""
+        return min(self.settings.budget(self.lanes[lane][0][0]), int((~self.absent[lane]).sum()))
+
+    def _mass(self, count):
+        return self.model.attention_mass(self.cache, count, self.begins())
+
+    def _stack(self, rows):
+        """[layer][kv head, entry] -> [layer, kv head, entry], with zeros for what a layer lacks."""
+        return torch.stack([torch.nn.functional.pad(row, (begin, 0)) for row, begin in zip(rows, self.begins())])
 
     def feed(self, tokens, pinned=False, chunk=None):
         """Read tokens. `chunk` limits how many go through the model at once; it cannot change the outcome."""
@@ -112,6 +136,7 @@ class Pot:
         self.nuc = extend(self.nuc, nuc)
         self.pinned = extend(self.pinned, [pinned] * len(tokens))
         self.survived = extend(self.survived, [0] * len(tokens))
+        self.absent = extend(self.absent, [False] * len(tokens))
         if self.settings.policy == "expected_attention":
             past_sinks = max(0, self.settings.sinks - first)
             for layer, rows in enumerate(self.cache.queries):
@@ -122,38 +147,44 @@ class Pot:
             self.received = torch.cat([self.received, new], dim=2)
         if self.settings.policy == "h2o":
             new = torch.zeros(*self.received.shape[:2], len(tokens), dtype=self.model.dtype)
-            self.received = torch.cat([self.received, new], dim=2) + self.model.attention_mass(self.cache, len(tokens))
+            self.received = torch.cat([self.received, new], dim=2) + self._mass(len(tokens))
 
     def distil(self):
         scores, stages = self._scores()
         kept = []
         for lane, protected in enumerate(self.protected()):
             chosen = protected.copy()
-            assert protected.sum() <= self.settings.keep
-            places = self.settings.keep - protected.sum()
+            keep = self.budget(lane)
+            assert protected.sum() <= keep
+            places = keep - protected.sum()
             for name, share in stages:
                 # A share of None takes every place still empty.
-                count = int(share * places) if share is not None else self.settings.keep - chosen.sum()
-                best, margin = select(scores[name][lane], ~chosen, count)
+                count = int(share * places) if share is not None else keep - chosen.sum()
+                best, margin = select(scores[name][lane], ~(chosen | self.absent[lane]), count)
                 chosen[best] = True
                 self.margins.append(Margin(margin, len(self.distillations), lane, name))
             kept.append(np.flatnonzero(chosen))
-        kept = np.array(kept)
-        self.distillations.append(Distillation(len(self.stream_nuc), kept, ~self.protected(), scores))
+        self.distillations.append(Distillation(len(self.stream_nuc), kept, self.candidates(), scores))
         self._compact(kept)
 
     def protected(self):
         index = np.arange(len(self))
-        ends = (index < self.settings.sinks) | (index >= len(self) - self.settings.protected_recent())
-        return ends[None, :] | self.pinned
+        flags = self.pinned.copy()
+        for lane, absent in enumerate(self.absent):
+            recent = self.settings.protected_recent(self.settings.budget(self.lanes[lane][0][0]))
+            flags[lane] |= (index < absent.sum() + self.settings.sinks) | (index >= len(self) - recent)
+        return flags & ~self.absent
+
+    def candidates(self):
+        return ~(self.protected() | self.absent)
 
     def _scores(self):
         """Scores by name, [lane, entry], and the order in which they fill the free places."""
         s = self.settings
-        candidates = ~self.protected()
+        candidates = self.candidates()
         if s.policy == "infinipot":
             self.model.forward(self.catalyst, self.cache)
-            u = self.model.attention_mass(self.cache, len(self.catalyst))[:, :, : len(self)]
+            u = self._mass(len(self.catalyst))[:, :, : len(self)]
             self.cache.drop_last(len(self.catalyst))
             cap = self._lane_scores(u, s.aggregate)
             scores = {"nuc": pool(self.nuc, candidates, s.kernel, "max"), "cap": pool(cap, candidates, s.kernel, "max")}
@@ -168,10 +199,10 @@ class Pot:
         if s.policy == "truncation":
             return {"position": -self.position.astype(float)}, [("position", None)]
         if s.policy == "snapkv":
-            u = self._lane_scores(self.model.attention_mass(self.cache, s.window), "sum")
+            u = self._lane_scores(self._mass(s.window), "sum")
             return {"snapkv": pool(u, candidates, s.kernel, "mean")}, [("snapkv", None)]
         if s.policy == "tova":
-            u = self.model.attention_mass(self.cache, 1)
+            u = self._mass(1)
             u = u.sum(dim=1, keepdim=True).expand_as(u)  # all heads of a layer decide together, at any granularity
             return {"tova": self._lane_scores(u, "sum")}, [("tova", None)]
         if s.policy == "h2o":
@@ -190,24 +221,30 @@ class Pot:
             probe = self.catalyst + fresh[start : start + self.settings.block]
             self.model.forward(probe, self.cache)
             for layer in range(self.model.layers):
-                most = self.model.attention(self.cache, layer, len(probe)).amax(dim=1)[:, : len(self)]
-                most = most.view(self.model.kv_heads, -1, len(self)).amax(dim=1)
-                self.received[layer] = torch.maximum(self.received[layer], most)
+                begin = self.begins()[layer]
+                most = self.model.attention(self.cache, layer, len(probe)).amax(dim=1)[:, : len(self) - begin]
+                most = most.view(self.model.kv_heads, -1, len(self) - begin).amax(dim=1)
+                self.received[layer][:, begin:] = torch.maximum(self.received[layer][:, begin:], most)
             self.cache.drop_last(len(probe))
 
     def _entry_scores(self):
         """[layer, kv head, entry] of what keys and values alone tell. Keys as they are rotated where they stand."""
         if self.settings.policy == "value_norm":
-            return torch.stack([values.norm(dim=-1) for values in self.cache.values])
-        keys = torch.stack([self.model.rotate(keys, 0) for keys in self.cache.keys])
+            return self._stack([values.norm(dim=-1) for values in self.cache.values])
+        keys = [self.model.rotate(keys, 0) for keys in self.cache.keys]
         if self.settings.policy == "knorm":
-            return -keys.norm(dim=-1)
+            return self._stack([-k.norm(dim=-1) for k in keys])
         if self.settings.policy == "expected_attention":
-            return torch.stack([self._expected_attention(layer, keys[layer]) for layer in range(self.model.layers)])
+            return self._stack([self._expected_attention(layer, k) for layer, k in enumerate(keys)])
         if self.settings.policy == "temporal_redundancy":
             return self._temporal_redundancy(keys)
+        return self._stack([self._unlikeness(k) for k in keys])
+
+    @staticmethod
+    def _unlikeness(keys):
+        """keydiff of keys[kv head, entry, dim]."""
         directions = keys / keys.norm(dim=-1, keepdim=True)
-        mean = directions.mean(dim=2, keepdim=True)
+        mean = directions.mean(dim=1, keepdim=True)
         return -(directions * mean).sum(dim=-1) / mean.norm(dim=-1)
 
     def _expected_attention(self, layer, keys):
@@ -215,7 +252,7 @@ class Pot:
         model, sinks = self.model, self.settings.sinks
         # Row i of the rotation of the identity, at every position: where channel i goes.
         turned = torch.stack([torch.eye(model.head_dim, dtype=model.dtype)] * self.settings.future, dim=1)
-        rotation = model.rotate(turned, len(self)).mean(dim=1).T  # [to, from]
+        rotation = model.rotate(turned, keys.shape[1]).mean(dim=1).T  # [to, from]
         values = self.cache.values[layer]
         scores = torch.zeros(values.shape[:2], dtype=model.dtype)
         group = model.heads // model.kv_heads
@@ -231,16 +268,16 @@ class Pot:
     def _temporal_redundancy(self, keys):
         """[layer, kv head, entry] 1 - mean cosine with the recent keys at the same place of a frame."""
         period = self.settings.period
-        directions = keys / keys.norm(dim=-1, keepdim=True)
-        cosines = directions @ directions.transpose(2, 3)
-        result = torch.empty(cosines.shape[:3], dtype=keys.dtype)
+        directions = [k / k.norm(dim=-1, keepdim=True) for k in keys]
+        result = [torch.empty(k.shape[:2], dtype=k.dtype) for k in keys]
         for lane, heads in enumerate(self.lanes):
-            place = torch.from_numpy(self.position[lane] % period)
-            recent = torch.arange(len(self)) >= len(self) - period * self.settings.frames
-            same = ((place[:, None] == place[None, :]) & recent[None, :]).to(keys.dtype)
+            place = torch.from_numpy(self.position[lane][~self.absent[lane]] % period)
+            recent = torch.arange(len(place)) >= len(place) - period * self.settings.frames
+            same = ((place[:, None] == place[None, :]) & recent[None, :]).to(self.model.dtype)
             for layer, head in heads:
-                result[layer, head] = 1 - (cosines[layer, head] * same).sum(dim=1) / same.sum(dim=1)
-        return result
+                cosines = directions[layer][head] @ directions[layer][head].T
+                result[layer][head] = 1 - (cosines * same).sum(dim=1) / same.sum(dim=1)
+        return self._stack(result)
 
     def _lane_scores(self, u, aggregate):
         """[layer, kv head, entry] -> [lane, entry]."""
@@ -257,18 +294,26 @@ class Pot:
         return np.stack(result)
 
     def _compact(self, kept):
-        def take(record):
-            return np.take_along_axis(record, kept, axis=1)
+        keep = self.settings.keep
 
-        self.position, self.nuc, self.pinned = take(self.position), take(self.nuc), take(self.pinned)
-        self.survived = take(self.survived) + 1
-        index = torch.empty(self.model.layers, self.model.kv_heads, self.settings.keep, dtype=torch.int64)
+        def take(record):
+            taken = np.zeros((len(kept), keep), dtype=record.dtype)
+            for lane, indices in enumerate(kept):
+                taken[lane, keep - len(indices) :] = record[lane, indices]
+            return taken
+
+        index = [[None] * self.model.kv_heads for _ in range(self.model.layers)]
         for heads, row in zip(self.lanes, kept):
             for layer, head in heads:
-                index[layer, head] = torch.from_numpy(row)
+                index[layer][head] = torch.from_numpy(row)
+        index = [torch.stack(rows) for rows in index]
         if self.settings.policy in ("h2o", "reread"):
-            self.received = self.received.gather(2, index)
-        self.cache.gather(index)
+            received = [rows.gather(1, i) for rows, i in zip(self.received, index)]
+            self.received = torch.stack([torch.nn.functional.pad(r, (keep - r.shape[1], 0)) for r in received])
+        self.cache.gather([i - begin for i, begin in zip(index, self.begins())])
+        self.position, self.nuc, self.pinned = take(self.position), take(self.nuc), take(self.pinned)
+        self.survived = take(self.survived) + 1
+        self.absent = np.array([[i < keep - len(indices) for i in range(keep)] for indices in kept])
 
     def smallest_margin(self):
         return min(self.margins, key=lambda margin: margin.relative, default=Margin())

@@ -51,6 +51,9 @@ struct CcdSpec {
   std::size_t future = 9;              // expected_attention, which leaves out the sinks
   double epsilon = 0;                  // expected_attention
   std::size_t period = 3, frames = 2;  // temporal_redundancy
+  // What each layer keeps, of which `keep` is the most; none: all keep that. Entries are counted from a
+  // layer's own first one here, and so are positions.
+  std::vector<std::size_t> budgets = {};
 };
 
 /// One entry of one (layer, kv head).
@@ -74,8 +77,6 @@ class Ccd {
         queries_(model.shape.layers * model.shape.query_heads) {
     if (spec.kind == Kind::snapkv) spec_.recent = std::max(spec.recent, spec.window);
     if (spec.kind == Kind::tova) spec_.recent = std::max(spec.recent, std::size_t{1});
-    if (spec.kind == Kind::h2o || spec.kind == Kind::truncation)
-      spec_.recent = std::max(spec.recent, spec.keep / 2);
     if (spec.kind == Kind::temporal_redundancy)
       spec_.recent = std::max(spec.recent, spec.frames * spec.period);
     std::size_t catalyst = 0;
@@ -83,10 +84,11 @@ class Ccd {
       for (const auto& c : spec.catalysts) catalyst = std::max(catalyst, c.size());
     if (spec.kind == Kind::reread) catalyst = spec.catalysts[0].size() + spec.block;
     limit_ = spec.capacity - catalyst;
+    if (!spec.budgets.empty()) begin_ = spec.keep - *std::ranges::min_element(spec.budgets);
   }
 
   void feed(Token token, bool pinned = false) {
-    if (size() == limit_) distil();
+    if (begin_ + size() == limit_) distil();
     const double nuc = read_ == 0 ? 0 : surprise(token);
     const auto attention = run(token);
     for (auto& head : heads_) {
@@ -98,7 +100,12 @@ class Ccd {
     ++read_;
   }
 
-  std::size_t size() const { return heads_[0].size(); }
+  /// Of the layer that holds most.
+  std::size_t size() const {
+    std::size_t most = 0;
+    for (const auto& head : heads_) most = std::max(most, head.size());
+    return most;
+  }
   const std::vector<Held>& head(std::size_t layer, std::size_t kv_head) const {
     return heads_[layer * model_.shape.kv_heads + kv_head];
   }
@@ -139,7 +146,7 @@ class Ccd {
 
   /// Attention, (layers * query_heads) rows over the entries. Adds the token to every head.
   std::vector<Vector> run(Token token) {
-    const std::size_t d = model_.shape.head_dim, position = size();
+    const std::size_t d = model_.shape.head_dim;
     const auto embedding = model_.embedding.row(static_cast<std::size_t>(token));
     Vector x(embedding.begin(), embedding.end());
     std::vector<Vector> attention;
@@ -148,6 +155,7 @@ class Ccd {
       const Vector h = normed(x);
       const Vector queries = multiply(weights.query, h), keys = multiply(weights.key, h),
                    values = multiply(weights.value, h);
+      const std::size_t position = heads_[layer * model_.shape.kv_heads].size();
       for (std::size_t g = 0; g < model_.shape.kv_heads; ++g) {
         Held held;
         held.raw_key = part(keys, g, d);
@@ -198,8 +206,8 @@ class Ccd {
   /// Whether attention paid by the token just read counts.
   bool counts_reading() const {
     if (spec_.kind == Kind::h2o) return true;
-    if (spec_.kind == Kind::snapkv) return size() > limit_ - spec_.window;
-    return spec_.kind == Kind::tova && size() == limit_;
+    if (spec_.kind == Kind::snapkv) return begin_ + size() > limit_ - spec_.window;
+    return spec_.kind == Kind::tova && begin_ + size() == limit_;
   }
 
   void receive(const std::vector<Vector>& attention, bool maximum) {
@@ -219,29 +227,31 @@ class Ccd {
   void run_catalysts() {
     forget_attention();
     if (spec_.alpha == 1) return;
-    const std::size_t full = size();
     probing_ = true;
     for (const auto& catalyst : spec_.catalysts) {
       for (const Token token : catalyst) receive(run(token), spec_.max_over_queries);
-      for (auto& head : heads_) head.resize(full);
+      drop_last(catalyst.size());
     }
     probing_ = false;
   }
 
   /// What came since the last distillation, block by block. Nothing is forgotten before.
   void read_again() {
-    const std::size_t full = size();
     std::vector<Token> fresh;
-    for (std::size_t t = distillations_ == 0 ? 0 : spec_.keep; t < full; ++t)
-      fresh.push_back(heads_[0][t].token);
+    for (const Held& held : heads_[0])
+      if (held.survived == 0) fresh.push_back(held.token);
     probing_ = true;
     for (std::size_t from = 0; from < fresh.size(); from += spec_.block) {
       for (const Token token : spec_.catalysts[0]) receive(run(token), true);
-      for (std::size_t i = from; i < std::min(from + spec_.block, fresh.size()); ++i)
-        receive(run(fresh[i]), true);
-      for (auto& head : heads_) head.resize(full);
+      const std::size_t to = std::min(from + spec_.block, fresh.size());
+      for (std::size_t i = from; i < to; ++i) receive(run(fresh[i]), true);
+      drop_last(spec_.catalysts[0].size() + to - from);
     }
     probing_ = false;
+  }
+
+  void drop_last(std::size_t count) {
+    for (auto& head : heads_) head.resize(head.size() - count);
   }
 
   bool scores_entries() const {
@@ -287,7 +297,7 @@ class Ccd {
     const std::size_t group = model_.shape.query_heads / model_.shape.kv_heads;
     for (std::size_t q = 0; q < queries_.size(); ++q) {
       auto& head = heads_[q / group];
-      const auto [mean, covariance] = expected_query(queries_[q]);
+      const auto [mean, covariance] = expected_query(queries_[q], head.size());
       const double d = static_cast<double>(mean.size());
       double sum = 0;
       Vector paid(head.size());
@@ -311,12 +321,12 @@ class Ccd {
     std::vector<Vector> covariance;
   };
 
-  /// Of the given queries after the mean rotation of the positions that follow the pot.
-  Gaussian expected_query(const std::vector<Vector>& queries) const {
+  /// Of the given queries after the mean rotation of the positions from `next` on.
+  Gaussian expected_query(const std::vector<Vector>& queries, std::size_t next) const {
     const std::size_t d = model_.shape.head_dim;
     std::vector<Vector> rotation(d, Vector(d));  // rotation[i][k]: of channel k into channel i
     for (std::size_t k = 0; k < d; ++k)
-      for (std::size_t p = size(); p < size() + spec_.future; ++p) {
+      for (std::size_t p = next; p < next + spec_.future; ++p) {
         Vector unit(d);
         unit[k] = 1;
         const Vector turned = rotated_at(unit, p);
@@ -352,13 +362,15 @@ class Ccd {
       together = model_.shape.kv_heads;
     if (spec_.granularity == infinipot::Granularity::shared) together = heads_.size();
     for (std::size_t first = 0; first < heads_.size(); first += together)
-      keep_best(std::span(heads_).subspan(first, together));
+      keep_best(std::span(heads_).subspan(first, together),
+                spec_.budgets.empty() ? spec_.keep : spec_.budgets[first / model_.shape.kv_heads]);
+    begin_ = spec_.keep - size();
     if (spec_.kind == Kind::snapkv || spec_.kind == Kind::tova) forget_attention();
     ++distillations_;
   }
 
-  void keep_best(std::span<std::vector<Held>> heads) const {
-    const std::vector<bool> marked = choose(heads);
+  void keep_best(std::span<std::vector<Held>> heads, std::size_t keep) const {
+    const std::vector<bool> marked = choose(heads, std::min(keep, heads[0].size()), keep);
     for (auto& head : heads) {
       std::vector<Held> kept;
       for (std::size_t t = 0; t < head.size(); ++t)
@@ -368,14 +380,18 @@ class Ccd {
     }
   }
 
-  std::vector<bool> choose(std::span<const std::vector<Held>> heads) const {
+  /// `keep` entries, where `budget` might be kept if there were as many.
+  std::vector<bool> choose(std::span<const std::vector<Held>> heads, std::size_t keep,
+                           std::size_t budget) const {
     const auto& records = heads[0];
+    std::size_t recent = spec_.recent;
+    if (spec_.kind == Kind::h2o || spec_.kind == Kind::truncation) recent = std::max(recent, budget / 2);
     std::vector<bool> stays(records.size());
     for (std::size_t t = 0; t < stays.size(); ++t)
-      stays[t] = t < spec_.sinks || t + spec_.recent >= records.size() || records[t].pinned;
+      stays[t] = t < spec_.sinks || t + recent >= records.size() || records[t].pinned;
     const std::vector<bool> is_protected = stays;
     const auto taken = static_cast<std::size_t>(std::count(stays.begin(), stays.end(), true));
-    const std::size_t free = spec_.keep - taken;
+    const std::size_t free = keep - taken;
 
     std::size_t by_nuc = 0;
     if (spec_.kind == Kind::infinipot) {
@@ -451,6 +467,7 @@ class Ccd {
   std::vector<std::vector<Held>> heads_;      // (layers * kv_heads)
   std::vector<std::vector<Vector>> queries_;  // (layers * query_heads) of the text, before RoPE
   std::size_t limit_ = 0;
+  std::size_t begin_ = 0;  // what the layer that holds most lacks of `keep` entries
   std::uint64_t read_ = 0, distillations_ = 0;
   bool probing_ = false;
   Vector logits_;  // after the last token of the text

@@ -121,7 +121,8 @@ TEST_P(CcdGolden, KeepsTheSameEntries) {
                              .max_keep = settings.at("keep"),
                              .granularity = granularity(golden),
                              .key_storage = GetParam().storage,
-                             .rope = weights()->config().rope()});
+                             .rope = weights()->config().rope(),
+                             .budgets = settings.value("budgets", std::vector<std::size_t>())});
   smollm2::LlamaEngine engine(*weights(), pot, pool(), 256);
 
   with_policy(golden, pot.rope(), [&](auto policy) {
@@ -157,7 +158,7 @@ TEST_P(CcdGolden, KeepsTheSameEntries) {
     const auto nuc = golden.at("nuc").get<std::vector<double>>();
     for (std::size_t lane = 0; lane < pot.entries().lanes(); ++lane) {
       std::uint64_t sum = 0, all = 0;
-      for (std::size_t t = 0; t < pot.size(); ++t) {
+      for (std::size_t t = 0; t < pot.entries().positions(lane).size(); ++t) {
         const std::uint64_t position = pot.entries().positions(lane)[t];
         sum += position;
         all ^= position;
@@ -180,7 +181,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"ccd_keydiff.json"}, Case{"ccd_value_norm.json"}, Case{"ccd_truncation.json"},
                     Case{"ccd_reread.json"}, Case{"ccd_expected_attention.json"},
                     Case{"ccd_expected_attention.json", KeyStorage::unrotated, 37},
-                    Case{"ccd_temporal_redundancy.json"},
+                    Case{"ccd_temporal_redundancy.json"}, Case{"ccd_pyramid_snapkv.json"},
+                    Case{"ccd_pyramid_infinipot.json"},
+                    Case{"ccd_pyramid_infinipot.json", KeyStorage::unrotated, 37},
                     Case{"ccd_infinipot_head_sum.json", KeyStorage::unrotated, 37},
                     Case{"ccd_infinipot_shared_max.json", KeyStorage::unrotated, 37}));
 

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "infinipot/element.hpp"
 #include "infinipot/pot.hpp"
@@ -12,6 +13,7 @@
 namespace infinipot::detail {
 
 /// Parts of a file, in their order. E entries, S survivors (entries with an original), row = bytes of a row.
+/// Both are counted in each layer from where it begins, which differs where layers have budgets.
 enum class Section : std::uint32_t {
   keys,             ///< (layers, kv_heads, E, row)
   values,           ///< (layers, kv_heads, E, row)
@@ -64,18 +66,22 @@ struct PotAccess {
     return pot.spread_.size();
   }
 
-  /// Says how many entries and survivors there are, before their sections are filled.
-  template <Element T>
-  static void resize(Pot<T>& pot, std::size_t size, std::size_t survivors) noexcept {
-    pot.entries_.size_ = size;
-    pot.survivors_ = survivors;
-    for (std::size_t lane = 0; lane < pot.lanes() && !pot.rows_.empty(); ++lane)
-      for (std::size_t i = 0; i < survivors; ++i)
-        pot.rows_[lane * pot.max_keep() + i] = static_cast<Index>(i);
+  /// Where layers begin, (layers), or empty if all do at 0.
+  template <class T>
+  static std::vector<std::size_t> begins(const Pot<T>& pot) {
+    std::vector<std::size_t> begins;
+    for (std::size_t layer = 0; layer < pot.budgets().size(); ++layer) begins.push_back(pot.begin(layer));
+    return begins;
   }
-  template <Quantized T>
-  static void resize(Pot<T>& pot, std::size_t size, std::size_t /*survivors*/) noexcept {
+
+  /// Says how many entries and survivors there are, before their sections are filled; `begins` as above.
+  template <class T>
+  static void resize(Pot<T>& pot, std::size_t size, std::size_t survivors,
+                     std::span<const std::size_t> begins) noexcept {
     pot.entries_.size_ = size;
+    for (std::size_t lane = 0; lane < pot.entries_.begins_.size(); ++lane)
+      pot.entries_.begins_[lane] = begins[lane / pot.lanes_per_layer()];
+    set_survivors(pot, survivors);
   }
 
   /// Calls function(bytes) for the pieces of a section, in the order of the file.
@@ -106,6 +112,26 @@ struct PotAccess {
   }
 
  private:
+  template <Element T>
+  static void set_survivors(Pot<T>& pot, std::size_t survivors) noexcept {
+    pot.survivors_ = survivors;
+    for (std::size_t lane = 0; lane < pot.lanes() && !pot.rows_.empty(); ++lane) {
+      Index next = 0;
+      for (Index& row : survivor_rows(pot, lane)) row = next++;
+    }
+  }
+  template <Quantized T>
+  static void set_survivors(Pot<T>& /*pot*/, std::size_t /*survivors*/) noexcept {}
+
+  /// KeyOrigins::row of a lane's survivors.
+  template <Element T>
+  static std::span<Index> survivor_rows(const Pot<T>& pot, std::size_t lane) noexcept {
+    const KeyOrigins origins = pot.origins(lane);
+    const std::size_t begin = pot.entries_.begin(lane);
+    if (survivors(pot) <= begin) return {};
+    return origins.row.subspan(begin - origins.begin, survivors(pot) - begin);
+  }
+
   template <class T>
   static std::span<std::byte> bytes_of(T* first, std::size_t count) noexcept {
     return {reinterpret_cast<std::byte*>(first), count * sizeof(T)};
@@ -116,25 +142,26 @@ struct PotAccess {
     const Rows<T>& all = section == Section::keys ? pot.keys() : pot.values();
     for (std::size_t layer = 0; layer < pot.shape().layers; ++layer)
       for (std::size_t head = 0; head < pot.shape().kv_heads; ++head)
-        for (std::size_t entry = 0; entry < pot.size(); ++entry)
+        for (std::size_t entry = pot.begin(layer); entry < pot.size(); ++entry)
           function(bytes_of(all.row(layer, head, entry), pot.shape().head_dim));
   }
   template <Quantized T, class F>
   static void rows(const Pot<T>& pot, Section section, F& function) {
     const std::span<std::byte> all = section == Section::keys ? pot.keys_ : pot.values_;
-    for (std::size_t pair = 0; pair < pot.shape().heads(); ++pair)
-      function(all.subspan(pair * pot.capacity() * pot.row_bytes_, pot.size() * pot.row_bytes_));
+    for (std::size_t layer = 0; layer < pot.shape().layers; ++layer)
+      for (std::size_t head = 0; head < pot.shape().kv_heads; ++head)
+        function(std::span(pot.row(all, layer, head, pot.begin(layer)),
+                           (pot.size() - pot.begin(layer)) * pot.row_bytes_));
   }
 
   template <Element T, class F>
   static void originals(const Pot<T>& pot, F& function) {
     const std::size_t d = pot.shape().head_dim;
     for (std::size_t pair = 0; pair < pot.shape().heads(); ++pair) {
-      const std::size_t lane = pair / pot.shape().heads_per_lane(pot.granularity());
-      for (std::size_t i = 0; i < survivors(pot); ++i) {
-        const std::size_t row = pot.rows_[lane * pot.max_keep() + i];
-        function(bytes_of(pot.originals_.data() + (pair * pot.max_keep() + row) * d, d));
-      }
+      const std::size_t kv_heads = pot.shape().kv_heads;
+      if (survivors(pot) == 0) continue;
+      for (const Index row : survivor_rows(pot, pair / pot.shape().heads_per_lane(pot.granularity())))
+        function(bytes_of(pot.originals(pair / kv_heads, pair % kv_heads) + row * d, d));
     }
   }
   template <Quantized T, class F>
@@ -142,11 +169,9 @@ struct PotAccess {
 
   template <Element T, class F>
   static void first_positions(const Pot<T>& pot, F& function) {
-    for (std::size_t lane = 0; lane < pot.lanes(); ++lane)
-      for (std::size_t i = 0; i < survivors(pot); ++i) {
-        const std::size_t at = lane * pot.max_keep();
-        function(bytes_of(&pot.first_positions_[at + pot.rows_[at + i]], 1));
-      }
+    for (std::size_t lane = 0; lane < pot.lanes() && survivors(pot) > 0; ++lane)
+      for (const Index row : survivor_rows(pot, lane))
+        function(bytes_of(&pot.origins(lane).position[row], 1));
   }
   template <Quantized T, class F>
   static void first_positions(const Pot<T>& /*pot*/, F& /*function*/) {}
@@ -154,7 +179,7 @@ struct PotAccess {
   template <class T, class Record, class F>
   static void records(const Pot<T>& pot, std::span<Record> all, F& function) {
     for (std::size_t lane = 0; lane < pot.lanes(); ++lane)
-      function(bytes_of(all.data() + lane * pot.capacity(), pot.size()));
+      function(bytes_of(pot.entries_.row(all, lane).data(), pot.size() - pot.entries_.begin(lane)));
   }
 
   template <Element T, class F>

@@ -8,6 +8,7 @@
 
 #include "infinipot/detail/arena.hpp"
 #include "infinipot/entries.hpp"
+#include "infinipot/layer_rows.hpp"
 #include "infinipot/pot_settings.hpp"
 #include "infinipot/rope.hpp"
 #include "infinipot/shape.hpp"
@@ -24,9 +25,13 @@ class PotBase {
   Granularity granularity() const noexcept { return settings_.granularity; }
   KeyStorage key_storage() const noexcept { return settings_.key_storage; }
   const Rope& rope() const noexcept { return settings_.rope; }
+  /// (layers) that a distillation keeps, or empty if it keeps the same in all.
+  std::span<const std::size_t> budgets() const noexcept { return settings_.budgets; }
 
-  /// Entries held, the same in every lane.
+  /// The index of the next entry; the number of those held where layers have no budgets.
   std::size_t size() const noexcept { return entries_.size(); }
+  /// The first entry that a layer holds: it has begin(layer) .. size() - 1. 0 unless layers have budgets.
+  std::size_t begin(std::size_t layer) const noexcept { return entries_.begin(layer * lanes_per_layer()); }
   const EntryTable& entries() const noexcept { return entries_; }
 
   /// Bytes that the pot allocated (all but an engine's own keys and values).
@@ -41,23 +46,32 @@ class PotBase {
  protected:
   friend struct PotAccess;
 
-  explicit PotBase(PotSettings settings) : settings_(std::move(settings).checked()) {}
+  explicit PotBase(PotSettings settings)
+      : settings_(std::move(settings).checked()),
+        layer_rows_(shape().kv_heads, capacity(), max_keep(), settings_.budgets) {}
   PotBase(PotBase&&) noexcept = default;
   PotBase& operator=(PotBase&&) noexcept = default;
   ~PotBase() = default;
 
   std::size_t lanes() const noexcept { return shape().lanes(granularity()); }
 
-  /// Rows of all layers, heads and entries.
-  std::size_t rows() const { return product({shape().layers, shape().kv_heads, capacity()}); }
+  /// Layers that have lanes of their own, and how many each has: one of one if a lane is of all layers.
+  std::size_t lane_layers() const noexcept { return std::min(lanes(), shape().layers); }
+  std::size_t lanes_per_layer() const noexcept { return lanes() / lane_layers(); }
+
+  /// Rows of all layers and heads, and those of them that distillations may keep; the latter of records, too.
+  std::size_t rows() const { return layer_rows_.all_rows(shape().layers, shape().kv_heads); }
+  std::size_t kept_rows() const { return layer_rows_.all_kept(shape().layers, shape().kv_heads); }
+  std::size_t kept_records() const { return layer_rows_.all_kept(lane_layers(), lanes_per_layer()); }
 
   /// After all other arrays were reserved: allocates, and makes angles and records.
   void allocate() {
     const auto angles = arena_.reserve<float>(AngleTable::floats(settings_.rope, capacity()));
-    const auto records = EntryTable::reserve(arena_, lanes(), capacity());
+    const auto records = EntryTable::reserve(arena_, layer_rows_.all_rows(lane_layers(), lanes_per_layer()));
     arena_.allocate();
     angles_ = AngleTable(settings_.rope, capacity(), arena_.take(angles));
     entries_ = EntryTable(arena_, records, lanes(), capacity());
+    entries_.set_rows(layer_rows_, lanes_per_layer());
   }
 
   /// Makes a key that was projected one that can be multiplied with queries.
@@ -70,6 +84,7 @@ class PotBase {
   }
 
   PotSettings settings_;
+  LayerRows layer_rows_;
   Arena arena_;
   AngleTable angles_;
   EntryTable entries_;

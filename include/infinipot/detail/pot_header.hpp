@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -14,14 +13,15 @@
 
 #include "infinipot/detail/crc32.hpp"
 #include "infinipot/detail/error.hpp"
+#include "infinipot/detail/file_numbers.hpp"
 #include "infinipot/detail/pot_access.hpp"
 #include "infinipot/pot_settings.hpp"
 #include "infinipot/quantized_pot.hpp"
 
 namespace infinipot {
 
-/// The version of the file format that this library writes, and the only one that it reads.
-inline constexpr std::uint32_t pot_file_version = 1;
+/// The version of the file format that this library writes. It also reads version 1, which has no budgets.
+inline constexpr std::uint32_t pot_file_version = 2;
 
 /// Element types as a file numbers them.
 enum class ElementCode : std::uint32_t { float32, float16, bfloat16, codes8, codes4 };
@@ -41,11 +41,13 @@ inline constexpr ElementCode element_code<int4> = ElementCode::codes4;
 struct PotFileInfo {
   ElementCode element = ElementCode::float32;
   PotSettings settings;
-  std::size_t size = 0;       ///< entries
-  std::size_t survivors = 0;  ///< of those, how many a distillation has moved
+  std::size_t size = 0;       ///< entries; with budgets, where they end (EntryTable::size)
+  std::size_t survivors = 0;  ///< entries before this one are those that a distillation has moved
   std::size_t channels = 0;   ///< of KeyChannels; 0 where the pot was told none
+  /// With budgets, the first entry of each layer; else empty: it is 0.
+  std::vector<std::size_t> begins = {};
   /// What the one who saved the pot added, in the file's memory.
-  std::span<const std::byte> extra;
+  std::span<const std::byte> extra = {};
 };
 
 namespace detail {
@@ -62,6 +64,7 @@ struct SectionRecord {
 };
 
 struct PotHeader {
+  std::uint32_t version = pot_file_version;
   PotFileInfo info;
   std::uint64_t header_bytes = 0;
   std::uint64_t file_bytes = 0;
@@ -77,23 +80,40 @@ constexpr std::uint64_t saturating_product(std::uint64_t a, std::uint64_t b) noe
   return a != 0 && b > ~std::uint64_t{0} / a ? ~std::uint64_t{0} : a * b;
 }
 
+/// Layers that have lanes of their own, and how many: one of one if a lane is of all layers.
+struct LaneCounts {
+  std::uint64_t layers, members;
+};
+inline LaneCounts lane_counts(const PotSettings& settings) noexcept {
+  if (settings.granularity == Granularity::shared) return {1, 1};
+  return {settings.shape.layers, settings.granularity == Granularity::head ? settings.shape.kv_heads : 1};
+}
+
+/// Entries of one lane or kv head of a layer up to `end`.
+inline std::uint64_t entries_up_to(const PotFileInfo& info, std::size_t end, std::size_t layer) noexcept {
+  return info.begins.empty() ? end : end - std::min(end, info.begins[layer]);
+}
+
+/// The same of all `members` lanes or heads of all layers.
+inline std::uint64_t all_up_to(const PotFileInfo& info, std::size_t end, LaneCounts lanes) noexcept {
+  if (info.begins.empty()) return saturating_product(saturating_product(lanes.layers, lanes.members), end);
+  std::uint64_t sum = 0;  // fits: as many layers stand in the file, and entries are below 2^32
+  for (std::size_t layer = 0; layer < info.begins.size(); ++layer) sum += entries_up_to(info, end, layer);
+  return saturating_product(sum, lanes.members);
+}
+
 /// Bytes of the pot's sections, from what the header says.
 inline std::array<std::uint64_t, sections> section_bytes(const PotFileInfo& info,
                                                          std::uint64_t row) noexcept {
-  const Shape& shape = info.settings.shape;
-  const std::uint64_t heads = saturating_product(shape.layers, shape.kv_heads);
-  const std::uint64_t lanes = info.settings.granularity == Granularity::head    ? heads
-                              : info.settings.granularity == Granularity::layer ? shape.layers
-                                                                                : 1;
-  const auto rows = [&](std::uint64_t entries) {
-    return saturating_product(saturating_product(heads, entries), row);
-  };
-  const std::uint64_t records = saturating_product(lanes, info.size);
+  const LaneCounts heads{info.settings.shape.layers, info.settings.shape.kv_heads};
+  const LaneCounts lanes = lane_counts(info.settings);
+  const auto rows = [&](std::size_t end) { return saturating_product(all_up_to(info, end, heads), row); };
+  const std::uint64_t records = all_up_to(info, info.size, lanes);
   const std::uint64_t channels = saturating_product(info.channels, sizeof(float));
   return {rows(info.size),
           rows(info.size),
           rows(info.survivors),
-          saturating_product(saturating_product(lanes, info.survivors), sizeof(Index)),
+          saturating_product(all_up_to(info, info.survivors, lanes), sizeof(Index)),
           saturating_product(records, sizeof(std::uint64_t)),
           saturating_product(records, sizeof(Token)),
           saturating_product(records, sizeof(float)),
@@ -120,56 +140,12 @@ inline std::uint64_t bytes_of_row(ElementCode element, std::size_t head_dim) noe
 }
 
 /// Bytes of a header up to and with its own checksum.
-constexpr std::uint64_t header_size(std::uint64_t frequencies) noexcept {
-  return 8 + 2 * 4 + 8 + 4 * 4 + 10 * 8 + 8 + saturating_product(frequencies, 8) + file_sections * 24 + 8;
+constexpr std::uint64_t header_size(std::uint32_t version, std::uint64_t frequencies,
+                                    std::uint64_t budgets) noexcept {
+  const std::uint64_t rest = 8 + 2 * 4 + 8 + 4 * 4 + 10 * 8 + 8 + file_sections * 24 + 8;
+  const std::uint64_t layers = version == 1 ? 0 : 8 + saturating_product(budgets, 16);
+  return rest + layers + saturating_product(frequencies, 8);
 }
-
-/// Appends numbers, as this machine (little-endian) has them.
-class HeaderWriter {
- public:
-  template <class T>
-  void put(T value) {
-    const auto* const first = reinterpret_cast<const std::byte*>(&value);
-    bytes_.insert(bytes_.end(), first, first + sizeof value);
-  }
-  void put(std::string_view text) {
-    for (const char c : text) put(c);
-  }
-  std::vector<std::byte>& bytes() noexcept { return bytes_; }
-
- private:
-  std::vector<std::byte> bytes_;
-};
-
-/// Takes numbers off the front of a file.
-class HeaderReader {
- public:
-  explicit HeaderReader(std::span<const std::byte> bytes) noexcept : bytes_(bytes) {}
-
-  /// Throws std::invalid_argument at the file's end.
-  template <class T>
-  T get() {
-    if (bytes_.size() - at_ < sizeof(T)) invalid("the pot file ends inside its header");
-    T value;
-    std::memcpy(&value, bytes_.data() + at_, sizeof value);
-    at_ += sizeof value;
-    return value;
-  }
-
-  /// An enumerator, of which there are `count`.
-  template <class E>
-  E get_choice(const char* what, std::uint32_t count) {
-    const auto value = get<std::uint32_t>();
-    if (value >= count) invalid("the pot file's ", what, ' ', value, " is out of range 0 .. ", count - 1);
-    return static_cast<E>(value);
-  }
-
-  std::size_t at() const noexcept { return at_; }
-
- private:
-  std::span<const std::byte> bytes_;
-  std::size_t at_ = 0;
-};
 
 inline std::uint32_t crc_of(std::span<const std::byte> bytes) noexcept {
   Crc32 crc;
@@ -191,10 +167,12 @@ inline std::vector<std::byte> header_bytes(const PotHeader& header) {
     out.put(choice);
   for (const std::size_t number :
        {s.shape.layers, s.shape.query_heads, s.shape.kv_heads, s.shape.head_dim, s.capacity, s.max_keep,
-        info.size, info.survivors, info.channels, s.rope.frequencies.size()})
+        info.size, info.survivors, info.channels, s.rope.frequencies.size(), s.budgets.size()})
     out.put(std::uint64_t{number});
   out.put(s.rope.attention_factor);
   for (const double frequency : s.rope.frequencies) out.put(frequency);
+  for (const std::size_t budget : s.budgets) out.put(std::uint64_t{budget});
+  for (const std::size_t begin : info.begins) out.put(std::uint64_t{begin});
   for (const SectionRecord& section : header.table) {
     out.put(section.offset);
     out.put(section.bytes);
@@ -206,12 +184,6 @@ inline std::vector<std::byte> header_bytes(const PotHeader& header) {
   return std::move(out.bytes());
 }
 
-/// Throws std::invalid_argument where numbers would have to be turned around.
-inline void check_endianness() {
-  if constexpr (std::endian::native != std::endian::little)
-    invalid("pot files are for little-endian machines");
-}
-
 /// Throws std::invalid_argument unless everything in the header is in order.
 inline PotHeader read_header(std::span<const std::byte> file) {
   check_endianness();
@@ -220,8 +192,10 @@ inline PotHeader read_header(std::span<const std::byte> file) {
   HeaderReader in(file);
   in.get<std::uint64_t>();
   PotHeader header;
-  if (const auto version = in.get<std::uint32_t>(); version != pot_file_version)
-    invalid("the pot file has version ", version, "; this library reads version ", pot_file_version);
+  header.version = in.get<std::uint32_t>();
+  if (header.version < 1 || header.version > pot_file_version)
+    invalid("the pot file has version ", header.version, "; this library reads versions 1 .. ",
+            pot_file_version);
   header.header_bytes = in.get<std::uint32_t>();
   header.file_bytes = in.get<std::uint64_t>();
   if (header.file_bytes != file.size())
@@ -237,10 +211,12 @@ inline PotHeader read_header(std::span<const std::byte> file) {
         &info.size, &info.survivors, &info.channels})
     *number = static_cast<std::size_t>(in.get<std::uint64_t>());
   const auto frequencies = in.get<std::uint64_t>();
-  if (frequencies > file.size() || header.header_bytes != header_size(frequencies) ||
+  const std::uint64_t budgets = header.version == 1 ? 0 : in.get<std::uint64_t>();
+  if (frequencies > file.size() || budgets > file.size() ||
+      header.header_bytes != header_size(header.version, frequencies, budgets) ||
       header.header_bytes > file.size())
     invalid("the pot file's header of ", header.header_bytes, " bytes does not fit ", frequencies,
-            " frequencies");
+            " frequencies and ", budgets, " budgets");
   const std::size_t checked = header.header_bytes - 8;
   HeaderReader checksum(file.subspan(checked));
   if (checksum.get<std::uint32_t>() != crc_of(file.first(checked)))
@@ -248,6 +224,10 @@ inline PotHeader read_header(std::span<const std::byte> file) {
   s.rope.attention_factor = in.get<double>();
   s.rope.frequencies.resize(static_cast<std::size_t>(frequencies));
   for (double& frequency : s.rope.frequencies) frequency = in.get<double>();
+  for (std::vector<std::size_t>* const numbers : {&s.budgets, &info.begins}) {
+    numbers->resize(static_cast<std::size_t>(budgets));
+    for (std::size_t& number : *numbers) number = static_cast<std::size_t>(in.get<std::uint64_t>());
+  }
   for (SectionRecord& section : header.table) {
     section.offset = in.get<std::uint64_t>();
     section.bytes = in.get<std::uint64_t>();
@@ -257,16 +237,31 @@ inline PotHeader read_header(std::span<const std::byte> file) {
   return header;
 }
 
+/// Throws std::invalid_argument unless layers begin where they may.
+inline void check_begins(const PotFileInfo& info) {
+  const PotSettings& s = info.settings;
+  if (s.budgets.empty()) return;
+  const LayerRows rows(s.shape.kv_heads, s.capacity, s.max_keep, s.budgets);
+  if (info.size < rows.start())
+    invalid("the pot file's entries end at ", info.size, ", before their start at ", rows.start());
+  for (std::size_t layer = 0; layer < s.budgets.size(); ++layer)
+    if (info.begins[layer] < rows.first(layer) || info.begins[layer] > rows.start())
+      invalid("the pot file's layer ", layer, " begins at ", info.begins[layer], ", which is out of range ",
+              rows.first(layer), " .. ", rows.start());
+}
+
 /// Throws std::invalid_argument unless sizes and places of all sections follow from the header.
 inline void check_sizes(const PotHeader& header) {
   const PotFileInfo& info = header.info;
   const PotSettings& s = info.settings;
-  PotSettings(s).checked();
+  if (PotSettings(s).checked().budgets != s.budgets)
+    invalid("the pot file's budgets are all the same, and should not be there");
   if (info.size > s.capacity)
     invalid("the pot file holds ", info.size, " entries, more than its capacity ", s.capacity);
   if (info.survivors > std::min(info.size, s.max_keep))
     invalid("the pot file holds ", info.survivors, " survivors of ", info.size, " entries and max_keep ",
             s.max_keep);
+  check_begins(info);
   if (info.channels != 0 &&
       info.channels !=
           saturating_product(saturating_product(s.shape.layers, s.shape.kv_heads), s.shape.head_dim))
@@ -298,6 +293,21 @@ T file_number(std::span<const std::byte> bytes, std::size_t i) noexcept {
   return value;
 }
 
+/// Throws std::invalid_argument for key channels that no pot can have.
+inline void check_channels(std::span<const std::byte> file, const PotHeader& header) {
+  const PotFileInfo& info = header.info;
+  if (info.channels == 0) return;
+  const auto of = [&](Section section) {
+    return section_of(file, header, static_cast<std::size_t>(section));
+  };
+  KeyChannels channels;
+  for (std::size_t i = 0; i < info.channels; ++i) {
+    channels.centre.push_back(file_number<float>(of(Section::key_centres), i));
+    channels.spread.push_back(file_number<float>(of(Section::key_spreads), i));
+  }
+  channels.validate(info.settings.shape);
+}
+
 /// Throws std::invalid_argument for records that no pot can have.
 inline void check_records(std::span<const std::byte> file, const PotHeader& header) {
   const PotFileInfo& info = header.info;
@@ -305,26 +315,27 @@ inline void check_records(std::span<const std::byte> file, const PotHeader& head
     return section_of(file, header, static_cast<std::size_t>(section));
   };
   const auto positions = of(Section::positions), pinned = of(Section::pinned), tokens = of(Section::tokens);
-  for (std::size_t at = 0; at < pinned.size(); ++at) {
-    if (static_cast<std::uint8_t>(pinned[at]) > 1)
-      invalid("the pot file's pinned flag ", at, " is neither 0 nor 1");
-    if (file_number<Token>(tokens, at) < 0) invalid("the pot file's token ", at, " is negative");
-    if (at % info.size != 0 &&
-        file_number<std::uint64_t>(positions, at) <= file_number<std::uint64_t>(positions, at - 1))
-      invalid("the pot file's positions do not ascend at ", at);
-  }
   const auto firsts = of(Section::first_positions);
-  for (std::size_t at = 0; at < firsts.size() / sizeof(Index); ++at)
-    if (const auto first = file_number<Index>(firsts, at);
-        first < at % info.survivors || first >= info.settings.capacity)
-      invalid("the pot file's key ", at, " was first at ", first, ", which cannot be");
-  if (info.channels == 0) return;
-  KeyChannels channels;
-  for (std::size_t i = 0; i < info.channels; ++i) {
-    channels.centre.push_back(file_number<float>(of(Section::key_centres), i));
-    channels.spread.push_back(file_number<float>(of(Section::key_spreads), i));
+  const LaneCounts lanes = lane_counts(info.settings);
+  // Lanes with nothing in them need no look, and a file may claim any number of those.
+  if (pinned.empty()) return check_channels(file, header);
+  for (std::size_t lane = 0, at = 0, moved = 0; lane < lanes.layers * lanes.members; ++lane) {
+    const std::size_t layer = lane / lanes.members;
+    for (std::size_t i = 0; i < entries_up_to(info, info.size, layer); ++i, ++at) {
+      if (static_cast<std::uint8_t>(pinned[at]) > 1)
+        invalid("the pot file's pinned flag ", at, " is neither 0 nor 1");
+      if (file_number<Token>(tokens, at) < 0) invalid("the pot file's token ", at, " is negative");
+      if (i != 0 &&
+          file_number<std::uint64_t>(positions, at) <= file_number<std::uint64_t>(positions, at - 1))
+        invalid("the pot file's positions do not ascend at ", at);
+    }
+    const std::size_t begin = info.begins.empty() ? 0 : info.begins[layer];
+    for (std::size_t i = 0; i < entries_up_to(info, info.survivors, layer); ++i, ++moved)
+      if (const auto first = file_number<Index>(firsts, moved);
+          first < begin + i || first >= info.settings.capacity)
+        invalid("the pot file's key ", moved, " was first at ", first, ", which cannot be");
   }
-  channels.validate(info.settings.shape);
+  check_channels(file, header);
 }
 
 /// All checks. Throws std::invalid_argument.
@@ -343,14 +354,19 @@ template <class T>
 PotHeader header_for(const Pot<T>& pot, std::span<const std::byte> extra) {
   check_endianness();
   PotHeader header;
-  header.info = {
-      element_code<T>,
-      {pot.shape(), pot.capacity(), pot.max_keep(), pot.granularity(), pot.key_storage(), pot.rope()},
-      pot.size(),
-      PotAccess::survivors(pot),
-      PotAccess::channels(pot),
-      {}};
-  header.header_bytes = header_size(pot.rope().frequencies.size());
+  header.info = {element_code<T>,
+                 {pot.shape(),
+                  pot.capacity(),
+                  pot.max_keep(),
+                  pot.granularity(),
+                  pot.key_storage(),
+                  pot.rope(),
+                  {pot.budgets().begin(), pot.budgets().end()}},
+                 pot.size(),
+                 PotAccess::survivors(pot),
+                 PotAccess::channels(pot),
+                 PotAccess::begins(pot)};
+  header.header_bytes = header_size(header.version, pot.rope().frequencies.size(), pot.budgets().size());
   const auto bytes = section_bytes(header.info, PotAccess::row_size<T>(pot.shape()));
   std::uint64_t end = header.header_bytes;
   for (std::size_t i = 0; i < file_sections; ++i) {

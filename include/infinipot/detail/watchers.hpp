@@ -44,8 +44,9 @@ class QueryWatcher final : public QuerySink {
       const auto keys = [&](std::size_t from, std::size_t count, float* tile) {
         return store_.key_rows(layer, kv_head, from, count, tile);
       };
+      const std::size_t lane = shape.lane_of(layer, kv_head, store_.granularity());
       scorers_[worker].accumulate(queries, kv_head, first_, keys, attention, reduce_,
-                                  scores_.head(shape.head_of(layer, kv_head)));
+                                  scores_.head(shape.head_of(layer, kv_head)), store_.entries().begin(lane));
     });
     seconds_ += watch.seconds();
   }
@@ -71,6 +72,15 @@ class QueryWatcher final : public QuerySink {
   double seconds_ = 0;
 };
 
+/// Whether the engine is to show queries rather than probabilities, if it chooses.
+template <class Engine>
+bool shows_queries(const Engine& engine) {
+  if constexpr (ChoosesWhatToShow<Engine>)
+    return engine.shows_queries();
+  else
+    return true;
+}
+
 /// Shows queries to a policy that observes them.
 template <class P>
 class QueryObserver final : public QuerySink {
@@ -86,17 +96,20 @@ class QueryObserver final : public QuerySink {
   std::size_t first_;
 };
 
-/// Adds up attention probabilities that the engine computed itself.
+/// Adds up attention probabilities that the engine computed itself, of entries that there are.
+template <class S>
 class AttentionWatcher final : public AttentionSink {
  public:
-  AttentionWatcher(const Shape& shape, Reduce reduce, AttentionScores scores) noexcept
-      : shape_(shape), reduce_(reduce), scores_(scores) {}
+  AttentionWatcher(const S& store, Reduce reduce, AttentionScores scores) noexcept
+      : store_(store), shape_(store.shape()), reduce_(reduce), scores_(scores) {}
 
   void row(std::size_t layer, std::size_t query_head, std::size_t /*row*/,
            std::span<const float> probabilities) noexcept override {
-    const auto scores = scores_.head(shape_.head_of(layer, query_head / shape_.group()));
+    const std::size_t kv_head = query_head / shape_.group();
+    const auto scores = scores_.head(shape_.head_of(layer, kv_head));
     const std::size_t size = std::min(scores.size(), probabilities.size());
-    for (std::size_t t = 0; t < size; ++t) {
+    for (std::size_t t = store_.entries().begin(shape_.lane_of(layer, kv_head, store_.granularity()));
+         t < size; ++t) {
       if (reduce_ == Reduce::sum)
         scores[t] += probabilities[t];
       else if (probabilities[t] > scores[t] || is_nan(probabilities[t]))  // NaN stays, to be reported
@@ -105,6 +118,7 @@ class AttentionWatcher final : public AttentionSink {
   }
 
  private:
+  const S& store_;
   Shape shape_;
   Reduce reduce_;
   AttentionScores scores_;

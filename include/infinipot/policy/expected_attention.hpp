@@ -60,8 +60,9 @@ class ExpectedAttention {
   std::span<const Rule> rules() const noexcept { return rules_; }
 
   /// Throws std::invalid_argument for a rope that does not fit the shape.
-  void begin(const Shape& shape, std::size_t capacity, std::size_t chunk) {
-    moments_ = QueryMoments(shape, settings_.rope, capacity, chunk, settings_.sinks);
+  void begin(const Shape& shape, std::size_t start, std::size_t capacity, std::size_t chunk) {
+    const std::size_t sinks = std::min(settings_.sinks, capacity);
+    moments_ = QueryMoments(shape, settings_.rope, capacity, chunk, start + sinks);
     group_ = shape.group();
     average_ = averages(settings_.rope, settings_.future);
   }
@@ -135,7 +136,7 @@ class ExpectedAttention {
       return taken;
     };
     const auto covariance = take(d * d), mean = take(d), key = take(d), product = take(d);
-    const Angles turn = averaged(rows.size(), take(2 * pairs));
+    const Angles turn = averaged(rows.begin() + rows.size(), take(2 * pairs));
     const std::span<float> logits = rest.first(rows.size());
 
     moments_.read(rows.layer(), rows.kv_head() * group_ + head, mean, covariance);
