@@ -131,7 +131,7 @@ TEST_F(ReadModel, ReportHasConsistentFigures) {
   EXPECT_LE(r.at("hit_rate"), 1);
   const json& settings = r.at("settings");
   EXPECT_EQ(settings.at("keep"), 64);
-  EXPECT_EQ(settings.at("kernel"), 9);
+  EXPECT_EQ(settings.at("kernel"), 17);
   EXPECT_EQ(settings.at("granularity"), "shared");
   EXPECT_EQ(settings.at("threads"), 2);
   EXPECT_TRUE(settings.at("max_tokens").is_null());
@@ -283,7 +283,7 @@ TEST_F(ReadModel, RefusesWhatDoesNotFitThePot) {
   std::string catalyst;
   for (int i = 0; i < 128; ++i) catalyst += " word";
   expect_refusal(run(text_.path(), {"--pot", "128", "--catalyst", catalyst}), "--pot 128 is too small");
-  expect_refusal(run(text_.path(), {"--pot", "32"}), "for --pot 32");  // the header stays
+  expect_refusal(run(text_.path(), {"--pot", "40"}), "for --pot 40");  // the header stays
   expect_refusal(run(text_.path(), {"--answer", "\4"}), "--answer: the text has no tokens");
 }
 
