@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <exception>
 #include <iostream>
+#include <optional>
 #include <span>
 #include <sstream>
 #include <string>
@@ -55,8 +56,8 @@ reading::Options options_of(const std::string& model, const json& job, const std
   for (std::string word; words >> word;) arguments.push_back(word);
   std::vector<const char*> raw;
   for (const std::string& argument : arguments) raw.push_back(argument.c_str());
-  std::optional<reading::Options> options =
-      parse_options({.name = "infinipot-read"}, static_cast<int>(raw.size()), raw.data());
+  std::optional<reading::Options> options = reading::parse_options(
+      {.name = "infinipot-read", .model_help = "GGUF file"}, static_cast<int>(raw.size()), raw.data());
   if (!options) throw reading::UsageError("settings ask for help, and measure nothing: " + settings);
   return *options;
 }
