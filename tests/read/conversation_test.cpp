@@ -29,7 +29,7 @@ class TwoTurns : public ReadModel {
   Arguments turns(const Arguments& more = {}) const {
     using test::operator+;
     return Arguments{"--model",         model_,
-                     "--pot",           "200",
+                     "--pot",           "240",
                      "--threads",       "2",
                      "--generate",      "16",
                      "--document",      text_.path(),
@@ -66,7 +66,7 @@ TEST_F(TwoTurns, TheSecondAnswerIsFromTheFirstDocument) {
   EXPECT_TRUE(first.at("hit_rate").is_null());
 
   // The pot distilled before the first answer and between the two.
-  const json alone = report(text_.path(), {"--pot", "200", "--generate", "0"});
+  const json alone = report(text_.path(), {"--pot", "240", "--generate", "0"});
   EXPECT_GT(alone.at("distillations"), 0);
   EXPECT_GT(r.at("distillations").get<int>(), alone.at("distillations").get<int>() + 1);
 }
