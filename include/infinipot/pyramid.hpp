@@ -49,8 +49,10 @@ inline std::vector<std::size_t> pyramid_budgets(std::size_t layers, std::size_t 
   std::vector<double> lost;
   for (std::size_t layer = 0; layer < layers; ++layer) {
     const double share = layers == 1 ? mean : first - static_cast<double>(layer) * step;
-    lost.push_back(share - std::floor(share));
-    budgets.push_back(settings.always + static_cast<std::size_t>(std::floor(share)));
+    // To a millionth, lest the rounding of doubles decides, which differs between processors.
+    const double whole = std::floor(share + 1e-6);
+    lost.push_back(std::round((share - whole) * 1e6));
+    budgets.push_back(settings.always + static_cast<std::size_t>(whole));
   }
   std::iota(by_loss.begin(), by_loss.end(), std::size_t{0});
   std::ranges::stable_sort(by_loss, [&](std::size_t a, std::size_t b) { return lost[a] > lost[b]; });
