@@ -90,7 +90,14 @@ class Agreement : public testing::TestWithParam<const char*> {
                                "--generate",      "0",
                                "--threads",       "2",
                                "--report-kept"} +
-                         more);
+                         settings() + more);
+  }
+
+  /// Smooth scores, and all that a policy may need. The tolerances below were measured with these.
+  static Arguments settings() {
+    if (GetParam() != std::string("infinipot")) return {};
+    return {"--catalyst", "@question", "--over-queries", "sum", "--aggregate", "max",
+            "--kernel",   "9",         "--alpha",        "0.25"};
   }
 
   /// By the example engine.
