@@ -35,7 +35,7 @@ inline InfinipotSettings paper_settings(std::vector<Token> catalyst) {
   return {.catalysts = {std::move(catalyst)}};
 }
 
-/// What lost least of all that was measured (benchmarks/quality), on needles and on questions alike: an entry
+/// What lost least where the question is known (benchmarks/quality); not for generic catalysts. An entry
 /// counts by the largest attention that any catalyst token pays it in any head, and its neighbours stay with
 /// it, as far as a sentence reaches. To be used with Granularity::shared and a few sinks. The best catalyst
 /// is all that will follow the text: the question, the chat template's answer header, the answer's first
