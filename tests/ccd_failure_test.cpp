@@ -488,10 +488,10 @@ TEST(CcdNan, NanQueriesAreReportedAndLeaveOtherHeadsAlone) {
 // Of the heads that choose together only the first one is NaN: the others must not hide it.
 TEST(CcdNan, NanOfOneHeadIsNotHiddenByTheOthers) {
   const toy::Model model;
-  for (const bool share : {false, true})
+  for (const Aggregate over_heads : {Aggregate::sum, Aggregate::max, Aggregate::peak})
     for (const Granularity granularity : {Granularity::layer, Granularity::shared}) {
       auto spec = spec_of(Kind::infinipot, granularity);
-      spec.largest_share = share;
+      spec.over_heads = over_heads;
       SCOPED_TRACE(trace(spec));
       with_run(model, spec, KeyStorage::rotated, 16, [&](auto& run) {
         run.engine.quirks.nan_attention = 44;  // in the catalyst

@@ -124,14 +124,16 @@ TEST(CcdAgainstReference, Alpha) {
 TEST(CcdAgainstReference, ReduceAggregateAndKernel) {
   const toy::Model model;
   for (const Granularity granularity : all_granularities)
-    for (const unsigned choice : {1U, 2U, 3U, 4U, 5U, 6U, 7U}) {
-      auto spec = spec_of(Kind::infinipot, granularity);
-      spec.max_over_queries = (choice & 1U) != 0;
-      spec.largest_share = (choice & 2U) != 0;
-      spec.kernel = (choice & 4U) != 0 ? 3 : 1;
-      SCOPED_TRACE(choice);
-      compare_with_reference(model, spec, KeyStorage::rotated);
-    }
+    for (const Aggregate over_heads : {Aggregate::sum, Aggregate::max, Aggregate::peak})
+      for (const unsigned choice : {0U, 1U, 2U, 3U}) {
+        auto spec = spec_of(Kind::infinipot, granularity);
+        spec.over_heads = over_heads;
+        spec.max_over_queries = (choice & 1U) != 0;
+        spec.kernel = (choice & 2U) != 0 ? 3 : 1;
+        SCOPED_TRACE(static_cast<int>(over_heads));
+        SCOPED_TRACE(choice);
+        compare_with_reference(model, spec, KeyStorage::rotated);
+      }
 }
 
 TEST(CcdAgainstReference, SeveralCatalystsOfDifferentLength) {
@@ -286,7 +288,7 @@ TEST(CcdWithBudgets, SinksRecentAndSmoothing) {
         spec.sinks = sinks;
         spec.recent = recent;
         spec.kernel = 5;
-        spec.largest_share = kind == Kind::infinipot;
+        spec.over_heads = kind == Kind::infinipot ? Aggregate::max : Aggregate::sum;
         compare_with_reference(model, spec, KeyStorage::rotated);
       }
 }

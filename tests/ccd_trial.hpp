@@ -16,6 +16,7 @@
 
 namespace trial {
 
+using infinipot::Aggregate;
 using infinipot::Granularity;
 using infinipot::KeyStorage;
 using infinipot::Pot;
@@ -53,7 +54,7 @@ void with_policy(const toy::Model& model, const CcdSpec& spec, const F& f) {
       return f(Infinipot({.catalysts = spec.catalysts,
                           .alpha = spec.alpha,
                           .over_queries = spec.max_over_queries ? Reduce::max : Reduce::sum,
-                          .over_heads = spec.largest_share ? Aggregate::max : Aggregate::sum,
+                          .over_heads = spec.over_heads,
                           .kernel = spec.kernel}));
     case Kind::snapkv:
       return f(SnapKv(spec.window, spec.kernel));

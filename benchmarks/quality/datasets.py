@@ -142,12 +142,12 @@ def load(text, tokens):
     return list(FORMS[form](pathlib.Path(path), tokens))
 
 
-def select(sets, length=0, first=0, count=20, longest=1 << 30):
-    """{(set, id): example} of some sets, each FORM:FILE."""
+def select(sets, length=0, first=0, count=20, longest=1 << 30, every=1):
+    """{(set, id): example} of some sets, each FORM:FILE: of those that are not too long one in `every`, `count` of them."""
     found = {}
     for name in sets:
         short = [e for e in load(name, length) if len(e.document) <= longest * CHARACTERS_PER_TOKEN]
-        for example in short[first:first + count]:
+        for example in short[first::every][:count]:
             found[pathlib.Path(name.partition(":")[2]).stem, example.id] = example
     return found
 

@@ -1,6 +1,6 @@
 // Reads each text once, with everything in the pot, and lets copies be distilled once by many settings: what
-// would each have lost? Two hundred times as fast as reading the text for every setting, and close enough to
-// tell settings apart; what is chosen so must prove itself in the loop (infinipot-needle, infinipot-tasks).
+// would each have lost? Much faster than reading the text for every setting, and close enough to tell
+// settings apart; what is chosen so must prove itself in the loop (infinipot-needle, infinipot-tasks).
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstddef>
@@ -8,7 +8,6 @@
 #include <iostream>
 #include <optional>
 #include <span>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,32 +34,39 @@ using infinipot::Token;
 using nlohmann::json;
 using Pot = infinipot::Pot<float>;
 using Engine = smollm2::LlamaEngine<Pot>;
-using Reader = infinipot::Ccd<Engine, Pot, infinipot::Infinipot, smollm2::PoolExecutor>;
 
 constexpr const char* about =
     "Standard input has a JSON object per line: document (a file), question, answer_prefix, answer, keep "
-    "(entries), and "
-    "settings: {name: options of infinipot-read}, of which --alpha, --granularity, --over-queries, "
-    "--aggregate, "
-    "--kernel and --catalyst count. Standard output gets one per line: tokens, and answer_nll: {name: nats "
-    "per "
-    "token}, where full is with nothing dropped; or error, what is wrong with a line.";
+    "(entries), and settings: {name: [options of infinipot-read]}, of which those of policies count, but "
+    "--pyramid. Standard output gets one per line: tokens, and answer_nll: {name: nats per token}, where "
+    "full "
+    "is with nothing dropped; or error, what is wrong with a line. Settings of the policy infinipot share "
+    "one "
+    "reading, each of the others has its own.";
 
 /// What infinipot-read would make of the job's texts and some options of its own. Throws UsageError.
-reading::Options options_of(const std::string& model, const json& job, const std::string& settings) {
+reading::Options options_of(const std::string& model, const json& job,
+                            const std::vector<std::string>& words) {
   std::vector<std::string> arguments{"infinipot-read",   "--model",          model,
                                      "--document",       job.at("document"), "--question",
                                      job.at("question"), "--answer-prefix",  job.at("answer_prefix"),
                                      "--answer",         job.at("answer")};
-  std::istringstream words(settings);
-  for (std::string word; words >> word;) arguments.push_back(word);
+  arguments.insert(arguments.end(), words.begin(), words.end());
   std::vector<const char*> raw;
   for (const std::string& argument : arguments) raw.push_back(argument.c_str());
-  std::optional<reading::Options> options = reading::parse_options(
-      {.name = "infinipot-read", .model_help = "GGUF file"}, static_cast<int>(raw.size()), raw.data());
-  if (!options) throw reading::UsageError("settings ask for help, and measure nothing: " + settings);
+  std::optional<reading::Options> options =
+      reading::parse_options({.name = "infinipot-read", .model_help = "GGUF file", .reads_entries = true},
+                             static_cast<int>(raw.size()), raw.data());
+  if (!options) throw reading::UsageError("settings ask for help, and measure nothing");
+  if (options->policy == "full") throw reading::UsageError("--policy full is always measured");
+  options->keep = job.at("keep");
   return *options;
 }
+
+/// What is fed to every pot.
+struct Texts {
+  std::vector<Token> header, document, question, answer;
+};
 
 class DistilOnce {
  public:
@@ -68,55 +74,38 @@ class DistilOnce {
 
   /// Throws what is wrong with a job.
   json run(const json& job) {
-    reading::Options options = options_of(model_, job, "");
-    options.keep = job.at("keep");
-    std::vector<std::pair<std::string, infinipot::InfinipotSettings>> all;
-    std::size_t room = 1;
-    for (const auto& [name, words] : job.at("settings").items()) {
-      all.emplace_back(name, settings_of(options_of(model_, job, words)));
-      room = std::max(room, infinipot::Infinipot(all.back().second).longest_probe());
-    }
-
-    std::vector<reading::Prompt> prompts =
-        reading::prompts_of(text_, options, reading::open_documents(options));
-    const std::vector<Token> answer = reading::texts_of(text_, options).answers.front();
-    const std::size_t tokens = prompts.front().record();
-    const std::size_t capacity = tokens + answer.size() + room;
-    Pot pot({.shape = weights_.config().shape(), .capacity = capacity, .rope = weights_.config().rope()});
-    Engine engine(weights_, pot, threads_, std::max(options.chunk, room));
-    Reader reader(engine, pot,
-                  infinipot::Infinipot({.catalysts = {std::vector<Token>(1)}, .alpha = 0.5, .room = room}),
-                  {.keep = options.keep, .sinks = options.sinks, .chunk = options.chunk},
-                  smollm2::PoolExecutor(threads_));
-    std::vector<Token> question;
-    prompts.front().feed_to([&](std::span<const Token> piece, reading::Part part) {
-      if (part == reading::Part::question)
-        question.insert(question.end(), piece.begin(), piece.end());
-      else
-        reader.feed(piece, part == reading::Part::header ? infinipot::Retention::pinned
-                                                         : infinipot::Retention::evictable);
-    });
-
+    const reading::Options plain = options_of(model_, job, {});
+    const Texts texts = texts_of(plain);
+    std::vector<std::pair<std::string, infinipot::InfinipotSettings>> together;
     json nll;
-    const auto measure = [&](const std::string& name, const infinipot::InfinipotSettings* settings) {
-      Pot copy = pot.fork();
-      Engine copy_engine(weights_, copy, threads_, std::max(options.chunk, room));
-      Reader fork = reader.fork(copy_engine, copy);
-      if (settings != nullptr) {
-        fork.set_policy(infinipot::Infinipot(*settings));
-        fork.distil();
-      }
-      fork.feed(question);
-      nll[name] = reading::answer_nll(fork, answer);
-    };
-    measure("full", nullptr);
-    for (const auto& [name, settings] : all) measure(name, &settings);
-    return {{"tokens", tokens - question.size()}, {"answer_nll", nll}};
+    for (const auto& [name, words] : job.at("settings").items()) {
+      const reading::Options options = options_of(model_, job, words);
+      if (options.policy == "infinipot" || options.policy == "cap" || options.policy == "nuc")
+        together.emplace_back(name, settings_of(options));
+      else
+        nll[name] = alone(options, texts);
+    }
+    copies(plain, texts, together, nll);
+    return {{"tokens", texts.header.size() + texts.document.size()}, {"answer_nll", nll}};
   }
 
  private:
   DistilOnce(const smollm2::GgufFile& file, std::string model, std::size_t threads)
       : model_(std::move(model)), text_(file), threads_(threads), weights_(file, threads_) {}
+
+  Texts texts_of(const reading::Options& options) const {
+    Texts texts;
+    texts.answer = reading::texts_of(text_, options).answers.front();
+    std::vector<reading::Prompt> prompts =
+        reading::prompts_of(text_, options, reading::open_documents(options));
+    prompts.front().feed_to([&](std::span<const Token> piece, reading::Part part) {
+      std::vector<Token>& text = part == reading::Part::header     ? texts.header
+                                 : part == reading::Part::question ? texts.question
+                                                                   : texts.document;
+      text.insert(text.end(), piece.begin(), piece.end());
+    });
+    return texts;
+  }
 
   infinipot::InfinipotSettings settings_of(const reading::Options& options) const {
     infinipot::InfinipotSettings settings =
@@ -124,6 +113,69 @@ class DistilOnce {
     // The pot is one of heads, so that all settings can have copies of it.
     settings.scope = reading::granularity_of(options);
     return settings;
+  }
+
+  /// Fills a pot with the header and the document, with `room` for catalysts, and calls use(pot, reader).
+  template <infinipot::Policy P, class Use>
+  void read(const reading::Options& options, const Texts& texts, Granularity granularity, std::size_t room,
+            P policy, const Use& use) {
+    const std::size_t tokens =
+        texts.header.size() + texts.document.size() + texts.question.size() + texts.answer.size();
+    Pot pot({.shape = weights_.config().shape(),
+             .capacity = tokens + std::max<std::size_t>(room, 1),
+             .granularity = granularity,
+             .rope = weights_.config().rope()});
+    Engine engine(weights_, pot, threads_, std::max(options.chunk, room));
+    infinipot::Ccd reader(
+        engine, pot, std::move(policy),
+        {.keep = options.keep, .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk},
+        smollm2::PoolExecutor(threads_));
+    reader.feed(texts.header, infinipot::Retention::pinned);
+    reader.feed(texts.document);
+    use(pot, reader);
+  }
+
+  template <class Reader>
+  static double ask(Reader& reader, const Texts& texts) {
+    reader.feed(texts.question);
+    return reading::answer_nll(reader, texts.answer);
+  }
+
+  double alone(const reading::Options& options, const Texts& texts) {
+    double nll = 0;
+    const auto run = [&]<infinipot::Policy P>(P policy) {
+      std::size_t room = 0;
+      if constexpr (infinipot::RunsProbes<P>) room = policy.longest_probe();
+      read(options, texts, reading::granularity_of(options), room, std::move(policy),
+           [&](Pot&, auto& reader) {
+             reader.distil();
+             nll = ask(reader, texts);
+           });
+    };
+    reading::with_policy(options, reading::texts_of(text_, options).catalysts, run, weights_.config().rope());
+    return nll;
+  }
+
+  void copies(const reading::Options& options, const Texts& texts,
+              const std::vector<std::pair<std::string, infinipot::InfinipotSettings>>& all, json& nll) {
+    std::size_t room = 1;
+    for (const auto& each : all) room = std::max(room, infinipot::Infinipot(each.second).longest_probe());
+    // Of this policy only what it needs matters: copies get their own.
+    infinipot::Infinipot needs({.catalysts = {std::vector<Token>(1)}, .alpha = 0.5, .room = room});
+    read(options, texts, Granularity::head, room, std::move(needs), [&](Pot& pot, auto& reader) {
+      const auto measure = [&](const std::string& name, const infinipot::InfinipotSettings* settings) {
+        Pot copy = pot.fork();
+        Engine engine(weights_, copy, threads_, std::max(options.chunk, room));
+        auto fork = reader.fork(engine, copy);
+        if (settings != nullptr) {
+          fork.set_policy(infinipot::Infinipot(*settings));
+          fork.distil();
+        }
+        nll[name] = ask(fork, texts);
+      };
+      measure("full", nullptr);
+      for (const auto& [name, settings] : all) measure(name, &settings);
+    });
   }
 
   std::string model_;

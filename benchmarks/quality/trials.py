@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import pathlib
+import shlex
 import statistics
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def check_policies(parser, policies):
 def split_policy(text):
     """('wide', ['infinipot', '--kernel', '17']) of 'wide=infinipot --kernel 17'."""
     name, _, rest = text.partition("=") if "=" in text.split(" ")[0] else (text, "", text)
-    return name, rest.split()
+    return name, shlex.split(rest)
 
 
 def run(options, cell, document, arguments):
@@ -65,7 +66,7 @@ def run(options, cell, document, arguments):
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(document)
         file.flush()
-        settings = cell["settings"].split()
+        settings = shlex.split(cell["settings"])
         command = [options.program, "--model", options.model, "--document", file.name, "--policy", *settings, "--json", "-",
                    "--threads", "1", *arguments, *getattr(options, "more", [])]
         if settings[0] != "full":
@@ -80,7 +81,7 @@ def run(options, cell, document, arguments):
 def who(options, policy, pot=None):
     """The part of a trial that says what it was run with."""
     name, settings = split_policy(policy)
-    return {"policy": name, "settings": " ".join(settings), "pot": pot or options.pot,
+    return {"policy": name, "settings": shlex.join(settings), "pot": pot or options.pot,
             "model": pathlib.Path(options.model).name, "program": options.program.name}
 
 

@@ -97,13 +97,13 @@ void add_pot(CLI::App& app, const Program& program, Options& o) {
       "17 for infinipot and reread, 5 for snapkv");
   add_number(app, "--sinks", o.sinks, {0, most_tokens}, "first entries that always stay");
   add_number(app, "--recent", o.recent, {0, most_tokens}, "last entries that always stay");
-  add_text(
-      app, "--catalyst", o.catalyst, Text::not_empty, "TEXT|@prompt|@question|@generic",
+  add_texts(
+      app, "--catalyst", o.catalysts, Text::not_empty, "TEXT|@prompt|@question|@generic",
       "infinipot: prompt whose attention counts; @question is a blank line and the question of the turn, "
       "@prompt that and what follows it up to the answer, whose first words included, "
-      "@generic a question about nothing in particular. reread: what stands before text that is read again, "
-      "where each of them stands for a request to repeat it [" +
-          o.catalyst + "]");
+      "@generic a question about nothing in particular. Attention of several counts together. reread: what "
+      "stands before text that is read again, where each of them stands for a request to repeat it [" +
+          o.catalysts.front() + "]");
   add_number(app, "--window", o.window, {1, most_tokens}, "snapkv: last tokens whose attention counts");
   add_number(app, "--block", o.block, {1, std::size_t{1} << 16},
              "reread: tokens that are read again at once, behind the catalyst");
@@ -192,7 +192,7 @@ std::vector<Turn> turns_of(const TurnTexts& texts) {
 /// What can be told without the model: every prompt has a header, every catalyst a token.
 void check(const Options& options) {
   if (options.policy == "full") return;
-  with_policy(options, {{0}}, [&](const auto& policy) { check_room(policy, options, 0); });
+  with_policy(options, {{{0}}}, [&](const auto& policy) { check_room(policy, options, 0); });
 }
 
 }  // namespace

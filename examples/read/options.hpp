@@ -42,9 +42,9 @@ struct Options {
   std::size_t kernel = 0;            ///< odd; not given means the policy's usual one
   std::size_t sinks = 4;
   std::size_t recent = 0;
-  std::string catalyst = "@prompt";       ///< a text, @prompt, @question or @generic
-  std::optional<std::size_t> max_tokens;  ///< of each document
-  std::size_t generate = 64;              ///< for each answer
+  std::vector<std::string> catalysts{"@prompt"};  ///< each a text, @prompt, @question or @generic
+  std::optional<std::size_t> max_tokens;          ///< of each document
+  std::size_t generate = 64;                      ///< for each answer
   std::size_t chunk = 256;
   std::size_t threads = 0;   ///< 0 means one per core, or what the program thinks best
   std::string json;          ///< a file, or - for standard output; empty for none

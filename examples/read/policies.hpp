@@ -12,12 +12,21 @@
 
 namespace reading {
 
-/// A catalyst prompt for each turn.
-using Catalysts = std::vector<std::vector<infinipot::Token>>;
+/// Texts of a kind, such as the catalyst prompts of a turn.
+using TokenTexts = std::vector<std::vector<infinipot::Token>>;
+
+/// Catalyst prompts of each turn.
+using Catalysts = std::vector<TokenTexts>;
+
+inline std::size_t longest(const TokenTexts& texts) {
+  std::size_t most = 0;
+  for (const auto& text : texts) most = std::max(most, text.size());
+  return most;
+}
 
 inline std::size_t longest(const Catalysts& catalysts) {
   std::size_t most = 0;
-  for (const auto& catalyst : catalysts) most = std::max(most, catalyst.size());
+  for (const TokenTexts& of_turn : catalysts) most = std::max(most, longest(of_turn));
   return most;
 }
 
@@ -64,6 +73,9 @@ inline void complete(Options& options, const Program& program) {
     fit_context_shift(options, 0);
   }
   if (options.keep == 0) options.keep = options.pot / 2;
+  if (options.policy == "reread" && options.catalysts.size() > 1)
+    throw UsageError("--catalyst: given " + std::to_string(options.catalysts.size()) +
+                     " times, but with --policy reread it may be given once");
   if (options.pyramid && (options.policy == "full" || options.policy == "context_shift"))
     throw UsageError("--pyramid: --policy " + options.policy + " keeps the same in all layers");
   if (options.granularity.empty())
@@ -75,10 +87,10 @@ inline void complete(Options& options, const Program& program) {
   if (options.kernel == 0) options.kernel = infinipot ? 17 : options.policy == "snapkv" ? 5 : 1;
 }
 
-/// Of the policy infinipot, with the catalyst of one turn, and room for those of all.
+/// Of the policy infinipot, with the catalysts of one turn, and room for those of all.
 inline infinipot::InfinipotSettings infinipot_settings(const Options& options, const Catalysts& catalysts,
                                                        std::size_t turn) {
-  return {.catalysts = {catalysts.at(turn)},
+  return {.catalysts = catalysts.at(turn),
           .alpha = options.alpha,
           .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
           .over_heads = aggregate_of(options),
@@ -98,7 +110,7 @@ auto with_policy(const Options& options, const Catalysts& catalysts, const Run& 
                  const infinipot::Rope& rope = {}) {
   if (options.policy == "snapkv") return run(infinipot::SnapKv(options.window, options.kernel));
   if (options.policy == "reread")
-    return run(infinipot::Reread({.instruction = catalysts.at(0),
+    return run(infinipot::Reread({.instruction = catalysts.at(0).at(0),
                                   .block = options.block,
                                   .over_heads = aggregate_of(options),
                                   .kernel = options.kernel}));

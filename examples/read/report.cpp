@@ -62,7 +62,7 @@ Json settings(const Options& options, const Program& program) {
             {"sinks", options.sinks},
             {"recent", options.recent},
             {"pyramid", options.pyramid ? Json(*options.pyramid) : Json(nullptr)},
-            {"catalyst", options.catalyst},
+            {"catalyst", options.catalysts},
             {"answer_prefix", of_turns(options, &Turn::answer_prefix)},
             {"answer", of_turns(options, &Turn::answer)},
             {"needle", of_turns(options, &Turn::needle)},

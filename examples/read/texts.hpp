@@ -14,8 +14,8 @@
 namespace reading {
 
 struct Texts {
-  Catalysts catalysts;                      ///< of each turn
-  std::vector<std::vector<Token>> answers;  ///< expected ones of each turn, empty where there is none
+  Catalysts catalysts;  ///< of each turn
+  TokenTexts answers;   ///< expected ones of each turn, empty where there is none
 
   bool any_answer() const { return longest(answers) > 0; }
 };
@@ -29,19 +29,19 @@ inline std::vector<Token> tokens_of(const TextModel& model, std::string_view tex
   return tokens;
 }
 
-inline std::string catalyst_text(const Options& options, const Turn& turn) {
-  if (options.policy == "reread" && options.catalyst.starts_with('@'))
-    return "\n\nRepeat the text above:\n\n";
-  if (options.catalyst == "@question" || options.catalyst == "@prompt") return "\n\n" + turn.question;
-  if (options.catalyst == "@generic")
+inline std::string catalyst_text(const Options& options, const std::string& catalyst, const Turn& turn) {
+  if (options.policy == "reread" && catalyst.starts_with('@')) return "\n\nRepeat the text above:\n\n";
+  if (catalyst == "@question" || catalyst == "@prompt") return "\n\n" + turn.question;
+  if (catalyst == "@generic")
     return "\n\nWhat in the text above matters most for questions that may be asked about it?";
-  return options.catalyst;
+  return catalyst;
 }
 
 /// What is read again is no question, so that no answer follows.
-inline std::vector<Token> catalyst_of(const TextModel& model, const Options& options, const Turn& turn) {
-  std::vector<Token> tokens = tokens_of(model, catalyst_text(options, turn), "--catalyst");
-  if (options.catalyst == "@prompt" && options.policy != "reread") append_answer_header(model, turn, tokens);
+inline std::vector<Token> catalyst_of(const TextModel& model, const Options& options,
+                                      const std::string& catalyst, const Turn& turn) {
+  std::vector<Token> tokens = tokens_of(model, catalyst_text(options, catalyst, turn), "--catalyst");
+  if (catalyst == "@prompt" && options.policy != "reread") append_answer_header(model, turn, tokens);
   return tokens;
 }
 
@@ -49,7 +49,9 @@ inline std::vector<Token> catalyst_of(const TextModel& model, const Options& opt
 inline Texts texts_of(const TextModel& model, const Options& options) {
   Texts texts;
   for (const Turn& turn : options.turns) {
-    texts.catalysts.push_back(catalyst_of(model, options, turn));
+    TokenTexts& of_turn = texts.catalysts.emplace_back();
+    for (const std::string& catalyst : options.catalysts)
+      of_turn.push_back(catalyst_of(model, options, catalyst, turn));
     texts.answers.push_back(tokens_of(model, turn.answer, "--answer"));
   }
   return texts;

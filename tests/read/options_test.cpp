@@ -75,7 +75,7 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.kernel, 17U);
   EXPECT_EQ(o.sinks, 4U);
   EXPECT_EQ(o.recent, 0U);
-  EXPECT_EQ(o.catalyst, "@prompt");
+  EXPECT_EQ(o.catalysts, std::vector<std::string>{"@prompt"});
   EXPECT_EQ(o.json, "");
   EXPECT_FALSE(o.report_kept);
   EXPECT_EQ(o.timeline, 0U);
@@ -116,7 +116,7 @@ TEST(ReadingOptions, AreAllRead) {
   EXPECT_EQ(o.kernel, 7U);
   EXPECT_EQ(o.sinks, 3U);
   EXPECT_EQ(o.recent, 2U);
-  EXPECT_EQ(o.catalyst, "-x");
+  EXPECT_EQ(o.catalysts, std::vector<std::string>{"-x"});
   EXPECT_EQ(o.turns[0].answer_prefix, "It");
   EXPECT_EQ(o.turns[0].answer, " is");
   EXPECT_EQ(o.turns[0].needle, "so");
@@ -303,7 +303,7 @@ TEST(ReadingOptions, PyramidSharesWhatDoesNotAlwaysStay) {
 
 TEST(ReadingOptions, PolicyHasTheSettings) {
   const auto smoothing = [](const Arguments& more) {
-    return with_policy(with(more), {{1, 2}},
+    return with_policy(with(more), {{{1, 2}}},
                        [](const auto& policy) { return policy.rules().front().smoothing; });
   };
   EXPECT_EQ(smoothing({"--kernel", "3"}).kernel, 3U);
@@ -311,7 +311,7 @@ TEST(ReadingOptions, PolicyHasTheSettings) {
   EXPECT_EQ(smoothing({"--policy", "snapkv", "--kernel", "7"}).kernel, 7U);
   EXPECT_EQ(smoothing({"--policy", "tova", "--kernel", "7"}).kernel, 1U);
   // CaP is smoothed as NuC is.
-  with_policy(with({"--kernel", "3", "--alpha", "0.75"}), {{1, 2}}, [](const auto& policy) {
+  with_policy(with({"--kernel", "3", "--alpha", "0.75"}), {{{1, 2}}}, [](const auto& policy) {
     ASSERT_EQ(policy.rules().size(), 2U);
     EXPECT_EQ(policy.rules()[0].share, 0.75);
     EXPECT_EQ(policy.rules()[1].smoothing.kernel, 3U);
@@ -326,14 +326,14 @@ TEST(ReadingOptions, EachNameMakesItsPolicy) {
   program.reads_entries = true;
   for (const char* name : {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm", "knorm",
                            "keydiff", "value_norm", "expected_attention", "temporal_redundancy"})
-    with_policy(with({"--policy", name}, program), {{1}},
+    with_policy(with({"--policy", name}, program), {{{1}}},
                 [&](const auto& policy) { EXPECT_EQ(policy.name(), name); });
   for (const auto& [name, alpha] : {std::pair("cap", 0.0), std::pair("nuc", 1.0)}) {
     const Options o = with({"--policy", name, "--alpha", "0.7"});
     EXPECT_EQ(o.alpha, alpha);
     EXPECT_EQ(o.granularity, "shared");
     EXPECT_EQ(o.kernel, 17U);
-    with_policy(o, {{1}}, [&](const auto& policy) { EXPECT_EQ(policy.name(), "infinipot"); });
+    with_policy(o, {{{1}}}, [&](const auto& policy) { EXPECT_EQ(policy.name(), "infinipot"); });
   }
   EXPECT_NE(refusal({"--policy", "knorm"}).find("not 'knorm'"), std::string::npos);
   EXPECT_NE(refusal({"--policy", "expected_attention"}).find("not 'expected_attention'"), std::string::npos);
@@ -349,7 +349,7 @@ TEST(ReadingOptions, FramesOfTemporalRedundancyMustFit) {
   const Options o = with(redundancy({"--period", "9", "--frames", "5"}), program);
   EXPECT_EQ(o.period, 9U);
   EXPECT_EQ(o.frames, 5U);
-  with_policy(o, {{1}}, [](const auto& policy) {
+  with_policy(o, {{{1}}}, [](const auto& policy) {
     if constexpr (infinipot::ProtectsRecent<std::remove_cvref_t<decltype(policy)>>) {
       EXPECT_EQ(policy.recent(50), 45U);
     }
@@ -366,16 +366,19 @@ TEST(ReadingOptions, FramesOfTemporalRedundancyMustFit) {
 }
 
 TEST(ReadingOptions, RoomIsForTheLongestCatalyst) {
-  const Catalysts catalysts{{1, 2}, {3, 4, 5, 6}, {7}};
+  const Catalysts catalysts{{{1, 2}}, {{3}, {3, 4, 5, 6}}, {{7}}};
   const Options o = with({"--pot", "100"});
   for (const std::size_t turn : {0U, 1U, 2U}) {
     const infinipot::Infinipot policy = infinipot_policy(o, catalysts, turn);
     EXPECT_EQ(policy.longest_probe(), 4U);
-    const auto probe = policy.probe(0, {});
-    EXPECT_EQ(std::vector<infinipot::Token>(probe.begin(), probe.end()), catalysts[turn]);
+    for (std::size_t i = 0; i < catalysts[turn].size(); ++i) {
+      const auto probe = policy.probe(i, {});
+      EXPECT_EQ(std::vector<infinipot::Token>(probe.begin(), probe.end()), catalysts[turn][i]);
+    }
+    EXPECT_TRUE(policy.probe(catalysts[turn].size(), {}).empty());
   }
   const auto refused = [&](std::size_t longest) {
-    return with_policy(o, {{1}, std::vector<infinipot::Token>(longest)}, [&](const auto& policy) {
+    return with_policy(o, {{{1}}, {std::vector<infinipot::Token>(longest)}}, [&](const auto& policy) {
       try {
         check_room(policy, o, 10);
       } catch (const UsageError& error) {
@@ -426,6 +429,8 @@ TEST(ReadingOptions, RefusalsNameTheOptionAndItsRange) {
       {{"--sinks", "-1"}, "--sinks: must be a whole number, 0 .. 16777216"},
       {{"--recent", "x"}, "--recent: must be a whole number, 0 .. 16777216"},
       {{"--catalyst", ""}, "--catalyst"},
+      {{"--policy", "reread", "--catalyst", "a", "--catalyst", "b"},
+       "--catalyst: given 2 times, but with --policy reread it may be given once"},
       {{"--generate", "-1"}, "--generate: must be a whole number, 0 .. 16777216"},
       {{"--temperature", "-0.5"}, "--temperature: must be a number, 0 .. 1000, not '-0.5'"},
       {{"--temperature", "inf"}, "--temperature: must be a number, 0 .. 1000, not 'inf'"},
@@ -472,12 +477,12 @@ TEST(ReadingOptions, RefusesWhatDoesNotFitThePot) {
 
 TEST(ReadingOptions, RefusesACatalystAsLongAsThePot) {
   const Options options = with({"--pot", "100"});
-  EXPECT_THROW(with_policy(options, {std::vector<infinipot::Token>(100)},
+  EXPECT_THROW(with_policy(options, {{std::vector<infinipot::Token>(100)}},
                            [&](const auto& policy) { check_room(policy, options, 10); }),
                UsageError);
   // Nobody runs it when NuC alone decides.
   const Options nuc = with({"--pot", "100", "--alpha", "1"});
-  EXPECT_NO_THROW(with_policy(nuc, {std::vector<infinipot::Token>(100)},
+  EXPECT_NO_THROW(with_policy(nuc, {{std::vector<infinipot::Token>(100)}},
                               [&](const auto& policy) { check_room(policy, nuc, 10); }));
 }
 

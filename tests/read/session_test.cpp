@@ -372,7 +372,7 @@ TEST_F(Session, LogKnowsWhatWasHeldAfterEveryDistillation) {
 TEST_F(Session, CatalystFollowsTheTurn) {
   ToyBackend backend;
   Options options = three_turns("infinipot");
-  options.catalyst = "@question";
+  options.catalysts = {"@question"};
   const Report report = run(backend, options);
   const CharacterText& text = backend.text();
   const std::size_t second = report.turns[0].prompt_tokens + report.turns[0].answer_tokens,
@@ -393,7 +393,7 @@ TEST_F(Session, CatalystFollowsTheTurn) {
 TEST_F(Session, CatalystCanBeAllThatFollowsTheDocument) {
   ToyBackend backend;
   Options options = three_turns("infinipot");
-  options.catalyst = "@prompt";
+  options.catalysts = {"@prompt"};
   options.pot = 60;
   options.turns[0].answer_prefix = "so";
   const Report report = run(backend, options);
@@ -410,17 +410,28 @@ TEST_F(Session, CatalystCanBeAllThatFollowsTheDocument) {
 TEST_F(Session, OtherCatalystsStay) {
   ToyBackend backend;
   Options options = three_turns("infinipot");
-  options.catalyst = "what";
+  options.catalysts = {"what"};
   const Report report = run(backend, options);
   EXPECT_GT(report.distillations, 5U);
   EXPECT_EQ(backend.log.probes.size(), report.distillations);
   for (const auto& [read, probe] : backend.log.probes) EXPECT_EQ(probe, backend.text().tokens("what"));
 }
 
+TEST_F(Session, SeveralCatalystsRunInTurn) {
+  ToyBackend backend;
+  Options options = three_turns("infinipot");
+  options.catalysts = {"what", "who and"};
+  const Report report = run(backend, options);
+  EXPECT_GT(report.distillations, 5U);
+  ASSERT_EQ(backend.log.probes.size(), 2 * report.distillations);
+  for (std::size_t i = 0; i < backend.log.probes.size(); ++i)
+    EXPECT_EQ(backend.log.probes[i].second, backend.text().tokens(options.catalysts[i % 2])) << i;
+}
+
 TEST_F(Session, RefusesAPotWithoutRoomForTheLongestCatalyst) {
   ToyBackend backend;
   Options options = three_turns("infinipot");
-  options.catalyst = "@question";
+  options.catalysts = {"@question"};
   options.keep = 28;
   EXPECT_NO_THROW(run(backend, options));
   options.turns[2].question = "so very long";

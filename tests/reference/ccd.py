@@ -23,7 +23,8 @@ class Settings:
     sinks: int = 4
     recent: int = 0
     alpha: float = 0.5  # infinipot: share of the free places given by NuC
-    aggregate: str = "sum"  # infinipot: how the heads of a lane are combined, "sum" or "max" (of shares)
+    over_queries: str = "sum"  # infinipot: how attention of catalyst tokens and query heads is combined, "sum" or "max"
+    aggregate: str = "sum"  # infinipot: how the heads of a lane are combined, "sum", "max" (of shares) or "peak" (max)
     kernel: int = 1  # infinipot: max over neighbours; snapkv: mean over neighbours
     window: int = 32  # snapkv: how many of the last queries are observed
     decay: float = 1.0  # sirllm: factor per distillation survived
@@ -103,6 +104,14 @@ class Pot:
 
     def _mass(self, count):
         return self.model.attention_mass(self.cache, count, self.begins())
+
+    def _most(self, count):
+        """[layer, kv head, entry] the largest attention that any of the last `count` tokens pays, in any query head."""
+        most = []
+        for layer, begin in enumerate(self.begins()):
+            paid = self.model.attention(self.cache, layer, count).amax(dim=1)
+            most.append(paid.view(self.model.kv_heads, -1, paid.shape[1]).amax(dim=1))
+        return self._stack(most)
 
     def _stack(self, rows):
         """[layer][kv head, entry] -> [layer, kv head, entry], with zeros for what a layer lacks."""
@@ -184,7 +193,8 @@ class Pot:
         candidates = self.candidates()
         if s.policy == "infinipot":
             self.model.forward(self.catalyst, self.cache)
-            u = self._mass(len(self.catalyst))[:, :, : len(self)]
+            of_queries = self._mass if s.over_queries == "sum" else self._most
+            u = of_queries(len(self.catalyst))[:, :, : len(self)]
             self.cache.drop_last(len(self.catalyst))
             cap = self._lane_scores(u, s.aggregate)
             scores = {"nuc": pool(self.nuc, candidates, s.kernel, "max"), "cap": pool(cap, candidates, s.kernel, "max")}
@@ -220,11 +230,7 @@ class Pot:
         for start in range(0, len(fresh), self.settings.block):
             probe = self.catalyst + fresh[start : start + self.settings.block]
             self.model.forward(probe, self.cache)
-            for layer in range(self.model.layers):
-                begin = self.begins()[layer]
-                most = self.model.attention(self.cache, layer, len(probe)).amax(dim=1)[:, : len(self) - begin]
-                most = most.view(self.model.kv_heads, -1, len(self) - begin).amax(dim=1)
-                self.received[layer][:, begin:] = torch.maximum(self.received[layer][:, begin:], most)
+            self.received = torch.maximum(self.received, self._most(len(probe))[:, :, : len(self)])
             self.cache.drop_last(len(probe))
 
     def _entry_scores(self):
@@ -287,6 +293,8 @@ class Pot:
             rows = np.stack([u[layer, head] for layer, head in heads])
             if aggregate == "sum":
                 result.append(rows.sum(axis=0))
+            elif aggregate == "peak":
+                result.append(rows.max(axis=0))
             else:
                 total = rows[:, ~protected].sum(axis=1, keepdims=True)
                 shares = np.divide(rows, total, out=np.zeros_like(rows), where=total != 0)

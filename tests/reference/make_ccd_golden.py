@@ -41,6 +41,11 @@ RUNS = {
         [(0, 20), (300, 308)],
         0,
     ),
+    "infinipot_recommended": (
+        Settings("infinipot", "shared", over_queries="max", aggregate="peak", kernel=17, alpha=0.0),
+        [(0, 20)],
+        0,
+    ),
     "streaming_llm": (Settings("streaming_llm", "head"), [], 0),
     "snapkv": (Settings("snapkv", "head", window=32, kernel=5), [], 6),
     "tova": (Settings("tova", "head"), [], 2),

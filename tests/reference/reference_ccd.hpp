@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "infinipot/score_view.hpp"
 #include "infinipot/shape.hpp"
 #include "reference/reference_rope.hpp"
 #include "toy_engine.hpp"
@@ -43,7 +44,7 @@ struct CcdSpec {
   std::vector<std::vector<Token>> catalysts = {};
   double alpha = 0.5;
   bool max_over_queries = false;
-  bool largest_share = false;          // over heads, else the sum
+  infinipot::Aggregate over_heads = infinipot::Aggregate::sum;
   std::size_t kernel = 1;              // snapkv, too
   std::size_t window = 1;              // snapkv
   double decay = 0.9;                  // sirllm
@@ -414,8 +415,9 @@ class Ccd {
     }
     if (spec_.kind == Kind::streaming_llm || spec_.kind == Kind::sirllm || spec_.kind == Kind::truncation)
       return result;
+    using infinipot::Aggregate;
     for (const auto& head : heads) {
-      if (spec_.kind == Kind::reread) {
+      if (spec_.kind == Kind::reread || spec_.over_heads == Aggregate::peak) {
         for (std::size_t t = 0; t < head.size(); ++t) result[t] = std::max(result[t], head[t].attention);
         continue;
       }
@@ -423,8 +425,8 @@ class Ccd {
       for (std::size_t t = 0; t < head.size(); ++t)
         if (!is_protected[t]) total += head[t].attention;
       for (std::size_t t = 0; t < head.size(); ++t)
-        result[t] = spec_.largest_share ? std::max(result[t], head[t].attention / total)
-                                        : result[t] + head[t].attention;
+        result[t] = spec_.over_heads == Aggregate::max ? std::max(result[t], head[t].attention / total)
+                                                       : result[t] + head[t].attention;
     }
     return pooled(result, is_protected);
   }

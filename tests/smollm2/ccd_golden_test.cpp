@@ -60,11 +60,16 @@ void with_policy(const json& golden, const infinipot::Rope& rope, const Run& run
   if (name == "temporal_redundancy")
     return run(infinipot::TemporalRedundancy(settings.at("period"), settings.at("frames")));
   ASSERT_EQ(name, "infinipot");
-  run(infinipot::Infinipot({.catalysts = {golden.at("catalyst").get<std::vector<Token>>()},
-                            .alpha = settings.at("alpha"),
-                            .over_heads = settings.at("aggregate") == "max" ? infinipot::Aggregate::max
-                                                                            : infinipot::Aggregate::sum,
-                            .kernel = settings.at("kernel")}));
+  const std::string over_queries = settings.value("over_queries", "sum"),
+                    over_heads = settings.at("aggregate");
+  run(infinipot::Infinipot(
+      {.catalysts = {golden.at("catalyst").get<std::vector<Token>>()},
+       .alpha = settings.at("alpha"),
+       .over_queries = over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
+       .over_heads = over_heads == "max"    ? infinipot::Aggregate::max
+                     : over_heads == "peak" ? infinipot::Aggregate::peak
+                                            : infinipot::Aggregate::sum,
+       .kernel = settings.at("kernel")}));
 }
 
 infinipot::Granularity granularity(const json& golden) {
@@ -176,6 +181,8 @@ INSTANTIATE_TEST_SUITE_P(
     AllPolicies, CcdGolden,
     testing::Values(Case{"ccd_infinipot_head_sum.json"}, Case{"ccd_infinipot_head_max.json"},
                     Case{"ccd_infinipot_layer_sum.json"}, Case{"ccd_infinipot_shared_max.json"},
+                    Case{"ccd_infinipot_recommended.json"},
+                    Case{"ccd_infinipot_recommended.json", KeyStorage::unrotated, 37},
                     Case{"ccd_streaming_llm.json"}, Case{"ccd_snapkv.json"}, Case{"ccd_tova.json"},
                     Case{"ccd_h2o.json"}, Case{"ccd_sirllm.json"}, Case{"ccd_knorm.json"},
                     Case{"ccd_keydiff.json"}, Case{"ccd_value_norm.json"}, Case{"ccd_truncation.json"},
