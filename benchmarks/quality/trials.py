@@ -91,11 +91,17 @@ def catalyst(cell):
     return ["--catalyst", "@prompt" if cell["known"] == "yes" else "@generic"]
 
 
+def cost(report):
+    """Seconds that distillations took, catalysts and re-reading included, for each second of other reading."""
+    reading = report["prefill_seconds"] - report["distill_seconds"]
+    return round(report["distill_seconds"] / reading, 4) if reading > 0 else None
+
+
 def measured(report):
     """What every trial records."""
     return {"answer_nll": report["answer_nll"], "hit_rate": report["hit_rate"], "answer_text": report["answer_text"].strip(),
             "document_tokens": report["document_tokens"], "distillations": report["distillations"],
-            "nan_scores": report["nan_scores"], "pot_mib": round(report["pot_bytes"] / 2**20, 1),
+            "cost": cost(report), "nan_scores": report["nan_scores"], "pot_mib": round(report["pot_bytes"] / 2**20, 1),
             "seconds": round(report["seconds"], 2)}
 
 

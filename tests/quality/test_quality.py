@@ -56,6 +56,7 @@ nuc = {"nuc": [9] * 5 + [3 if needle <= i < needle + 9 else 7 if i == needle + 9
 print(json.dumps({"answer_nll": len(a.get("--pot", "")) + (a["--catalyst"] == "@prompt"),
                   "hit_rate": float(a.get("--needle", "?") in text), "answer_text": a["--answer"] + " indeed",
                   "document_tokens": len(text), "distillations": 3, "nan_scores": 0, "pot_bytes": 1 << 20,
+                  "prefill_seconds": 5.0, "distill_seconds": 1.0,
                   "turns": [turn], **(nuc if "--nuc" in sys.argv else {})}))
 """
 
@@ -68,7 +69,7 @@ for line in sys.stdin:
     if "broken" in job["settings"]:
         print(json.dumps({"error": "no such setting"}), flush=True)
         continue
-    nll = {"full": 2} | {name: 2 + len(words) / 10 for name, words in job["settings"].items()}
+    nll = {"full": 2} | {name: 2 + len(" ".join(words)) / 10 for name, words in job["settings"].items()}
     print(json.dumps({"tokens": len(text), "answer_nll": nll}), flush=True)
 """
 
@@ -190,9 +191,9 @@ class Programs(unittest.TestCase):
         self.assertIn("| full", done.stdout)
         rows = (self.folder / "out.csv").read_text().splitlines()
         self.assertEqual(rows[0], "kind,known,policy,tokens,depth,trials,answer_nll,answer_nll_error,hit_rate,hit_rate_error,exact,"
-                         "exact_error")
-        self.assertIn("number,yes,full,2000,0.1,2,1.0,0.0,1.0,0.0,1.0,0.0", rows)
-        self.assertIn("number,no,full,2000,0.5,2,0.0,0.0,1.0,0.0,1.0,0.0", rows)
+                         "exact_error,cost,cost_error")
+        self.assertIn("number,yes,full,2000,0.1,2,1.0,0.0,1.0,0.0,1.0,0.0,0.25,0.0", rows)
+        self.assertIn("number,no,full,2000,0.5,2,0.0,0.0,1.0,0.0,1.0,0.0,0.25,0.0", rows)
 
     def sweep(self, *more):
         (self.folder / "distil").write_text(DISTIL_ONCE)
@@ -212,6 +213,10 @@ class Programs(unittest.TestCase):
         self.assertIn("needle,more,--kernel 335,5,1.2,0.0", (self.folder / "sweep.csv").read_text())
         self.assertTrue(all(set(line["answer_nll"]) == {"full", "--kernel 335"} for line in self.lines()[5:]), "what is known is not run again")
         self.assertEqual(self.sweep("--settings", "default").stderr, "")
+        self.sweep("--settings", "two=--catalyst 'a b' --catalyst c")
+        self.assertIn(",5,2.7,0.0", (self.folder / "sweep.csv").read_text(), "quoted words are one")
+        self.sweep("--unknown")
+        self.assertIn("needle,reread,--policy reread,5,1.5,0.0", (self.folder / "sweep.csv").read_text())
         self.assertIn("default", again.stdout)
 
     def test_sweep_reports_what_fails(self):
@@ -242,6 +247,9 @@ class Programs(unittest.TestCase):
         self.assertEqual(len(self.lines()), 6)
         self.assertAlmostEqual(self.lines()[0]["score"], 2 / 3)
         self.assertEqual({line["id"] for line in self.lines()}, {"1", "2", "3"})
+        self.assertEqual(self.lines()[0]["cost"], 0.25)
+        found = datasets.select([f"longbench:{sets}"], first=1, count=9, every=2)
+        self.assertEqual([id_ for _, id_ in found], ["1", "3"])
 
     def test_refuse_what_cannot_be(self):
         for more, message in [(["--depths", "2"], "must be 0 .. 1"), (["--pot", "1"], "--pot 1 must be at least 2"),
