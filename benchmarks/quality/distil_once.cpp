@@ -63,6 +63,12 @@ reading::Options options_of(const std::string& model, const json& job,
   return *options;
 }
 
+/// Whether copies of the pot that was filled with `plain` options will do: all else is of the policy.
+bool of_one_reading(const reading::Options& options, const reading::Options& plain) {
+  const bool infinipot = options.policy == "infinipot" || options.policy == "cap" || options.policy == "nuc";
+  return infinipot && options.sinks == plain.sinks && options.recent == plain.recent;
+}
+
 /// What is fed to every pot.
 struct Texts {
   std::vector<Token> header, document, question, answer;
@@ -80,7 +86,7 @@ class DistilOnce {
     json nll;
     for (const auto& [name, words] : job.at("settings").items()) {
       const reading::Options options = options_of(model_, job, words);
-      if (options.policy == "infinipot" || options.policy == "cap" || options.policy == "nuc")
+      if (of_one_reading(options, plain))
         together.emplace_back(name, settings_of(options));
       else
         nll[name] = alone(options, texts);
