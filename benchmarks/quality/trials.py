@@ -165,6 +165,18 @@ def mean_and_error(values):
     return statistics.fmean(values), error
 
 
+def with_loss(trials, keys):
+    """Trials, each with what its answer NLL lost against the full cache's on the same text, which `keys` name: texts differ far more
+    than policies do. None where the full cache was not asked."""
+    full = {key_of(trial, keys): trial["answer_nll"] for trial in trials if trial["settings"] == "full"}
+
+    def loss(trial):
+        best = full.get(key_of(trial, keys))
+        return None if best is None or trial["answer_nll"] is None else trial["answer_nll"] - best
+
+    return [trial | {"lost": loss(trial)} for trial in trials]
+
+
 def summary(trials, keys, scores):
     """A row for each combination of `keys`: number of trials, means and standard errors of `scores`."""
     groups = {}

@@ -190,10 +190,10 @@ class Programs(unittest.TestCase):
         done = self.needle("--policies", "full", "--known", "yes", "no", "--depths", "0.1", "0.5")
         self.assertIn("| full", done.stdout)
         rows = (self.folder / "out.csv").read_text().splitlines()
-        self.assertEqual(rows[0], "kind,known,policy,tokens,depth,trials,answer_nll,answer_nll_error,hit_rate,hit_rate_error,exact,"
+        self.assertEqual(rows[0], "kind,known,policy,tokens,depth,trials,answer_nll,answer_nll_error,lost,lost_error,hit_rate,hit_rate_error,exact,"
                          "exact_error,cost,cost_error")
-        self.assertIn("number,yes,full,2000,0.1,2,1.0,0.0,1.0,0.0,1.0,0.0,0.25,0.0", rows)
-        self.assertIn("number,no,full,2000,0.5,2,0.0,0.0,1.0,0.0,1.0,0.0,0.25,0.0", rows)
+        self.assertIn("number,yes,full,2000,0.1,2,1.0,0.0,0.0,0.0,1.0,0.0,1.0,0.0,0.25,0.0", rows)
+        self.assertIn("number,no,full,2000,0.5,2,0.0,0.0,0.0,0.0,1.0,0.0,1.0,0.0,0.25,0.0", rows)
 
     def sweep(self, *more):
         (self.folder / "distil").write_text(DISTIL_ONCE)
@@ -363,6 +363,11 @@ class Summary(unittest.TestCase):
     def test_what_is_missing_is_not_drawn_and_nothing_is_zero(self):
         self.assertEqual([str(x) for x in drawing.numbers([{"x": 0}, {"x": ""}, {"x": None}, {"x": "0.5"}], "x")],
                          ["0.0", "nan", "nan", "0.5"])
+
+    def test_loss_is_against_the_full_cache_on_the_same_text(self):
+        given = [("a", "full", 1), ("a", "infinipot", 1.5), ("b", "infinipot", 7), ("c", "full", None), ("c", "infinipot", 2)]
+        done = trials.with_loss([{"id": id_, "settings": settings, "answer_nll": nll} for id_, settings, nll in given], ["id"])
+        self.assertEqual([trial["lost"] for trial in done], [0, 0.5, None, None, None])
 
     def test_means_and_standard_errors(self):
         rows = trials.summary([{"a": 1, "x": 1.0}, {"a": 1, "x": 3.0}, {"a": 2, "x": None}], ["a"], ["x"])
