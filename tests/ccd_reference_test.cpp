@@ -259,6 +259,21 @@ TEST(CcdWithBudgets, ManyLayers) {
         compare_with_reference(model, with_budgets(spec_of(kind, granularity), budgets), KeyStorage::rotated);
 }
 
+TEST(CcdAgainstReference, RereadByTheLowerLayersAndByMeans) {
+  const toy::Model model = deep_model();
+  for (const Granularity granularity : all_granularities)
+    for (const std::size_t layers : {0U, 1U, 3U, 5U, 9U})
+      for (const bool mean : {false, true}) {
+        auto spec = spec_of(Kind::reread, granularity);
+        spec.layers = layers;
+        spec.mean_pooling = mean;
+        spec.kernel = 3;
+        SCOPED_TRACE(layers);
+        SCOPED_TRACE(mean);
+        compare_with_reference(model, spec, KeyStorage::rotated);
+      }
+}
+
 TEST(CcdWithBudgets, LayersThatAtFirstHaveLessThanTheirBudget) {
   // The stream begins 21 entries before the largest budget is full, so that 10 to 15 are there at first.
   const toy::Model model = deep_model();

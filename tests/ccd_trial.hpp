@@ -75,7 +75,10 @@ void with_policy(const toy::Model& model, const CcdSpec& spec, const F& f) {
     case Kind::truncation:
       return f(Truncation());
     case Kind::reread:
-      return f(Reread({.instruction = spec.catalysts[0], .block = spec.block, .kernel = spec.kernel}));
+      return f(Reread({.instruction = spec.catalysts[0],
+                       .block = spec.block,
+                       .layers = spec.layers,
+                       .smoothing = {spec.mean_pooling ? Pooling::mean : Pooling::max, spec.kernel}}));
     case Kind::expected_attention:
       return f(ExpectedAttention(
           {.rope = model.rope, .future = spec.future, .sinks = spec.sinks, .epsilon = spec.epsilon}));

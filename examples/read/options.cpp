@@ -94,7 +94,7 @@ void add_pot(CLI::App& app, const Program& program, Options& o) {
   add_number<std::size_t>(
       app, "--kernel", o.kernel, {1, 65535, Bounds::odd},
       "smoothing over so many neighbouring tokens, by infinipot of CaP and NuC, by others of attention",
-      "17 for infinipot and reread, 5 for snapkv");
+      "17 for infinipot, 9 for reread, 5 for snapkv");
   add_number(app, "--sinks", o.sinks, {0, most_tokens}, "first entries that always stay");
   add_number(app, "--recent", o.recent, {0, most_tokens}, "last entries that always stay");
   add_texts(
@@ -107,6 +107,9 @@ void add_pot(CLI::App& app, const Program& program, Options& o) {
   add_number(app, "--window", o.window, {1, most_tokens}, "snapkv: last tokens whose attention counts");
   add_number(app, "--block", o.block, {1, std::size_t{1} << 16},
              "reread: tokens that are read again at once, behind the catalyst");
+  add_number(app, "--layers", o.layers, {0, most_tokens},
+             "reread, where heads of several layers choose together: attention in the model's first so many "
+             "layers counts, or in all with 0");
   add_number(app, "--decay", o.decay, {0, 1, Bounds::open_below}, "sirllm: factor per distillation");
   if (!program.reads_entries) return;
   add_number(app, "--future", o.future, {1, most_tokens},

@@ -57,6 +57,7 @@ struct Options {
   double top_p = 1;
   std::size_t window = 64;   ///< snapkv
   std::size_t block = 128;   ///< reread
+  std::size_t layers = 8;    ///< reread
   double decay = 0.9;        ///< sirllm
   std::size_t future = 512;  ///< expected_attention
   std::size_t period = 1;    ///< temporal_redundancy

@@ -60,6 +60,11 @@ inline void fit_context_shift(Options& options, std::size_t header) {
                      stay);
 }
 
+inline std::size_t usual_kernel(const std::string& policy) {
+  if (policy == "infinipot" || policy == "cap" || policy == "nuc") return 17;
+  return policy == "reread" ? 9 : policy == "snapkv" ? 5 : 1;
+}
+
 /// Fills in what depends on other options and was not given. Throws UsageError for what cannot be together.
 inline void complete(Options& options, const Program& program) {
   if (options.policy == "cap") options.alpha = 0;
@@ -84,7 +89,7 @@ inline void complete(Options& options, const Program& program) {
     throw UsageError(
         "--pyramid: with --granularity shared all layers keep the same tokens; use layer or head");
   if (program.granularities.size() == 1) options.granularity = program.granularities.front();
-  if (options.kernel == 0) options.kernel = infinipot ? 17 : options.policy == "snapkv" ? 5 : 1;
+  if (options.kernel == 0) options.kernel = usual_kernel(options.policy);
 }
 
 /// Of the policy infinipot, with the catalysts of one turn, and room for those of all.
@@ -113,7 +118,8 @@ auto with_policy(const Options& options, const Catalysts& catalysts, const Run& 
     return run(infinipot::Reread({.instruction = catalysts.at(0).at(0),
                                   .block = options.block,
                                   .over_heads = aggregate_of(options),
-                                  .kernel = options.kernel}));
+                                  .layers = options.layers,
+                                  .smoothing = {infinipot::Pooling::mean, options.kernel}}));
   if (options.policy == "tova") return run(infinipot::Tova());
   if (options.policy == "h2o") return run(infinipot::H2o());
   if (options.policy == "sirllm") return run(infinipot::SirLlm(options.decay));

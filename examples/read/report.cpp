@@ -75,6 +75,7 @@ Json settings(const Options& options, const Program& program) {
             {"top_p", options.top_p},
             {"window", options.window},
             {"block", options.block},
+            {"layers", options.layers},
             {"decay", options.decay},
             {"future", options.future},
             {"period", options.period},

@@ -39,6 +39,12 @@ class ScoreView {
   std::size_t heads() const noexcept { return heads_; }
   std::size_t first_head() const noexcept { return first_head_; }
 
+  /// How many of these belong to the model's first so many layers.
+  std::size_t heads_below(std::size_t layers) const noexcept {
+    const std::size_t below = layers * heads_per_layer_;
+    return std::min(below - std::min(below, first_head_), heads_);
+  }
+
   /// Index of entry t in the store, for one of the heads.
   std::size_t index(std::size_t head, std::size_t t) const noexcept {
     if (aligned_.empty()) return begin_ + t;
@@ -52,9 +58,14 @@ class ScoreView {
 
   /// Fills scores with the attention of all heads, aggregated.
   void aggregate_attention(Aggregate aggregate, std::span<float> scores) const noexcept {
+    aggregate_attention(aggregate, heads_, scores);
+  }
+
+  /// The same of the first so many heads alone, at most heads().
+  void aggregate_attention(Aggregate aggregate, std::size_t heads, std::span<float> scores) const noexcept {
     std::fill(scores.begin(), scores.end(),
               aggregate == Aggregate::peak ? std::numeric_limits<float>::lowest() : 0.0F);
-    for (std::size_t head = 0; head < heads_; ++head) {
+    for (std::size_t head = 0; head < heads; ++head) {
       if (aggregate == Aggregate::sum)
         for (std::size_t t = 0; t < size_; ++t) scores[t] += attention(head, t);
       else if (aggregate == Aggregate::peak)
@@ -94,6 +105,7 @@ class ScoreView {
   std::size_t heads_ = 0;
   std::size_t first_head_ = 0;
   std::size_t heads_per_lane_ = 1;
+  std::size_t heads_per_layer_ = 1;
   std::size_t stride_ = 0;                   // the store's capacity
   std::span<const std::uint8_t> protected_;  // (size)
   std::span<const Index> aligned_;           // (lanes of the scope, capacity); empty for a single lane

@@ -152,6 +152,7 @@ class Selector {
     view.first_lane_ = lane;
     view.begin_ = table.begin(lane);
     view.heads_per_lane_ = shape_.heads_per_lane(granularity_);
+    view.heads_per_layer_ = shape_.kv_heads;
     view.first_head_ = lane * view.heads_per_lane_;
     view.heads_ = width * view.heads_per_lane_;
     view.stride_ = capacity_;

@@ -89,6 +89,7 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.top_p, 1);
   EXPECT_EQ(o.window, 64U);
   EXPECT_EQ(o.block, 128U);
+  EXPECT_EQ(o.layers, 8U);
   EXPECT_EQ(o.decay, 0.9);
   EXPECT_EQ(o.future, 512U);
   EXPECT_EQ(o.period, 1U);
@@ -239,9 +240,10 @@ TEST(ReadingOptions, KeepIsHalfThePot) { EXPECT_EQ(with({"--pot", "101"}).keep, 
 
 TEST(ReadingOptions, GranularityAndKernelDependOnThePolicy) {
   for (const auto& [policy, granularity, kernel] :
-       {std::tuple("infinipot", "shared", 17U), std::tuple("snapkv", "head", 5U),
-        std::tuple("tova", "head", 1U), std::tuple("h2o", "head", 1U), std::tuple("sirllm", "head", 1U),
-        std::tuple("streaming_llm", "head", 1U), std::tuple("full", "head", 1U)}) {
+       {std::tuple("infinipot", "shared", 17U), std::tuple("reread", "shared", 9U),
+        std::tuple("snapkv", "head", 5U), std::tuple("tova", "head", 1U), std::tuple("h2o", "head", 1U),
+        std::tuple("sirllm", "head", 1U), std::tuple("streaming_llm", "head", 1U),
+        std::tuple("full", "head", 1U)}) {
     const Options o = with({"--policy", policy});
     EXPECT_EQ(o.granularity, granularity) << policy;
     EXPECT_EQ(o.kernel, kernel) << policy;
@@ -310,6 +312,8 @@ TEST(ReadingOptions, PolicyHasTheSettings) {
   EXPECT_EQ(smoothing({"--kernel", "3"}).pooling, infinipot::Pooling::max);
   EXPECT_EQ(smoothing({"--policy", "snapkv", "--kernel", "7"}).kernel, 7U);
   EXPECT_EQ(smoothing({"--policy", "tova", "--kernel", "7"}).kernel, 1U);
+  EXPECT_EQ(smoothing({"--policy", "reread", "--kernel", "7"}).kernel, 7U);
+  EXPECT_EQ(smoothing({"--policy", "reread"}).pooling, infinipot::Pooling::mean);
   // CaP is smoothed as NuC is.
   with_policy(with({"--kernel", "3", "--alpha", "0.75"}), {{{1, 2}}}, [](const auto& policy) {
     ASSERT_EQ(policy.rules().size(), 2U);
@@ -424,6 +428,7 @@ TEST(ReadingOptions, RefusalsNameTheOptionAndItsRange) {
       {{"--granularity", "token"}, "--granularity: must be one of head, layer, shared, not 'token'"},
       {{"--aggregate", "mean"}, "--aggregate: must be one of sum, max, peak, not 'mean'"},
       {{"--over-queries", "mean"}, "--over-queries: must be one of sum, max, not 'mean'"},
+      {{"--layers", "-1"}, "--layers: must be a whole number, 0 .. 16777216, not '-1'"},
       {{"--kernel", "4"}, "--kernel: must be a whole number, 1 .. 65535, odd, not '4'"},
       {{"--kernel", "0"}, "--kernel: must be a whole number, 1 .. 65535, odd, not '0'"},
       {{"--sinks", "-1"}, "--sinks: must be a whole number, 0 .. 16777216"},

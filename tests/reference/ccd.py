@@ -29,6 +29,8 @@ class Settings:
     window: int = 32  # snapkv: how many of the last queries are observed
     decay: float = 1.0  # sirllm: factor per distillation survived
     block: int = 16  # reread: tokens that are read again at once; the catalyst stands before them
+    layers: int = 0  # reread: the first so many layers alone count where a lane has heads of them; 0: all
+    pooling: str = "max"  # reread: over neighbours, "max" or "mean"
     future: int = 512  # expected_attention: positions over which RoPE is averaged
     period: int = 1  # temporal_redundancy: entries of a frame
     frames: int = 32  # temporal_redundancy: recent frames that keys are compared with
@@ -204,8 +206,9 @@ class Pot:
         if s.policy == "reread":
             self._read_again()
             best = self.received.numpy()
-            scores = np.stack([np.stack([best[pair] for pair in heads]).max(axis=0) for heads in self.lanes])
-            return {"reread": pool(scores, candidates, s.kernel, "max")}, [("reread", None)]
+            counts = [[pair for pair in heads if pair[0] < s.layers] or heads for heads in self.lanes]
+            scores = np.stack([np.stack([best[pair] for pair in heads]).max(axis=0) for heads in counts])
+            return {"reread": pool(scores, candidates, s.kernel, s.pooling)}, [("reread", None)]
         if s.policy == "truncation":
             return {"position": -self.position.astype(float)}, [("position", None)]
         if s.policy == "snapkv":

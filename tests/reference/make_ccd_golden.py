@@ -56,6 +56,7 @@ RUNS = {
     "value_norm": (Settings("value_norm", "shared"), [], 0),
     "truncation": (Settings("truncation", "head"), [], 0),
     "reread": (Settings("reread", "shared", kernel=9), [(0, 20)], 0),
+    "reread_low": (Settings("reread", "shared", layers=8, kernel=9, pooling="mean"), [(0, 20)], 0),
     "expected_attention": (Settings("expected_attention", "head"), [], 4),
     "temporal_redundancy": (Settings("temporal_redundancy", "layer", period=3, frames=8), [], 1),
     "pyramid_snapkv": (Settings("snapkv", "head", keep=PYRAMID[0], window=24, kernel=5, budgets=PYRAMID), [], 1),

@@ -49,6 +49,8 @@ struct CcdSpec {
   std::size_t window = 1;              // snapkv
   double decay = 0.9;                  // sirllm
   std::size_t block = 5;               // reread, whose instruction is the first catalyst
+  std::size_t layers = 0;              // reread: whose attention counts where all choose together; 0: all
+  bool mean_pooling = false;           // reread
   std::size_t future = 9;              // expected_attention, which leaves out the sinks
   double epsilon = 0;                  // expected_attention
   std::size_t period = 3, frames = 2;  // temporal_redundancy
@@ -416,6 +418,9 @@ class Ccd {
     if (spec_.kind == Kind::streaming_llm || spec_.kind == Kind::sirllm || spec_.kind == Kind::truncation)
       return result;
     using infinipot::Aggregate;
+    if (spec_.kind == Kind::reread && spec_.layers != 0 &&
+        spec_.granularity == infinipot::Granularity::shared)
+      heads = heads.first(std::min(heads.size(), spec_.layers * model_.shape.kv_heads));
     for (const auto& head : heads) {
       if (spec_.kind == Kind::reread || spec_.over_heads == Aggregate::peak) {
         for (std::size_t t = 0; t < head.size(); ++t) result[t] = std::max(result[t], head[t].attention);
@@ -431,12 +436,13 @@ class Ccd {
     return pooled(result, is_protected);
   }
 
-  /// snapkv: the mean over the neighbourhood, else the maximum.
+  /// snapkv, and reread if asked: the mean over the neighbourhood, else the maximum.
   Vector pooled(const Vector& values, const std::vector<bool>& is_protected) const {
     const std::size_t kernel =
         spec_.kind == Kind::infinipot || spec_.kind == Kind::snapkv || spec_.kind == Kind::reread
             ? spec_.kernel
             : 1;
+    const bool mean = spec_.kind == Kind::snapkv || (spec_.kind == Kind::reread && spec_.mean_pooling);
     Vector result = values;
     for (std::size_t t = 0; t < values.size(); ++t) {
       double sum = 0, best = values[t];
@@ -446,7 +452,7 @@ class Ccd {
         sum += values[i];
         best = std::max(best, values[i]);
       }
-      if (!is_protected[t]) result[t] = spec_.kind == Kind::snapkv ? sum / static_cast<double>(kernel) : best;
+      if (!is_protected[t]) result[t] = mean ? sum / static_cast<double>(kernel) : best;
     }
     return result;
   }

@@ -48,9 +48,13 @@ void with_policy(const json& golden, const infinipot::Rope& rope, const Run& run
   if (name == "sirllm") return run(infinipot::SirLlm(settings.at("decay")));
   if (name == "truncation") return run(infinipot::Truncation());
   if (name == "reread")
-    return run(infinipot::Reread({.instruction = golden.at("catalyst").get<std::vector<Token>>(),
-                                  .block = settings.at("block"),
-                                  .kernel = settings.at("kernel")}));
+    return run(
+        infinipot::Reread({.instruction = golden.at("catalyst").get<std::vector<Token>>(),
+                           .block = settings.at("block"),
+                           .layers = settings.value("layers", std::size_t{0}),
+                           .smoothing = {settings.value("pooling", "max") == "mean" ? infinipot::Pooling::mean
+                                                                                    : infinipot::Pooling::max,
+                                         settings.at("kernel")}}));
   if (name == "knorm") return run(infinipot::KNorm());
   if (name == "keydiff") return run(infinipot::KeyDiff());
   if (name == "value_norm") return run(infinipot::ValueNorm());
@@ -186,7 +190,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"ccd_streaming_llm.json"}, Case{"ccd_snapkv.json"}, Case{"ccd_tova.json"},
                     Case{"ccd_h2o.json"}, Case{"ccd_sirllm.json"}, Case{"ccd_knorm.json"},
                     Case{"ccd_keydiff.json"}, Case{"ccd_value_norm.json"}, Case{"ccd_truncation.json"},
-                    Case{"ccd_reread.json"}, Case{"ccd_expected_attention.json"},
+                    Case{"ccd_reread.json"}, Case{"ccd_reread_low.json"}, Case{"ccd_expected_attention.json"},
                     Case{"ccd_expected_attention.json", KeyStorage::unrotated, 37},
                     Case{"ccd_temporal_redundancy.json"}, Case{"ccd_pyramid_snapkv.json"},
                     Case{"ccd_pyramid_infinipot.json"},

@@ -18,7 +18,12 @@ struct RereadSettings {
   std::vector<Token> instruction;  ///< in front of every block, for instance "\n\nRepeat the text above:\n\n"
   std::size_t block = 128;         ///< tokens of the text that are read again at once
   Aggregate over_heads = Aggregate::peak;
-  std::size_t kernel = 9;  ///< max pooling over neighbours; odd
+  /// Where heads of several layers choose together, attention in the model's first so many layers counts
+  /// alone, as far as they have any; 0: in all. Behind the heads that find a token's earlier place, which are
+  /// in the lower layers, some head pays attention near 1 to nearly everything. Of SmolLM2-135M's 30 layers
+  /// the first 8 lose least (benchmarks/quality).
+  std::size_t layers = 0;
+  Smoothing smoothing = {Pooling::mean, 9};
 };
 
 /// For questions that nobody knows yet. At a distillation all tokens that came since the last one are read
@@ -29,10 +34,10 @@ class Reread {
   static constexpr Watch watch = Watch::probes;
   static constexpr bool carries_attention = true;
 
-  /// Throws std::invalid_argument for a block of 0 and an even kernel.
+  /// Throws std::invalid_argument for a block of 0 and an even smoothing kernel.
   explicit Reread(RereadSettings settings) : settings_(std::move(settings)) {
     if (settings_.block == 0) detail::invalid("reread block 0 must be at least 1");
-    rules_[0].smoothing = {Pooling::max, settings_.kernel};
+    rules_[0].smoothing = settings_.smoothing;
     rules_[0].smoothing.validate();
     probe_ = settings_.instruction;
     probe_.resize(longest_probe());
@@ -54,7 +59,8 @@ class Reread {
   }
 
   void score(std::size_t /*rule*/, const ScoreView& view, std::span<float> scores) const noexcept {
-    view.aggregate_attention(settings_.over_heads, scores);
+    const std::size_t low = view.heads_below(settings_.layers);
+    view.aggregate_attention(settings_.over_heads, low == 0 ? view.heads() : low, scores);
   }
 
  private:
