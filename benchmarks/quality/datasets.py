@@ -78,6 +78,8 @@ LEVAL_SCORES = {"f1": ("f1", 32), "rouge": ("rouge_l", 200)}
 
 def leval(path, tokens):
     for number, row in enumerate(lines(path)):
+        if row["evaluation"] not in ("f1", "rouge", "exam"):
+            continue  # marked by people or by other models
         choices = "topic" not in path.stem
         name, most = LEVAL_SCORES.get(row["evaluation"], ("choice" if choices else "exact", 16))
         for i, (question, right) in enumerate(zip(row["instructions"], row["outputs"])):
