@@ -136,6 +136,12 @@ class Datasets(unittest.TestCase):
         self.assertEqual((news.score, news.answer_prefix, news.generate), ("rouge_l", "", 512))
         self.assertEqual((trec.score, trec.classes, trec.first_line), ("classification", ["he"], True))
 
+    def test_leval_leaves_out_what_people_mark(self):
+        row = {"input": "A text.", "instructions": ["Who?", "Where?"], "outputs": ["he", "there"]}
+        found = self.load("leval", [row | {"evaluation": how} for how in ("f1", "human", "LLM", "exam", "rouge")])
+        self.assertEqual([(e.id, e.score) for e in found], [("0-0", "f1"), ("0-1", "f1"), ("3-0", "choice"), ("3-1", "choice"),
+                                                            ("4-0", "rouge_l"), ("4-1", "rouge_l")])
+
     def test_paragraphs_are_lengthened_by_others(self):
         rows = [{"_id": str(i), "question": f"{i}?", "answer": "a", "context": [[f"Title {i} {j}", ["x" * 400]] for j in range(4)]}
                 for i in range(20)]
