@@ -38,11 +38,9 @@ using Engine = smollm2::LlamaEngine<Pot>;
 constexpr const char* about =
     "Standard input has a JSON object per line: document (a file), question, answer_prefix, answer, keep "
     "(entries), and settings: {name: [options of infinipot-read]}, of which those of policies count, but "
-    "--pyramid. Standard output gets one per line: tokens, and answer_nll: {name: nats per token}, where "
-    "full "
-    "is with nothing dropped; or error, what is wrong with a line. Settings of the policy infinipot share "
-    "one "
-    "reading, each of the others has its own.";
+    "--pyramid. Standard output gets one per line: tokens, and answer_nll: {name: nats per token}, with "
+    "nothing dropped under the name full; or error, what is wrong with a line. Settings of the policy "
+    "infinipot share one reading, unless --sinks or --recent differ; each of the others has its own.";
 
 /// What infinipot-read would make of the job's texts and some options of its own. Throws UsageError.
 reading::Options options_of(const std::string& model, const json& job,
@@ -53,6 +51,7 @@ reading::Options options_of(const std::string& model, const json& job,
                                      "--answer",         job.at("answer")};
   arguments.insert(arguments.end(), words.begin(), words.end());
   std::vector<const char*> raw;
+  raw.reserve(arguments.size());
   for (const std::string& argument : arguments) raw.push_back(argument.c_str());
   std::optional<reading::Options> options =
       reading::parse_options({.name = "infinipot-read", .model_help = "GGUF file", .reads_entries = true},
@@ -76,7 +75,8 @@ struct Texts {
 
 class DistilOnce {
  public:
-  DistilOnce(std::string model, std::size_t threads) : DistilOnce(smollm2::GgufFile(model), model, threads) {}
+  DistilOnce(const std::string& model, std::size_t threads)
+      : DistilOnce(smollm2::GgufFile(model), model, threads) {}
 
   /// Throws what is wrong with a job.
   json run(const json& job) {
