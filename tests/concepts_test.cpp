@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -457,6 +458,39 @@ TEST(Seams, PolicyOfAUserSeesWhatWasReadSinceTheLastDistillation) {
   ASSERT_EQ(common.size(), 3U);
   EXPECT_GE(common[0], 1U + 3U) << "a sink and floor(9 / 3) that both heads of the layer take";
   EXPECT_EQ(engine.calls(), 1U + 7 + 1 + 4 + 1 + 4 + 1) << "the probes: 20 tokens by threes, then 10, twice";
+}
+
+/// What a reader of 5 layers keeps, and how many layers its engine ran, with re-reading by the first two.
+template <class Engine>
+std::pair<std::vector<std::uint64_t>, std::size_t> reread_by_two(Granularity granularity, bool all_layers) {
+  const toy::Model model(infinipot::plain_rope(8, 100),
+                         {.layers = 5, .query_heads = 4, .kv_heads = 2, .head_dim = 8});
+  auto pot = toy::make_pot(model, 24, 10, granularity);
+  Engine engine(model, pot);
+  engine.quirks.all_layers = all_layers;
+  Ccd reader(engine, pot, infinipot::Reread({.block = 4, .layers = 2}), {.keep = 10, .chunk = 5});
+  reader.feed(toy::text(81, 1));
+  std::vector<std::uint64_t> kept;
+  for (std::size_t lane = 0; lane < pot.shape().lanes(granularity); ++lane)
+    std::ranges::copy(positions(pot.entries(), lane), std::back_inserter(kept));
+  return {kept, engine.layers()};
+}
+
+TEST(Seams, LayersAboveThoseThatCountAreNotRun) {
+  const auto compare = [](auto tag) {
+    using Engine = typename decltype(tag)::type;
+    // 81 tokens by fives: at 20, and at every 10 more, 20 and then 10 are read again by fours.
+    const std::size_t probes = 5 + 6 * 3, chunks = 4 + 6 * 2 + 1;
+    const auto lower = reread_by_two<Engine>(Granularity::shared, false);
+    const auto whole = reread_by_two<Engine>(Granularity::shared, true);
+    EXPECT_EQ(lower.first, whole.first);
+    EXPECT_EQ(lower.second, 5 * chunks + 2 * probes);
+    EXPECT_EQ(whole.second, 5 * chunks + 5 * probes);
+    EXPECT_EQ(reread_by_two<Engine>(Granularity::layer, false).second, whole.second)
+        << "where layers choose for themselves, all must be asked";
+  };
+  compare(std::type_identity<toy::QueryEngine<Pot>>());
+  compare(std::type_identity<toy::AttentionEngine<Pot>>());
 }
 
 /// Policies that do not work.

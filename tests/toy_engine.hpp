@@ -118,6 +118,7 @@ struct Quirks {
   Token impossible = -1;        // no prediction ever allows this token
   bool all_logits = false;      // also rows that nobody asked for
   bool scores_targets = false;  // gives NuC where that is all that is wanted, and not the logits
+  bool all_layers = false;      // shows layers that nobody asked for
 };
 
 enum class Shows { nothing, queries, attention };
@@ -166,6 +167,7 @@ class Engine {
   }
 
   std::size_t calls() const { return calls_; }
+  std::size_t layers() const { return layers_; }  // that were run, in all calls
 
   Quirks quirks;
   std::function<void()> before_call;  // for tests that look at the store between calls
@@ -215,7 +217,9 @@ class Engine {
     for (std::size_t i = 0; i < tokens.size(); ++i)
       std::ranges::copy(model_.embedding.row(static_cast<std::size_t>(tokens[i])),
                         hidden_.begin() + static_cast<std::ptrdiff_t>(i * Model::width));
-    for (std::size_t layer = 0; layer < model_.shape.layers; ++layer) {
+    const std::size_t layers = layers_needed(logits.first_row() < tokens.size(), queries, attention);
+    for (std::size_t layer = 0; layer < layers; ++layer) {
+      ++layers_;
       for (std::size_t i = 0; i < tokens.size(); ++i) {
         project(layer, i, first + i);
         fail_at(layer, i);
@@ -229,6 +233,14 @@ class Engine {
       if (quirks.all_logits || i >= logits.first_row()) predict(i, tokens[i], logits);
       fail_at(model_.shape.layers, i);
     }
+  }
+
+  std::size_t layers_needed(bool logits, const infinipot::QuerySink* queries,
+                            const infinipot::AttentionSink* attention) const {
+    const std::size_t all = model_.shape.layers;
+    if (logits || quirks.all_layers || quirks.all_logits) return all;
+    if (queries != nullptr) return std::min(all, queries->layers());
+    return attention != nullptr ? std::min(all, attention->layers()) : all;
   }
 
   float* query(std::size_t token, std::size_t head) {
@@ -355,6 +367,7 @@ class Engine {
   const Model& model_;
   Kv& kv_;
   std::size_t calls_ = 0;
+  std::size_t layers_ = 0;
   std::vector<infinipot::SlidingWindow> windows_;  // (layers)
   std::vector<float> hidden_;                      // (tokens, width)
   std::vector<float> normed_;                      // (width)

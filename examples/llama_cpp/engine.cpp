@@ -35,13 +35,28 @@ FlashParameters parameters_of(const ggml_tensor& node) noexcept {
   return parameters;
 }
 
+bool wants(const infinipot::LogitsSink& logits, std::span<const infinipot::Token> tokens) noexcept {
+  return logits.first_row() < tokens.size();
+}
+
 }  // namespace
 
 /// Notes the cells of new entries, and hands over what is shown of attention.
 class Engine::Pass final : public Listener {
  public:
-  Pass(Engine& engine, std::size_t first, infinipot::AttentionSink* attention, infinipot::QuerySink* queries)
-      : engine_(engine), first_(first), begin_(first), end_(first), attention_(attention), queries_(queries) {
+  /// At most one of the sinks. With no logits wanted, layers that they do not want are not computed.
+  Pass(Engine& engine, std::size_t first, bool logits, infinipot::AttentionSink* attention,
+       infinipot::QuerySink* queries)
+      : engine_(engine),
+        first_(first),
+        begin_(first),
+        end_(first),
+        layers_(logits                 ? infinipot::all_layers
+                : attention != nullptr ? attention->layers()
+                : queries != nullptr   ? queries->layers()
+                                       : infinipot::all_layers),
+        attention_(attention),
+        queries_(queries) {
     engine_.tap_.listen(this);
   }
   Pass(const Pass&) = delete;
@@ -61,13 +76,14 @@ class Engine::Pass final : public Listener {
 
   bool wants_attention() const noexcept override { return attention_ != nullptr || queries_ != nullptr; }
 
-  void attention(std::size_t layer, const ggml_tensor& node) noexcept override {
+  bool attention(std::size_t layer, const ggml_tensor& node) noexcept override {
     if (layer >= engine_.shape().layers)
       problem_ = "it shows a layer that the model should not have";
     else if (attention_ != nullptr && node.op == GGML_OP_SOFT_MAX)
       show_probabilities(layer, node);
     else if (queries_ != nullptr && node.op == GGML_OP_FLASH_ATTN_EXT)
       show_queries(layer, node);
+    return layer + 1 < layers_;
   }
 
  private:
@@ -125,6 +141,7 @@ class Engine::Pass final : public Listener {
   Engine& engine_;
   std::size_t first_;        // entry of the call's first token
   std::size_t begin_, end_;  // entries of the micro-batch that runs
+  std::size_t layers_;       // to be computed
   infinipot::AttentionSink* attention_;
   infinipot::QuerySink* queries_;
   const char* problem_ = nullptr;
@@ -148,7 +165,7 @@ std::size_t Engine::vocab_size() const noexcept {
 }
 
 void Engine::forward(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits) {
-  Pass pass(*this, first, nullptr, nullptr);
+  Pass pass(*this, first, true, nullptr, nullptr);
   run(tokens, logits, pass);
 }
 
@@ -156,7 +173,7 @@ void Engine::forward(std::span<const Token> tokens, std::size_t first, infinipot
                      infinipot::AttentionSink& attention) {
   if (tap_.shows() != Shows::probabilities)
     throw std::invalid_argument("llama.cpp: a context with flash attention has no attention probabilities");
-  Pass pass(*this, first, &attention, nullptr);
+  Pass pass(*this, first, wants(logits, tokens), &attention, nullptr);
   run(tokens, logits, pass);
 }
 
@@ -167,7 +184,7 @@ void Engine::forward(std::span<const Token> tokens, std::size_t first, infinipot
   if (const std::size_t most = llama_n_ubatch(&pot_.context()); tokens.size() > most)
     throw std::invalid_argument("llama.cpp: queries of " + std::to_string(tokens.size()) +
                                 " tokens are wanted at once, but n_ubatch is " + std::to_string(most));
-  Pass pass(*this, first, nullptr, &queries);
+  Pass pass(*this, first, wants(logits, tokens), nullptr, &queries);
   run(tokens, logits, pass);
 }
 

@@ -47,7 +47,7 @@ bool GraphTap::wants(const ggml_tensor& node) noexcept {
 
 bool GraphTap::take(const ggml_tensor& node) noexcept {
   if (listener_ != nullptr)
-    if (const auto layer = layer_of_attention(node)) listener_->attention(*layer, node);
+    if (const auto layer = layer_of_attention(node)) return listener_->attention(*layer, node);
   return true;
 }
 

@@ -28,8 +28,8 @@ class Listener {
   virtual bool wants_attention() const noexcept = 0;
 
   /// One layer's attention over a micro-batch was computed: `node` is its softmax (GGML_OP_SOFT_MAX) or all
-  /// of it (GGML_OP_FLASH_ATTN_EXT).
-  virtual void attention(std::size_t layer, const ggml_tensor& node) noexcept = 0;
+  /// of it (GGML_OP_FLASH_ATTN_EXT). Returns whether the rest of the graph is to be computed.
+  virtual bool attention(std::size_t layer, const ggml_tensor& node) noexcept = 0;
 
  protected:
   Listener() = default;

@@ -70,7 +70,8 @@ class LlamaEngine {
   }
 
   /// The same, and gives each layer's queries. These are of all tokens, so there may be no more of those than
-  /// max_batch(): throws std::invalid_argument.
+  /// max_batch(): throws std::invalid_argument. Of the layers above those that are of interest nothing is
+  /// computed, nor written, where no logits are wanted.
   void forward(std::span<const infinipot::Token> tokens, std::size_t first, infinipot::LogitsSink& logits,
                infinipot::QuerySink& queries) {
     check(tokens, first);
@@ -124,9 +125,10 @@ class LlamaEngine {
   }
 
   void run(const Batch& batch, infinipot::LogitsSink& logits, infinipot::QuerySink* queries) noexcept {
-    const std::size_t count = batch.tokens.size(), layers = config().layers;
+    const std::size_t count = batch.tokens.size();
     const std::size_t unwanted =
         std::min(count, logits.first_row() - std::min(logits.first_row(), batch.offset));
+    const std::size_t layers = layers_needed(unwanted < count, queries);
     embed(batch);
     for_each_row(count, [&](std::size_t row, std::size_t /*thread*/) {
       angles_.set(row, position_of(memory_, batch.first + row));
@@ -140,6 +142,12 @@ class LlamaEngine {
       feed_forward(layer, from, count);
     }
     predict(batch, unwanted, logits);
+  }
+
+  /// All, unless nobody wants more than the queries of the lower ones.
+  std::size_t layers_needed(bool logits, const infinipot::QuerySink* queries) const noexcept {
+    const std::size_t all = config().layers;
+    return logits || queries == nullptr ? all : std::min(all, queries->layers());
   }
 
   /// residual = the tokens' embeddings.

@@ -275,7 +275,7 @@ class Ccd {
     detail::ChunkLogits logits(tracker_, tokens, entries, policy_.uses_nuc());
     const bool watched = watches_now();
     if (watched)
-      watch(tokens, first, logits, pending_, Reduce::sum);
+      watch(tokens, first, logits, {pending_, store_.capacity()});
     else
       engine_.forward(tokens, first, logits);
     store_.append(entries);
@@ -287,10 +287,10 @@ class Ccd {
     stats_.tokens_read += tokens.size();
   }
 
-  /// Runs tokens and adds the attention that they pay to `scores`. Returns the seconds that it spent on that,
-  /// as far as they can be told from the engine's.
-  double watch(std::span<const Token> tokens, std::size_t first, LogitsSink& logits, std::span<float> scores,
-               Reduce reduce) {
+  /// Runs tokens and puts the attention that they pay into `scores`. Returns the seconds that it spent on
+  /// that, as far as they can be told from the engine's.
+  double watch(std::span<const Token> tokens, std::size_t first, LogitsSink& logits,
+               detail::AttentionScores scores) {
     if constexpr (observes) {
       if (!detail::shows_queries(engine_))
         detail::invalid("the engine shows attention probabilities, but this policy needs its queries");
@@ -298,16 +298,15 @@ class Ccd {
       engine_.forward(tokens, first, logits, static_cast<QuerySink&>(queries));
       return 0;
     }
-    const detail::AttentionScores into{scores, store_.capacity()};
     if constexpr (watches && by_queries) {
       if (detail::shows_queries(engine_)) {
-        detail::QueryWatcher<Engine, S, X> queries(engine_, store_, scorers_, first, reduce, into, executor_);
+        detail::QueryWatcher<Engine, S, X> queries(engine_, store_, scorers_, first, scores, executor_);
         engine_.forward(tokens, first, logits, static_cast<QuerySink&>(queries));
         return queries.seconds();
       }
     }
     if constexpr (watches && YieldsAttention<Engine>) {
-      detail::AttentionWatcher<S> attention(store_, reduce, into);
+      detail::AttentionWatcher<S> attention(store_, scores);
       engine_.forward(tokens, first, logits, static_cast<AttentionSink&>(attention));
     }
     return 0;
@@ -335,7 +334,7 @@ class Ccd {
     double cap_seconds = 0;
     if constexpr (P::watch == Watch::probes) {
       if (!carries_attention<P>) std::fill(attention_.begin(), attention_.end(), 0.0F);
-      const std::size_t first = size();
+      const std::size_t first = size(), layers = detail::probed_layers(policy_, store_.granularity());
       const EntryTable& entries = store_.entries();
       const auto fresh =
           entries.tokens(0).subspan(stats_.distillations == 0 ? 0 : settings_.keep - entries.begin(0));
@@ -344,7 +343,7 @@ class Ccd {
         if (probe.empty()) break;
         detail::Rollback drop([&]() noexcept { store_.truncate(first); });
         detail::NoLogits logits(probe.size());
-        cap_seconds += watch(probe, first, logits, attention_, policy_.reduce());
+        cap_seconds += watch(probe, first, logits, {attention_, store_.capacity(), policy_.reduce(), layers});
       }
     }
     return cap_seconds;

@@ -73,6 +73,15 @@ std::size_t longest_probe(const P& policy) {
     return 0;
 }
 
+/// Layers, from the first, whose attention a policy's probes are run for.
+template <Policy P>
+std::size_t probed_layers(const P& policy, Granularity granularity) {
+  if constexpr (ProbesLowerLayers<P>)
+    return policy.probe_layers(granularity);
+  else
+    return all_layers;
+}
+
 /// Last queries that a policy watches.
 template <Policy P>
 std::size_t watched_window(const P& policy) {

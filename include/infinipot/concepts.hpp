@@ -6,6 +6,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <limits>
 #include <span>
 
 #include "infinipot/entries.hpp"
@@ -68,9 +69,16 @@ inline Queries contiguous_queries(const float* data, std::size_t count, const Sh
           static_cast<std::ptrdiff_t>(shape.head_dim)};
 }
 
+/// Of a model: however many it has.
+inline constexpr std::size_t all_layers = std::numeric_limits<std::size_t>::max();
+
 /// Receives the queries of a forward pass, layer by layer.
 class QuerySink {
  public:
+  /// Only the model's first so many layers, at least 1, are of interest. An engine may show the others too,
+  /// and is right then; where no logits are wanted either, it may return behind the last of these.
+  virtual std::size_t layers() const noexcept { return all_layers; }
+
   /// Called once per layer, when the layer's new keys are in the store already. Not from two threads at once.
   virtual void layer(std::size_t layer, const Queries& queries) noexcept = 0;
 
@@ -84,6 +92,9 @@ class QuerySink {
 /// Receives attention probabilities, for engines that have them and do not show their queries.
 class AttentionSink {
  public:
+  /// As QuerySink::layers().
+  virtual std::size_t layers() const noexcept { return all_layers; }
+
   /// The attention that one query head of token `row` pays to entries 0 .. probabilities.size() - 1. (What it
   /// says of entries before the layer's first one does not count.)
   /// Heads of one layer that share a kv head must not be given from two threads at once.

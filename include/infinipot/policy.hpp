@@ -76,6 +76,14 @@ concept RunsProbes = Policy<P> && requires(const P& policy, std::size_t i, const
   { policy.reduce() } -> std::convertible_to<Reduce>;
 };
 
+/// A policy that, of a store of this granularity, needs its probes' attention in the model's first
+/// probe_layers(granularity) layers alone: at least 1. Others' entries receive 0 then, and the engine may
+/// stop there, as QuerySink::layers() tells it.
+template <class P>
+concept ProbesLowerLayers = RunsProbes<P> && requires(const P& policy, Granularity granularity) {
+  { policy.probe_layers(granularity) } -> std::convertible_to<std::size_t>;
+};
+
 /// Whether what an entry received from earlier probes goes on with it while it lives, so that further probes
 /// add to it (or raise it): P::carries_attention, false if there is none. Other probes begin at 0.
 template <class P>

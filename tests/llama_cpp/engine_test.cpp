@@ -240,6 +240,37 @@ TEST_F(LlamaCpp, KeepsWhatTheExampleEngineKeeps) {
   check(infinipot::Tova());
   check(infinipot::H2o());
   check(infinipot::SirLlm());
+  for (const std::size_t layers : {1U, 0U}) check(infinipot::Reread({.block = 5, .layers = layers}));
+}
+
+/// The layers that a context shows to one who wants the first alone.
+template <class Sink>
+std::set<std::size_t> shown(Single& single, const Tokens& tokens, std::size_t first_row) {
+  struct First final : infinipot::QuerySink, infinipot::AttentionSink {
+    std::size_t layers() const noexcept override { return 1; }
+    void layer(std::size_t layer, const infinipot::Queries&) noexcept override { seen.insert(layer); }
+    void row(std::size_t layer, std::size_t, std::size_t, std::span<const float>) noexcept override {
+      seen.insert(layer);
+    }
+    std::set<std::size_t> seen;
+  } sink;
+  KeptLogits logits(tokens.size(), first_row);
+  const std::size_t size = single.pot->entries().size();
+  single.engine->forward(tokens, size, logits, static_cast<Sink&>(sink));
+  single.pot->truncate(size);
+  return sink.seen;
+}
+
+TEST_F(LlamaCpp, LayersThatNobodyWantsAreNotComputed) {
+  const Tokens tokens = text(5);
+  Single probabilities(*model_, 256, exact), queries(*model_, 256, flash);
+  for (const int again : {0, 1}) {
+    SCOPED_TRACE(again);
+    EXPECT_EQ(shown<infinipot::AttentionSink>(probabilities, tokens, 5), (std::set<std::size_t>{0}));
+    EXPECT_EQ(shown<infinipot::QuerySink>(queries, tokens, 5), (std::set<std::size_t>{0}));
+    EXPECT_EQ(shown<infinipot::AttentionSink>(probabilities, tokens, 4).size(), tiny_.layers);
+    EXPECT_EQ(shown<infinipot::QuerySink>(queries, tokens, 4).size(), tiny_.layers);
+  }
 }
 
 TEST_F(LlamaCpp, QueriesTellTheSameAsProbabilities) {

@@ -57,15 +57,16 @@ class Scored final : public infinipot::LogitsSink {
 
 class KeptQueries final : public infinipot::QuerySink {
  public:
+  std::size_t layers() const noexcept override { return wanted; }
   void layer(std::size_t layer, const infinipot::Queries& queries) noexcept override {
-    layers.push_back(layer);
+    seen.push_back(layer);
     auto& rows = numbers.emplace_back();
     for (std::size_t token = 0; token < queries.count; ++token)
       for (std::size_t head = 0; head < heads; ++head)
         rows.insert(rows.end(), queries.at(token, head), queries.at(token, head) + head_dim);
   }
-  std::size_t heads = 0, head_dim = 0;
-  std::vector<std::size_t> layers;
+  std::size_t heads = 0, head_dim = 0, wanted = infinipot::all_layers;
+  std::vector<std::size_t> seen;
   std::vector<std::vector<float>> numbers;  // (layers, tokens * heads * head_dim)
 };
 
@@ -271,13 +272,42 @@ TEST_F(TinyEngine, GivesTheQueriesOfEachLayerOnce) {
     queries.heads = model_.query_heads;
     queries.head_dim = model_.head_dim();
     engine.forward(tokens_, 0, sink, queries);
-    EXPECT_EQ(queries.layers, (std::vector<std::size_t>{0, 1}));
+    EXPECT_EQ(queries.seen, (std::vector<std::size_t>{0, 1}));
     for (std::size_t layer = 0; layer < model_.layers; ++layer)
       for (std::size_t row = 0; row < tokens_.size(); ++row)
         for (std::size_t i = 0; i < model_.embedding; ++i)
           ASSERT_NEAR(static_cast<double>(queries.numbers[layer].at(row * model_.embedding + i)),
                       slow.queries[layer][row][i], tolerance[layer]);
   }
+}
+
+TEST_F(TinyEngine, LayersThatNobodyWantsAreLeftOut) {
+  const auto show = [&](Pot<float>& pot, std::size_t layers, std::size_t first_row) {
+    LlamaEngine<Pot<float>> engine(weights_, pot, pool_, tokens_.size());
+    Kept logits(tokens_.size(), first_row);
+    KeptQueries queries;
+    queries.heads = model_.query_heads;
+    queries.head_dim = model_.head_dim();
+    queries.wanted = layers;
+    engine.forward(tokens_, 0, logits, queries);
+    EXPECT_EQ(logits.rows.back().empty(), first_row == tokens_.size());
+    return queries;
+  };
+  Pot<float> lower = make_pot(weights_.config(), tokens_.size()), whole = lower.fork(),
+             predicting = lower.fork();
+  const KeptQueries one = show(lower, 1, tokens_.size()), both = show(whole, 2, tokens_.size());
+  EXPECT_EQ(one.seen, (std::vector<std::size_t>{0}));
+  EXPECT_EQ(both.seen, (std::vector<std::size_t>{0, 1}));
+  EXPECT_EQ(one.numbers[0], both.numbers[0]);
+  const std::size_t half = model_.kv_heads * tokens_.size() * model_.head_dim();
+  const auto of_layer = [&](const Pot<float>& pot, std::size_t layer) {
+    const float* const keys = pot.keys().data + layer * half;
+    return std::vector<float>(keys, keys + half);
+  };
+  EXPECT_EQ(of_layer(lower, 0), of_layer(whole, 0));
+  EXPECT_EQ(of_layer(lower, 1), std::vector<float>(half)) << "nothing is written there";
+  EXPECT_NE(of_layer(whole, 1), std::vector<float>(half));
+  EXPECT_EQ(show(predicting, 1, tokens_.size() - 1).seen, both.seen) << "logits need all layers";
 }
 
 TEST_F(TinyEngine, DoesNothingForNoTokens) {
@@ -287,7 +317,7 @@ TEST_F(TinyEngine, DoesNothingForNoTokens) {
   KeptQueries queries;
   engine.forward({}, 8, sink);
   engine.forward({}, 8, sink, queries);
-  EXPECT_TRUE(queries.layers.empty());
+  EXPECT_TRUE(queries.seen.empty());
 }
 
 template <class Error>

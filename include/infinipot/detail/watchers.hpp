@@ -13,10 +13,13 @@
 
 namespace infinipot::detail {
 
-/// Rows of attention scores, (layers, kv_heads, capacity).
+/// Rows of attention scores, (layers, kv_heads, capacity), and how attention gets into those of the first
+/// `layers` layers.
 struct AttentionScores {
   std::span<float> all;
   std::size_t capacity = 0;
+  Reduce reduce = Reduce::sum;
+  std::size_t layers = all_layers;
 
   std::span<float> head(std::size_t head) const noexcept { return all.subspan(head * capacity, capacity); }
 };
@@ -26,17 +29,19 @@ struct AttentionScores {
 template <class Engine, class S, class X>
 class QueryWatcher final : public QuerySink {
  public:
-  QueryWatcher(Engine& engine, const S& store, std::span<CapScorer> scorers, std::size_t first, Reduce reduce,
+  QueryWatcher(Engine& engine, const S& store, std::span<CapScorer> scorers, std::size_t first,
                AttentionScores scores, X executor) noexcept
       : engine_(engine),
         store_(store),
         scorers_(scorers),
         first_(first),
-        reduce_(reduce),
         scores_(scores),
         executor_(executor) {}
 
+  std::size_t layers() const noexcept override { return scores_.layers; }
+
   void layer(std::size_t layer, const Queries& queries) noexcept override {
+    if (layer >= scores_.layers) return;
     const Stopwatch watch;
     const Shape shape = store_.shape();
     const AttentionForm attention = form(layer);
@@ -45,7 +50,7 @@ class QueryWatcher final : public QuerySink {
         return store_.key_rows(layer, kv_head, from, count, tile);
       };
       const std::size_t lane = shape.lane_of(layer, kv_head, store_.granularity());
-      scorers_[worker].accumulate(queries, kv_head, first_, keys, attention, reduce_,
+      scorers_[worker].accumulate(queries, kv_head, first_, keys, attention, scores_.reduce,
                                   scores_.head(shape.head_of(layer, kv_head)), store_.entries().begin(lane));
     });
     seconds_ += watch.seconds();
@@ -66,7 +71,6 @@ class QueryWatcher final : public QuerySink {
   const S& store_;
   std::span<CapScorer> scorers_;
   std::size_t first_;
-  Reduce reduce_;
   AttentionScores scores_;
   X executor_;
   double seconds_ = 0;
@@ -100,17 +104,20 @@ class QueryObserver final : public QuerySink {
 template <class S>
 class AttentionWatcher final : public AttentionSink {
  public:
-  AttentionWatcher(const S& store, Reduce reduce, AttentionScores scores) noexcept
-      : store_(store), shape_(store.shape()), reduce_(reduce), scores_(scores) {}
+  AttentionWatcher(const S& store, AttentionScores scores) noexcept
+      : store_(store), shape_(store.shape()), scores_(scores) {}
+
+  std::size_t layers() const noexcept override { return scores_.layers; }
 
   void row(std::size_t layer, std::size_t query_head, std::size_t /*row*/,
            std::span<const float> probabilities) noexcept override {
+    if (layer >= scores_.layers) return;
     const std::size_t kv_head = query_head / shape_.group();
     const auto scores = scores_.head(shape_.head_of(layer, kv_head));
     const std::size_t size = std::min(scores.size(), probabilities.size());
     for (std::size_t t = store_.entries().begin(shape_.lane_of(layer, kv_head, store_.granularity()));
          t < size; ++t) {
-      if (reduce_ == Reduce::sum)
+      if (scores_.reduce == Reduce::sum)
         scores[t] += probabilities[t];
       else if (probabilities[t] > scores[t] || is_nan(probabilities[t]))  // NaN stays, to be reported
         scores[t] = probabilities[t];
@@ -120,7 +127,6 @@ class AttentionWatcher final : public AttentionSink {
  private:
   const S& store_;
   Shape shape_;
-  Reduce reduce_;
   AttentionScores scores_;
 };
 

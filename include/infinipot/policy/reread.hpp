@@ -15,8 +15,9 @@
 namespace infinipot {
 
 struct RereadSettings {
-  std::vector<Token> instruction;  ///< in front of every block, for instance "\n\nRepeat the text above:\n\n"
-  std::size_t block = 128;         ///< tokens of the text that are read again at once
+  /// In front of every block, for instance "\n\nRepeat the text above:\n\n".
+  std::vector<Token> instruction = {};
+  std::size_t block = 128;  ///< tokens of the text that are read again at once
   Aggregate over_heads = Aggregate::peak;
   /// Where heads of several layers choose together, attention in the model's first so many layers counts
   /// alone, as far as they have any; 0: in all. Behind the heads that find a token's earlier place, which are
@@ -28,7 +29,8 @@ struct RereadSettings {
 
 /// For questions that nobody knows yet. At a distillation all tokens that came since the last one are read
 /// again, block by block, behind the full pot; an entry's score is the most attention that it ever received
-/// so. That of survivors stays with them. Costs a second reading of every token. Needs attention.
+/// so. That of survivors stays with them. Costs a second reading of every token, by so many layers as count.
+/// Needs attention.
 class Reread {
  public:
   static constexpr Watch watch = Watch::probes;
@@ -48,6 +50,10 @@ class Reread {
   std::span<const Rule> rules() const noexcept { return rules_; }
   Reduce reduce() const noexcept { return Reduce::max; }
   std::size_t longest_probe() const noexcept { return settings_.instruction.size() + settings_.block; }
+
+  std::size_t probe_layers(Granularity granularity) const noexcept {
+    return settings_.layers == 0 || granularity != Granularity::shared ? all_layers : settings_.layers;
+  }
 
   std::span<const Token> probe(std::size_t i, const ProbeContext& context) const noexcept {
     const std::size_t from = i * settings_.block;
