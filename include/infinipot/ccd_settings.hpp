@@ -46,8 +46,8 @@ struct Distillation {
 struct Choice {
   std::uint64_t number = 0;   ///< of the distillation, from 1
   const EntryTable& entries;  ///< all that there are
-  /// (layers, kv_heads, capacity) by which the policy chose: attention received, or its own scores of
-  /// entries; empty if it watches nothing.
+  /// (layers, kv_heads, capacity) by which the policy chose: attention received (0 in layers that a policy
+  /// does without, see ProbesLowerLayers), or its own scores of entries; empty if it watches nothing.
   std::span<const float> attention;
   const Selection& kept;  ///< indices of entries; all of these are valid during the call only
 };
