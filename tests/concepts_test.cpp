@@ -460,7 +460,8 @@ TEST(Seams, PolicyOfAUserSeesWhatWasReadSinceTheLastDistillation) {
   EXPECT_EQ(engine.calls(), 1U + 7 + 1 + 4 + 1 + 4 + 1) << "the probes: 20 tokens by threes, then 10, twice";
 }
 
-/// What a reader of 5 layers keeps, and how many layers its engine ran, with re-reading by the first two.
+/// What a reader of 5 layers keeps, and how many layers its engine ran, with re-reading by the first two. No
+/// attention of others gets into the scores then, shown or not.
 template <class Engine>
 std::pair<std::vector<std::uint64_t>, std::size_t> reread_by_two(Granularity granularity, bool all_layers) {
   const toy::Model model(infinipot::plain_rope(8, 100),
@@ -469,6 +470,11 @@ std::pair<std::vector<std::uint64_t>, std::size_t> reread_by_two(Granularity gra
   Engine engine(model, pot);
   engine.quirks.all_layers = all_layers;
   Ccd reader(engine, pot, infinipot::Reread({.block = 4, .layers = 2}), {.keep = 10, .chunk = 5});
+  reader.on_choice([&](const infinipot::Choice& choice) {
+    const auto lower = choice.attention.first(2 * 2 * 24), upper = choice.attention.subspan(lower.size());
+    EXPECT_GT(*std::ranges::max_element(lower), 0);
+    EXPECT_EQ(*std::ranges::max_element(upper) > 0, granularity != Granularity::shared);
+  });
   reader.feed(toy::text(81, 1));
   std::vector<std::uint64_t> kept;
   for (std::size_t lane = 0; lane < pot.shape().lanes(granularity); ++lane)

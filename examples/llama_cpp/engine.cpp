@@ -35,8 +35,11 @@ FlashParameters parameters_of(const ggml_tensor& node) noexcept {
   return parameters;
 }
 
-bool wants(const infinipot::LogitsSink& logits, std::span<const infinipot::Token> tokens) noexcept {
-  return logits.first_row() < tokens.size();
+/// All, unless nobody wants more than the sink's.
+template <class Sink>
+std::size_t layers_needed(const infinipot::LogitsSink& logits, std::span<const infinipot::Token> tokens,
+                          const Sink& sink) noexcept {
+  return logits.first_row() < tokens.size() ? infinipot::all_layers : sink.layers();
 }
 
 }  // namespace
@@ -44,17 +47,14 @@ bool wants(const infinipot::LogitsSink& logits, std::span<const infinipot::Token
 /// Notes the cells of new entries, and hands over what is shown of attention.
 class Engine::Pass final : public Listener {
  public:
-  /// At most one of the sinks. With no logits wanted, layers that they do not want are not computed.
-  Pass(Engine& engine, std::size_t first, bool logits, infinipot::AttentionSink* attention,
+  /// With at most one of the sinks. The graph ends behind the attention of the first `layers` layers.
+  Pass(Engine& engine, std::size_t first, std::size_t layers, infinipot::AttentionSink* attention,
        infinipot::QuerySink* queries)
       : engine_(engine),
         first_(first),
         begin_(first),
         end_(first),
-        layers_(logits                 ? infinipot::all_layers
-                : attention != nullptr ? attention->layers()
-                : queries != nullptr   ? queries->layers()
-                                       : infinipot::all_layers),
+        layers_(layers),
         attention_(attention),
         queries_(queries) {
     engine_.tap_.listen(this);
@@ -165,7 +165,7 @@ std::size_t Engine::vocab_size() const noexcept {
 }
 
 void Engine::forward(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits) {
-  Pass pass(*this, first, true, nullptr, nullptr);
+  Pass pass(*this, first, infinipot::all_layers, nullptr, nullptr);
   run(tokens, logits, pass);
 }
 
@@ -173,7 +173,7 @@ void Engine::forward(std::span<const Token> tokens, std::size_t first, infinipot
                      infinipot::AttentionSink& attention) {
   if (tap_.shows() != Shows::probabilities)
     throw std::invalid_argument("llama.cpp: a context with flash attention has no attention probabilities");
-  Pass pass(*this, first, wants(logits, tokens), &attention, nullptr);
+  Pass pass(*this, first, layers_needed(logits, tokens, attention), &attention, nullptr);
   run(tokens, logits, pass);
 }
 
@@ -184,7 +184,7 @@ void Engine::forward(std::span<const Token> tokens, std::size_t first, infinipot
   if (const std::size_t most = llama_n_ubatch(&pot_.context()); tokens.size() > most)
     throw std::invalid_argument("llama.cpp: queries of " + std::to_string(tokens.size()) +
                                 " tokens are wanted at once, but n_ubatch is " + std::to_string(most));
-  Pass pass(*this, first, wants(logits, tokens), nullptr, &queries);
+  Pass pass(*this, first, layers_needed(logits, tokens, queries), nullptr, &queries);
   run(tokens, logits, pass);
 }
 

@@ -69,7 +69,7 @@ inline Queries contiguous_queries(const float* data, std::size_t count, const Sh
           static_cast<std::ptrdiff_t>(shape.head_dim)};
 }
 
-/// Of a model: however many it has.
+/// A number of layers that stands for all of a model's, however many it has.
 inline constexpr std::size_t all_layers = std::numeric_limits<std::size_t>::max();
 
 /// Receives the queries of a forward pass, layer by layer.

@@ -51,6 +51,7 @@ class Reread {
   Reduce reduce() const noexcept { return Reduce::max; }
   std::size_t longest_probe() const noexcept { return settings_.instruction.size() + settings_.block; }
 
+  /// Those that count, see RereadSettings::layers; all where layers or heads choose for themselves.
   std::size_t probe_layers(Granularity granularity) const noexcept {
     return settings_.layers == 0 || granularity != Granularity::shared ? all_layers : settings_.layers;
   }
