@@ -1,4 +1,4 @@
-// CaP: the attention that a catalyst's queries pay to each entry (paper section 3).
+// CaP, the Catalyst Prompt's score: the attention that its queries pay to each entry (paper section 3).
 #pragma once
 
 #include <algorithm>
@@ -10,25 +10,25 @@
 #include <utility>
 #include <vector>
 
-#include "infinipot/attention_form.hpp"
-#include "infinipot/concepts.hpp"
+#include "infinipot/cap/attention_form.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/detail/simd.hpp"
+#include "infinipot/queries.hpp"
 #include "infinipot/shape.hpp"
-#include "infinipot/top_k.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
-/// How the attention of several queries, and of the query heads of a group, becomes one score.
+/// How the attention of several queries, and of a group's query heads, becomes one score.
 enum class Reduce : std::uint8_t {
   sum,  ///< the paper
-  max,  ///< the most that one of them paid (KVzip)
+  max,  ///< the largest of them (KVzip)
 };
 
 namespace detail {
 
 /// out[r][w] = sum over k of keys[r][k] * queries[k][w], for `rows` keys and `packets` packets of queries.
-/// Not inline: this loop needs nearly all registers, and a caller that has some of its own in use would halve
-/// its speed.
+/// Not inline: this loop needs nearly all registers; sharing them with a caller would halve its speed.
 template <std::size_t packets, std::size_t... row>
 [[gnu::noinline]] void dot_rows(std::index_sequence<row...>, const float* keys, std::ptrdiff_t stride,
                                 const float* queries, std::size_t head_dim, float* out) noexcept {
@@ -71,12 +71,11 @@ template <std::size_t... row>
 }  // namespace detail
 
 /// Fused attention scoring of one (layer, kv head) at a time: scaled q.k, softmax and the sum over queries,
-/// by tiles, so that no (queries x entries) matrix exists and no key is copied for the group. Allocates once,
-/// in the constructor; one scorer per thread. The result depends on nothing but the input.
+/// by tiles, without a (queries x entries) matrix or a copy of keys for the group. Allocates in the
+/// constructor only; one scorer per thread. The result depends only on the input.
 ///
-/// A scorer has room for the logits of up to 32 queries (two of the processor's vectors) and, since several
-/// blocks of queries meet keys that must be converted, for up to 8256 converted keys: in bytes about
-/// 4 * (max_entries * 33 + min(max_entries, 8256) * head_dim).
+/// Holds the logits of up to 32 queries (two packets) and up to 8256 converted keys, which further blocks of
+/// queries use again: about 4 * (max_entries * 33 + min(max_entries, 8256) * head_dim) bytes.
 class CapScorer {
  public:
   /// For up to `max_entries` entries, catalyst included. Throws std::invalid_argument for a bad shape.
@@ -89,46 +88,59 @@ class CapScorer {
     shape.validate();
   }
 
-  /// Adds to (Reduce::sum) or raises (Reduce::max) scores[t] by softmax(q.K^T)[t] of every query i of the
-  /// group of `kv_head`. Query i stands at position first + i and sees entries 0 .. first + i.
-  /// `keys(from, count, tile)` gives KeyRows of entries from .. from + count - 1, in place or in `tile`
-  /// (count * head_dim floats). `scores` has first + queries.count values. A NaN logit makes all that its
-  /// query pays NaN. Where there are no entries before `begin`, none are seen, and their scores stay.
-  /// Precondition: begin <= first, first + queries.count <= max_entries.
+  /// Adds softmax(q.K^T)[t] of every query of `kv_head`'s group to scores[t] (Reduce::sum), or raises
+  /// scores[t] to it (Reduce::max). Query i stands at position first + i and sees entries 0 .. first + i.
+  /// `keys(from, count, tile)` returns FloatRows of entries from .. from + count - 1, in place or in `tile`
+  /// (count * head_dim floats). `scores` has first + queries.count values. A NaN logit makes everything that
+  /// its query pays NaN. Precondition: first + queries.count <= max_entries.
   template <class Keys>
   void accumulate(const Queries& queries, std::size_t kv_head, std::size_t first, const Keys& keys,
-                  const AttentionForm& form, Reduce reduce, std::span<float> scores,
-                  std::size_t begin = 0) noexcept {
-    const auto rows_from_begin = [&keys, begin](std::size_t from, std::size_t count, float* tile) {
-      return keys(begin + from, count, tile);
-    };
-    begin_ = begin;
-    accumulate_blocks(queries, kv_head, first - begin, rows_from_begin, form, reduce, scores.subspan(begin));
+                  const AttentionForm& form, Reduce reduce, std::span<float> scores) noexcept {
+    const std::size_t rows = shape_.group() * queries.count;
+    Call call{queries, kv_head, first, form, reduce, rows > widest ? kept_keys : 0};
+    for (std::size_t row = 0; row < rows; row += widest) {
+      const Task task{row, std::min(widest, rows - row)};
+      // A narrow block takes less time than a wide one; for a single query, entries lie side by side.
+      if (task.rows == 1)
+        accumulate<1>(call, task, keys, scores);
+      else if (task.rows <= detail::packet_size)
+        accumulate<detail::packet_size>(call, task, keys, scores);
+      else
+        accumulate<widest>(call, task, keys, scores);
+    }
   }
 
  private:
   static constexpr std::size_t widest = 2 * detail::packet_size;  // queries side by side
   static constexpr std::size_t keys_at_once = detail::packet_size == 16 ? 8 : 4;
   static constexpr std::size_t key_tile = 64;
-  // Beyond so many, reading floats again takes as long as converting again.
+  // Beyond these, rereading floats takes as long as converting again.
   static constexpr std::size_t kept_keys = 128 * key_tile;
   static constexpr float low = std::numeric_limits<float>::lowest();
 
-  // Rows row .. row + rows - 1 of the group's queries.
-  struct Task {
+  // The arguments of accumulate(), and how many keys are converted: up to `to_keep` stay in keys_ for further
+  // blocks.
+  struct Call {
     const Queries& queries;
-    std::size_t kv_head, first, row, rows;
+    std::size_t kv_head, first;
     const AttentionForm& form;
     Reduce reduce;
+    std::size_t to_keep;
+    std::size_t converted = 0;
   };
 
-  // Up to `width` queries, whose logits stand in logits_ as (entries, width), to be worked on `lanes` at a
-  // time: those of one entry, or those of one query and several entries.
+  // Rows row .. row + rows - 1 of the group's queries.
+  struct Task {
+    std::size_t row, rows;
+  };
+
+  // Up to `width` queries, with logits in logits_ as (entries, width), taken `step` at a time: those of one
+  // entry, or of one query and several entries.
   template <std::size_t block_width>
   struct Block {
     static constexpr std::size_t width = block_width;
-    static constexpr std::size_t lanes = std::max(width, detail::packet_size);
-    static_assert(width == 1 || width == lanes);
+    static constexpr std::size_t step = std::max(width, detail::packet_size);
+    static_assert(width == 1 || width == step);
 
     std::size_t rows = 0;
     std::size_t entries = 0;  // seen by at least one of them
@@ -137,66 +149,47 @@ class CapScorer {
     std::size_t head[width] = {};
     float share[width] = {};  // 1 / sum of the row's exponentials
 
-    bool along_head_dim = false;  // queries are multiplied one by one, not side by side
+    bool along_head_dim = false;  // multiplies queries one by one, not side by side
   };
 
-  // From here on entries are counted from begin_.
-  template <class Keys>
-  void accumulate_blocks(const Queries& queries, std::size_t kv_head, std::size_t first, const Keys& keys,
-                         const AttentionForm& form, Reduce reduce, std::span<float> scores) noexcept {
-    const std::size_t rows = shape_.group() * queries.count;
-    converted_ = 0;
-    to_keep_ = rows > widest ? kept_keys : 0;
-    for (std::size_t row = 0; row < rows; row += widest) {
-      const Task task{queries, kv_head, first, row, std::min(widest, rows - row), form, reduce};
-      // A narrow block takes less than a wide one; of a single query, entries stand side by side.
-      if (task.rows == 1)
-        accumulate<1>(task, keys, scores);
-      else if (task.rows <= detail::packet_size)
-        accumulate<detail::packet_size>(task, keys, scores);
-      else
-        accumulate<widest>(task, keys, scores);
-    }
-  }
-
   template <std::size_t width, class Keys>
-  void accumulate(const Task& task, const Keys& keys, std::span<float> scores) noexcept {
+  void accumulate(Call& call, const Task& task, const Keys& keys, std::span<float> scores) noexcept {
     Block<width> block;
-    take(task, block);
-    fill_logits(block, keys);
-    if (task.form.soft_cap != 0) cap_logits(block, task.form.soft_cap);
-    if (task.form.bias != nullptr) add_bias(block, *task.form.bias);
+    take(call, task, block);
+    fill_logits(call, block, keys);
+    if (call.form.soft_cap != 0) cap_logits(block, call.form.soft_cap);
+    if (call.form.bias != nullptr) add_bias(block, *call.form.bias);
     hide_future(block);
     softmax(block);
-    task.reduce == Reduce::sum ? add_to(block, scores) : raise_by(block, scores);
+    call.reduce == Reduce::sum ? add_to(block, scores) : raise_by(block, scores);
   }
 
   template <std::size_t width>
-  void take(const Task& task, Block<width>& block) noexcept {
+  void take(const Call& call, const Task& task, Block<width>& block) noexcept {
     const std::size_t d = shape_.head_dim;
     block.rows = task.rows;
     // Side by side, few queries take as long as a packet of them.
     block.along_head_dim = 2 * task.rows <= detail::packet_size && d % detail::packet_size == 0;
-    const float scale = task.form.scale_for(d);
+    const float scale = call.form.scale_for(d);
     std::fill(queries_.begin(), queries_.end(), 0.0F);
     for (std::size_t w = 0; w < task.rows; ++w) {
-      const std::size_t token = (task.row + w) % task.queries.count;
-      block.position[w] = task.first + token;
-      block.head[w] = task.kv_head * shape_.group() + (task.row + w) / task.queries.count;
+      const std::size_t token = (task.row + w) % call.queries.count;
+      block.position[w] = call.first + token;
+      block.head[w] = call.kv_head * shape_.group() + (task.row + w) / call.queries.count;
       block.entries = std::max(block.entries, block.position[w] + 1);
-      const float* const query = task.queries.at(token, block.head[w]);
+      const float* const query = call.queries.at(token, block.head[w]);
       float* const out = queries_.data() + (block.along_head_dim ? w * d : w);
       const std::size_t stride = block.along_head_dim ? 1 : width;
       for (std::size_t k = 0; k < d; ++k) out[k * stride] = scale * query[k];
     }
-    block.first_hidden = task.first + 1;
+    block.first_hidden = call.first + 1;
   }
 
   template <std::size_t width, class Keys>
-  void fill_logits(const Block<width>& block, const Keys& keys) noexcept {
+  void fill_logits(Call& call, const Block<width>& block, const Keys& keys) noexcept {
     for (std::size_t from = 0; from < block.entries; from += key_tile) {
       const std::size_t count = std::min(key_tile, block.entries - from);
-      const KeyRows rows = key_rows(from, count, keys);
+      const FloatRows rows = key_rows(call, from, count, keys);
       float* const out = logits_.data() + from * width;
       std::size_t i = 0;
       for (; i + keys_at_once <= count; i += keys_at_once)
@@ -205,19 +198,20 @@ class CapScorer {
     }
   }
 
-  /// What an earlier block has converted is not converted again.
+  /// Does not convert again what an earlier block has converted.
   template <class Keys>
-  KeyRows key_rows(std::size_t from, std::size_t count, const Keys& keys) noexcept {
-    float* const tile = keys_.data() + std::min(from, to_keep_) * shape_.head_dim;
-    if (from + count <= converted_) return {tile, static_cast<std::ptrdiff_t>(shape_.head_dim)};
-    const KeyRows rows = keys(from, count, tile);
-    if (rows.data == tile && from <= converted_ && from + count <= to_keep_) converted_ = from + count;
+  FloatRows key_rows(Call& call, std::size_t from, std::size_t count, const Keys& keys) noexcept {
+    float* const tile = keys_.data() + std::min(from, call.to_keep) * shape_.head_dim;
+    if (from + count <= call.converted) return {tile, static_cast<std::ptrdiff_t>(shape_.head_dim)};
+    const FloatRows rows = keys(from, count, tile);
+    if (rows.data == tile && from <= call.converted && from + count <= call.to_keep)
+      call.converted = from + count;
     return rows;
   }
 
-  /// The logits of a few entries, from row i of a tile on.
+  /// Logits of a few entries, from row i of a tile on.
   template <std::size_t width, class Rows>
-  void multiply_keys(const Block<width>& block, Rows entries, const KeyRows& rows, std::size_t i,
+  void multiply_keys(const Block<width>& block, Rows entries, const FloatRows& rows, std::size_t i,
                      float* out) noexcept {
     const std::size_t d = shape_.head_dim;
     const float* const keys = rows.data + static_cast<std::ptrdiff_t>(i) * rows.stride;
@@ -248,11 +242,9 @@ class CapScorer {
   template <std::size_t width>
   void add_bias(const Block<width>& block, const AttentionBias& bias) noexcept {
     for (std::size_t w = 0; w < block.rows; ++w) {
-      // A bias knows entries by their positions.
-      const std::size_t position = begin_ + block.position[w];
-      std::fill_n(bias_.begin(), position + 1, 0.0F);
-      bias.add(block.head[w], position, {bias_.data(), position + 1});
-      const auto row = std::span(bias_).first(position + 1).subspan(begin_);
+      const auto row = std::span(bias_).first(block.position[w] + 1);
+      std::ranges::fill(row, 0.0F);
+      bias.add(block.head[w], block.position[w], row);
       // lowest() instead of -inf: the rest of the kernel then needs no infinities.
       for (std::size_t t = 0; t < row.size(); ++t) {
         float& logit = logits_[t * width + w];
@@ -272,37 +264,37 @@ class CapScorer {
   template <std::size_t width>
   void softmax(Block<width>& block) noexcept {
     using namespace detail;
-    constexpr std::size_t lanes = Block<width>::lanes;
+    constexpr std::size_t step = Block<width>::step;
     const std::size_t used = block.entries * width;
-    const std::size_t end = (used + lanes - 1) / lanes * lanes;
+    const std::size_t end = (used + step - 1) / step * step;
     std::fill(logits_.data() + used, logits_.data() + end, low);
-    float tops[lanes], sums[lanes] = {};
-    std::fill_n(tops, lanes, low);
-    for (std::size_t i = 0; i < end; i += lanes) raise(tops, logits_.data() + i);
-    if constexpr (width < lanes) std::fill_n(tops, lanes, largest(tops));
-    for (std::size_t from = 0; from < end; from += key_tile * lanes)
-      add_exponentials(tops, from, std::min(from + key_tile * lanes, end), sums);
-    if constexpr (width < lanes) sums[0] = sum(load(sums));
+    float tops[step], sums[step] = {};
+    std::fill_n(tops, step, low);
+    for (std::size_t i = 0; i < end; i += step) raise(tops, logits_.data() + i);
+    if constexpr (width < step) std::fill_n(tops, step, largest(tops));
+    for (std::size_t from = 0; from < end; from += key_tile * step)
+      add_exponentials(tops, from, std::min(from + key_tile * step, end), sums);
+    if constexpr (width < step) sums[0] = sum(load(sums));
     for (std::size_t w = 0; w < width; ++w) {
-      const bool pays = w < block.rows && tops[w] > low;  // not if its every entry is hidden
-      if (is_nan(sums[w]))
+      const bool pays = w < block.rows && tops[w] > low;  // not if all its entries are hidden
+      if (detail::is_nan(sums[w]))
         spread_nan(block, w, pays);
       else if (pays)
         block.share[w] = 1.0F / sums[w];
     }
   }
 
-  /// Replaces logits from .. to by exp(logit - top) and adds their sum, whose rounding error partial sums
-  /// like this one keep small over thousands of addends.
-  template <std::size_t lanes>
-  void add_exponentials(const float (&tops)[lanes], std::size_t from, std::size_t to,
-                        float (&sums)[lanes]) noexcept {
+  /// Replaces logits from .. to by exp(logit - top) and adds their sum. Partial sums like this one keep the
+  /// rounding error of thousands of addends small.
+  template <std::size_t step>
+  void add_exponentials(const float (&tops)[step], std::size_t from, std::size_t to,
+                        float (&sums)[step]) noexcept {
     using namespace detail;
-    // The first and the last packet of the lanes, which may be one.
-    constexpr std::size_t last = lanes - packet_size;
+    // The first and the last packet of a step, perhaps the same one.
+    constexpr std::size_t last = step - packet_size;
     const Packet top0 = load(tops), top1 = load(tops + last);
     Packet part0 = broadcast(0), part1 = part0;
-    for (std::size_t i = from; i < to; i += lanes) {
+    for (std::size_t i = from; i < to; i += step) {
       float* const logits = logits_.data() + i;
       const Packet e0 = exp_to_88(subtract(load(logits), top0));
       part0 = add(part0, e0);
@@ -317,14 +309,14 @@ class CapScorer {
     if constexpr (last > 0) store(sums + last, add(load(sums + last), part1));
   }
 
-  /// A row with a NaN logit pays NaN where it would have paid anything, and nothing to the others: an entry
-  /// that is hidden from it stays sound. What only fills up the block (0 * infinity) never pays. (The row's
-  /// share remains 0, and 0 * NaN is NaN.)
+  /// A query with a NaN logit pays NaN where it would have paid anything, and nothing elsewhere: entries
+  /// hidden from it stay sound. Padding of the block (0 * infinity) never pays. (The query's share stays 0,
+  /// and 0 * NaN is NaN.)
   template <std::size_t width>
   void spread_nan(const Block<width>& block, std::size_t w, bool pays) noexcept {
     for (std::size_t t = 0; t < block.entries; ++t) {
       float& paid = logits_[t * width + w];
-      const bool spoilt = is_nan(paid) || (pays && paid != 0);
+      const bool spoilt = detail::is_nan(paid) || (pays && paid != 0);
       paid = spoilt && w < block.rows ? std::numeric_limits<float>::quiet_NaN() : 0;
     }
   }
@@ -360,13 +352,13 @@ class CapScorer {
       float paid[width];
       store(paid, paid0);
       store(paid + width - packet_size, paid1);
-      const float total = sum(add(paid0, paid1));  // only to see NaN, which the maximum passes over
+      const float total = sum(add(paid0, paid1));  // only to see NaN, which the maximum ignores
       raise_score(scores[t], is_nan(total) ? total : largest(paid));
     }
   }
 
   static void raise_score(float& score, float paid) noexcept {
-    if (paid > score || is_nan(paid)) score = paid;
+    if (paid > score || detail::is_nan(paid)) score = paid;
   }
 
   Shape shape_;
@@ -374,9 +366,6 @@ class CapScorer {
   std::vector<float> keys_;     // (kept_keys + key_tile, head_dim) or less: those that must be converted
   std::vector<float> logits_;   // (max_entries, width of a block)
   std::vector<float> bias_;     // (max_entries)
-  // Of the call under way: the first entry; entries in keys_, and up to how many are kept there for further
-  // blocks.
-  std::size_t begin_ = 0, converted_ = 0, to_keep_ = 0;
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

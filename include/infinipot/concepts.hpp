@@ -1,7 +1,8 @@
-// The seams between infinipot and an engine: forward pass, store. (The third, policy, is in policy.hpp.)
+// The seams between infinipot and an engine: the forward pass and the store. (The third, the policy, is in
+// policy.hpp; the fourth, threads, in executor.hpp.)
 //
-// A minimal engine needs shape(), vocab_size() and one forward(). What else it can show, it says by the
-// overloads of forward() that it has; a policy that needs more than that does not compile, with a message.
+// An engine needs shape(), vocab_size() and one forward(). Further overloads of forward() say what else it
+// can show. A policy that needs more does not compile; the message names what is missing.
 #pragma once
 
 #include <concepts>
@@ -9,34 +10,35 @@
 #include <limits>
 #include <span>
 
-#include "infinipot/entries.hpp"
-#include "infinipot/selection.hpp"
+#include "infinipot/pot/entries.hpp"
+#include "infinipot/pot/selection.hpp"
+#include "infinipot/queries.hpp"
 #include "infinipot/shape.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
-/// Receives logits from a forward pass, or what is wanted of them. Different rows may be given from different
-/// threads at once.
+/// Receives the logits of a forward pass, a row for each token of the call: the logits after that token. Rows
+/// may come from several threads at once.
 ///
-/// An engine may give every row to row(), and is right then. One that can score a token without whole logits
-/// (see online_nuc.hpp and nuc_from_hidden.hpp) gives the rows below targets().size() to nuc() instead, each
+/// Giving every row to row() is always correct. An engine that can score a token without whole logits
+/// (nuc/online_nuc.hpp, nuc/nuc_from_hidden.hpp) may give rows below targets().size() to nuc() instead, each
 /// row to one of the two.
 class LogitsSink {
  public:
-  /// Rows below this one are not wanted and need not be computed; the number of tokens means none is wanted.
+  /// Rows below this one need not be computed. None is wanted if it equals the number of tokens.
   std::size_t first_row() const noexcept { return first_row_; }
 
-  /// Of row r < targets().size() only the NuC of token targets()[r] is wanted. Fewer than the tokens of the
-  /// call: of later rows the logits themselves are. Valid during the call, empty if the sink wants all
-  /// logits.
+  /// Of a row r < targets().size() only the NuC of token targets()[r] is wanted, of later rows the logits.
+  /// Fewer than the call's tokens; empty if all logits are wanted. Valid during the call.
   std::span<const Token> targets() const noexcept { return targets_; }
 
-  /// The logits (vocab_size) after token `row` of the call: the model's prediction of what follows it.
-  virtual void row(std::size_t row, std::span<const float> logits) noexcept = 0;
+  /// The logits (vocab_size) after token `token` of the call: the model's prediction of the next token.
+  virtual void row(std::size_t token, std::span<const float> logits) noexcept = 0;
 
-  /// The NuC of targets()[row] after token `row`: what infinipot::nuc() would be of these logits. Only for
-  /// rows first_row() <= row < targets().size().
-  virtual void nuc(std::size_t /*row*/, float /*nuc*/) noexcept {}
+  /// The NuC of targets()[token] after token `token`: infinipot::nuc() of those logits. Only for
+  /// first_row() <= token < targets().size().
+  virtual void nuc(std::size_t /*token*/, float /*nuc*/) noexcept {}
 
  protected:
   explicit LogitsSink(std::size_t first_row, std::span<const Token> targets = {}) noexcept
@@ -50,36 +52,17 @@ class LogitsSink {
   std::span<const Token> targets_;
 };
 
-/// Query vectors of one layer, (count, query_heads, head_dim), after RoPE, as strides in elements.
-struct Queries {
-  const float* data = nullptr;
-  std::size_t count = 0;           ///< tokens
-  std::ptrdiff_t row_stride = 0;   ///< from one token to the next
-  std::ptrdiff_t head_stride = 0;  ///< from one query head to the next
-
-  const float* at(std::size_t token, std::size_t head) const noexcept {
-    return data + static_cast<std::ptrdiff_t>(token) * row_stride +
-           static_cast<std::ptrdiff_t>(head) * head_stride;
-  }
-};
-
-/// Queries that stand side by side, (count, query_heads, head_dim).
-inline Queries contiguous_queries(const float* data, std::size_t count, const Shape& shape) noexcept {
-  return {data, count, static_cast<std::ptrdiff_t>(shape.query_heads * shape.head_dim),
-          static_cast<std::ptrdiff_t>(shape.head_dim)};
-}
-
-/// A number of layers that stands for all of a model's, however many it has.
+/// All layers of a model, however many it has.
 inline constexpr std::size_t all_layers = std::numeric_limits<std::size_t>::max();
 
 /// Receives the queries of a forward pass, layer by layer.
 class QuerySink {
  public:
-  /// Only the model's first so many layers, at least 1, are of interest. An engine may show the others too,
-  /// and is right then; where no logits are wanted either, it may return behind the last of these.
+  /// Only the model's first layers() layers matter, at least 1. Showing more is correct. If no logits are
+  /// wanted either, the engine may return after the last of these layers.
   virtual std::size_t layers() const noexcept { return all_layers; }
 
-  /// Called once per layer, when the layer's new keys are in the store already. Not from two threads at once.
+  /// Called once per layer, once its new keys are in the store. Never from two threads at once.
   virtual void layer(std::size_t layer, const Queries& queries) noexcept = 0;
 
  protected:
@@ -89,16 +72,15 @@ class QuerySink {
   ~QuerySink() = default;
 };
 
-/// Receives attention probabilities, for engines that have them and do not show their queries.
+/// Receives attention probabilities, for engines that have them but do not show queries.
 class AttentionSink {
  public:
   /// As QuerySink::layers().
   virtual std::size_t layers() const noexcept { return all_layers; }
 
-  /// The attention that one query head of token `row` pays to entries 0 .. probabilities.size() - 1. (What it
-  /// says of entries before the layer's first one does not count.)
-  /// Heads of one layer that share a kv head must not be given from two threads at once.
-  virtual void row(std::size_t layer, std::size_t query_head, std::size_t row,
+  /// The attention that one query head of token `token` pays to entries 0 .. probabilities.size() - 1. Never
+  /// from two threads at once for query heads of a layer that share a kv head.
+  virtual void row(std::size_t layer, std::size_t query_head, std::size_t token,
                    std::span<const float> probabilities) noexcept = 0;
 
  protected:
@@ -136,24 +118,15 @@ concept YieldsAttention = ForwardPass<E> &&
   engine.forward(tokens, first, logits, attention);
 };
 
-/// An engine that can show either, but only one at a time, says which: attention probabilities for instance
-/// do not exist where a fused kernel computes attention. Without shows_queries() queries are preferred.
+/// An engine that can show either, one at a time, and says which: a fused kernel, for instance, has no
+/// attention probabilities. Without shows_queries(), queries are used.
 template <class E>
 concept ChoosesWhatToShow = YieldsQueries<E> && YieldsAttention<E> && requires(const E& view) {
   { view.shows_queries() } -> std::convertible_to<bool>;
 };
 
-/// A forward pass that knows that layers may begin at different entries: those of a layer, and so all that
-/// its queries may see, are EntryTable::begin() .. first - 1 (Pot::begin(layer)), and it says so with a
-/// constant attends_from_begin that is true. Needed only for pots with PotSettings::budgets.
-template <class E>
-concept AttendsFromBegin = ForwardPass<E> && requires {
-  requires E::attends_from_begin;
-};
-
-/// Seam 2, the store: the memory of keys and values. All lanes hold entries().size() entries, which stand at
-/// positions 0 .. size() - 1, unless its table says that they begin elsewhere. The library's Pot is one, over
-/// its own memory or over an engine's.
+/// Seam 2, the store: the memory of keys and values. Lanes all hold entries().size() entries, at positions
+/// 0 .. size() - 1. The library's Pot is one, over its own memory or an engine's.
 template <class S>
 concept Store = requires(S& store, const S& view, std::span<const Entry> added, const Selection& kept,
                          std::size_t size) {
@@ -161,28 +134,30 @@ concept Store = requires(S& store, const S& view, std::span<const Entry> added, 
   { view.capacity() } -> std::convertible_to<std::size_t>;
   { view.granularity() } -> std::convertible_to<Granularity>;
   { view.entries() } -> std::convertible_to<const EntryTable&>;
-  /// The forward pass has written these entries' keys and values: from now on the store holds them.
+  /// Adds entries whose keys and values the forward pass has written.
   store.append(added);
-  /// Entries from `size` on are gone, whether appended or only written.
+  /// Drops entries from `size` on, whether appended or only written.
   store.truncate(size);
-  /// Only the selected entries stay. Their keys become as if rotated for their new positions from the start.
+  /// Keeps only the selected entries. Their keys become as if rotated for their new positions from the start.
   store.keep(kept);
 };
 
-/// Key rows of one (layer, kv head), (count, head_dim), `stride` floats apart, rotated for their positions.
-struct KeyRows {
-  const float* data = nullptr;
-  std::ptrdiff_t stride = 0;
-};
-
-/// A store whose keys can be read back, which an engine that yields queries needs: rows first ..
-/// first + count - 1, which may be written but not yet appended, either where they are or converted into
-/// `tile` (count * head_dim floats).
+/// A store whose keys can be read back, for engines that yield queries: entries first .. first + count - 1,
+/// written though perhaps not yet appended, in place or converted into `tile` (count * head_dim floats).
 template <class S>
 concept ReadableKeys = Store<S> && requires(const S& store, std::size_t layer, std::size_t kv_head,
                                             std::size_t first, std::size_t count, float* tile) {
   { store.key_rows(layer, kv_head, first, count, tile) }
-  noexcept->std::same_as<KeyRows>;
+  noexcept->std::same_as<FloatRows>;
 };
 
-}  // namespace infinipot
+/// A store whose keys and values can be read back at any time, for policies that score entries by them. (With
+/// ReadableKeys alone, keys need be readable only while a forward pass shows its queries.)
+template <class S>
+concept ReadableEntries = ReadableKeys<S> && requires(const S& store, std::size_t layer, std::size_t kv_head,
+                                                      std::size_t first, std::size_t count, float* tile) {
+  { store.value_rows(layer, kv_head, first, count, tile) }
+  noexcept->std::same_as<FloatRows>;
+};
+
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

@@ -6,11 +6,16 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 #ifdef __F16C__
 #include <immintrin.h>
 #endif
 
-namespace infinipot {
+#include "infinipot/detail/nan.hpp"
+#include "infinipot/version.hpp"
+
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
 using f32 = float;
 using f16 = Eigen::half;       // IEEE 754 binary16
@@ -20,15 +25,19 @@ using bf16 = Eigen::bfloat16;  // the upper half of a binary32
 template <class T>
 concept Element = std::same_as<T, f32> || std::same_as<T, f16> || std::same_as<T, bf16>;
 
+/// An engine's own 16-bit floats (uint16_t, _Float16, ggml_fp16_t) as the library's: element_cast<f16>(keys).
+/// Breaks no strict-aliasing rule: the library accesses 16-bit rows only through memcpy and vector
+/// instructions.
+template <Element T, class Bits>
+T* element_cast(Bits* data) noexcept requires(sizeof(Bits) == sizeof(T)) {
+  static_assert(std::is_trivially_copyable_v<Bits>);
+  return static_cast<T*>(static_cast<void*>(data));
+}
+
 namespace detail {
 
-template <class T>
-using Row = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
-template <class T>
-using ConstRow = Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>;
-
-// Conversion of as many values as the processor's own instructions can take eight at a time; returns their
-// number. Eigen 3.4 has these for f16 too, but with GCC it takes its way in software, three times as long.
+// Converts values eight at a time where the processor has instructions for it; returns how many. Eigen 3.4
+// has these for f16 too, but with GCC it converts in software and takes three times as long.
 template <Element T>
 std::size_t to_float_by_8(const T* /*in*/, std::size_t /*n*/, float* /*out*/) noexcept {
   return 0;
@@ -55,35 +64,46 @@ inline std::size_t from_float_by_8(const float* in, std::size_t n, f16* out) noe
 }
 #endif
 
-// bf16 by integers, in loops that compilers vectorise; those of Eigen 3.4 they do not.
+// One element of an engine's row, by memcpy, as its memory may have another 16-bit type (element_cast).
+template <Element T>
+T load_element(const T* from) noexcept {
+  T element;
+  std::memcpy(static_cast<void*>(&element), from, sizeof element);
+  return element;
+}
+template <Element T>
+void store_element(T* to, T element) noexcept {
+  std::memcpy(static_cast<void*>(to), &element, sizeof element);
+}
+
+// bf16 by integers, in loops that compilers vectorise, unlike Eigen 3.4's.
 inline void to_float(const bf16* in, std::size_t n, float* out) noexcept {
-  for (std::size_t i = 0; i < n; ++i) out[i] = std::bit_cast<float>(std::uint32_t{in[i].value} << 16U);
+  for (std::size_t i = 0; i < n; ++i)
+    out[i] = std::bit_cast<float>(std::uint32_t{load_element(in + i).value} << 16U);
 }
 inline void from_float(const float* in, std::size_t n, bf16* out) noexcept {
   for (std::size_t i = 0; i < n; ++i) {
     const auto bits = std::bit_cast<std::uint32_t>(in[i]);
     const std::uint32_t rounded = (bits + 0x7FFFU + (bits >> 16U & 1U)) >> 16U;
     const std::uint32_t nan = (bits >> 16U & 0x8000U) | 0x7FC0U;
-    const bool is_nan = (bits & 0x7FFFFFFFU) > 0x7F800000U;
-    out[i].value = static_cast<std::uint16_t>(is_nan ? nan : rounded);
+    bf16 element;
+    element.value = static_cast<std::uint16_t>(is_nan(in[i]) ? nan : rounded);
+    store_element(out + i, element);
   }
 }
 
 /// out[i] = float(in[i]), exact. The ranges may not overlap.
 template <Element T>
 void to_float(const T* in, std::size_t n, float* out) noexcept {
-  const std::size_t done = to_float_by_8(in, n, out);
-  const auto rest = static_cast<Eigen::Index>(n - done);
-  Row<float>(out + done, rest) = ConstRow<T>(in + done, rest).template cast<float>();
+  for (std::size_t i = to_float_by_8(in, n, out); i < n; ++i)
+    out[i] = static_cast<float>(load_element(in + i));
 }
 
-/// out[i] = in[i] rounded to nearest even; beyond the type's range it becomes infinite. No overlap.
+/// out[i] = in[i] rounded to nearest even, infinite beyond the type's range. The ranges may not overlap.
 template <Element T>
 void from_float(const float* in, std::size_t n, T* out) noexcept {
-  const std::size_t done = from_float_by_8(in, n, out);
-  const auto rest = static_cast<Eigen::Index>(n - done);
-  Row<T>(out + done, rest) = ConstRow<float>(in + done, rest).template cast<T>();
+  for (std::size_t i = from_float_by_8(in, n, out); i < n; ++i) store_element(out + i, T(in[i]));
 }
 
 }  // namespace detail
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

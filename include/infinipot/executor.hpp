@@ -4,15 +4,16 @@
 #include <concepts>
 #include <cstddef>
 
-namespace infinipot {
+#include "infinipot/version.hpp"
 
-/// Runs the items of a loop, perhaps on several threads. A handle, cheap to copy, to threads that the engine
-/// has; the library starts none. `for_each(count, function)` calls function(item, worker) once for every
-/// item below `count`, in any order, and returns when all are done. Calls that run at the same time have
-/// different workers, all below workers(). The function never throws. One loop runs at a time, none inside
-/// another.
+namespace infinipot::inline INFINIPOT_NAMESPACE {
+
+/// Runs the items of a loop, perhaps on several threads. A handle, cheap to copy, to the engine's threads;
+/// the library starts none. `for_each(count, function)` calls function(item, worker) once for every item
+/// below `count`, in any order, and returns when all are done. Calls that run at the same time have different
+/// workers, all below workers(). The function never throws. One loop runs at a time, none inside another.
 ///
-/// What comes out is the same bits with any executor: items share nothing but scratch of their worker.
+/// Results have the same bits with every executor: items share nothing but their worker's scratch.
 template <class X>
 concept Executor = std::copy_constructible<X> &&
     requires(X& executor, const X& view, std::size_t count, void (*function)(std::size_t, std::size_t)) {
@@ -20,7 +21,7 @@ concept Executor = std::copy_constructible<X> &&
   executor.for_each(count, function);
 };
 
-/// All on the calling thread.
+/// Runs everything on the calling thread.
 struct Serial {
   std::size_t workers() const noexcept { return 1; }
 
@@ -30,4 +31,4 @@ struct Serial {
   }
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

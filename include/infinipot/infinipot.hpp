@@ -1,56 +1,66 @@
-// infinipot: read an endless text in a fixed amount of KV memory. This header is the table of contents.
+// clang-format off
+
+// infinipot: read an endless text in a fixed amount of KV memory. This header includes everything and is the table
+// of contents, in reading order. Every wing has a door at the top (pot.hpp) and its rooms in a folder (pot/).
+//
+// Floors, lowest first. A header includes only its own floor and lower ones; a wing is on its door's floor.
+//   detail version | shape element executor queries | rope nuc cap top_k | pot | concepts | policy | ccd | infinipot
 #pragma once
 
-#include "infinipot/version.hpp"
+// The loop, and the seams where an engine meets it
+#include "infinipot/ccd.hpp"        // Ccd: reads, distils when the pot is full (Continual Context Distillation), generates
+#include "infinipot/concepts.hpp"   // what an engine and a store must offer: ForwardPass, Store, the sinks
+#include "infinipot/policy.hpp"     // what a policy must offer: it decides what stays
+#include "infinipot/executor.hpp"   // the engine's threads, if it lends them
 
-// What is kept where
-#include "infinipot/element.hpp"     // f32, f16, bf16
-#include "infinipot/entries.hpp"     // position, token, NuC of every entry
-#include "infinipot/entry_rows.hpp"  // keys and values read back
-#include "infinipot/kv_layout.hpp"   // an engine's own memory as strided rows
-#include "infinipot/layer_rows.hpp"  // layers that keep different numbers of entries
-#include "infinipot/pot.hpp"         // the fixed-size pot
-#include "infinipot/pot_file.hpp"    // pots saved and restored
-#include "infinipot/pot_settings.hpp"
-#include "infinipot/pyramid.hpp"        // budgets that fall with depth
-#include "infinipot/quantize.hpp"       // those codes
-#include "infinipot/quantized_pot.hpp"  // the same in 8-bit or 4-bit codes
-#include "infinipot/selection.hpp"      // the entries that a distillation keeps
-#include "infinipot/shape.hpp"          // layers, heads, head_dim; granularity
+// The pot: keys and values of at most M entries per layer and head
+#include "infinipot/pot.hpp"                // Pot<f32>, Pot<f16>, Pot<bf16>: rows in its own memory or in an engine's
+#include "infinipot/pot/pot_settings.hpp"   // capacity, granularity, how keys are stored
+#include "infinipot/pot/kv_layout.hpp"      // an engine's own memory as strided rows, one table per layer
+#include "infinipot/pot/quantized_pot.hpp"  // Pot<int8>, Pot<int4>: quantised rows
+#include "infinipot/pot/quantize.hpp"       // their codes
+#include "infinipot/pot/entries.hpp"        // position, token and NuC of each entry
+#include "infinipot/pot/selection.hpp"      // the entries that a distillation keeps
+#include "infinipot/pot/compact.hpp"        // moves kept rows together, in place
+#include "infinipot/pot/pot_file.hpp"       // saves and restores a pot
+
+// The policies, a file each
+#include "infinipot/policy/infinipot.hpp"            // the paper's: catalyst attention and NuC
+#include "infinipot/policy/reread.hpp"               // for questions not known yet
+#include "infinipot/policy/streaming_llm.hpp"        // sinks and the most recent
+#include "infinipot/policy/truncation.hpp"           // the beginning and the end
+#include "infinipot/policy/snapkv.hpp"               // what the last tokens attend to
+#include "infinipot/policy/tova.hpp"                 // what the last token attends to
+#include "infinipot/policy/h2o.hpp"                  // what was attended to so far
+#include "infinipot/policy/sirllm.hpp"               // token entropy
+#include "infinipot/policy/knorm.hpp"                // short keys
+#include "infinipot/policy/keydiff.hpp"              // keys unlike the others
+#include "infinipot/policy/value_norm.hpp"           // long values
+#include "infinipot/policy/expected_attention.hpp"   // what future queries will pay
+#include "infinipot/policy/temporal_redundancy.hpp"  // what recent frames do not repeat
+
+// What policies are made of
+#include "infinipot/policy/score_view.hpp"     // what a policy sees of the entries that it scores
+#include "infinipot/policy/entry_rows.hpp"     // keys and values read back
+#include "infinipot/policy/query_moments.hpp"  // mean and covariance of queries
+#include "infinipot/policy/smooth.hpp"         // pooling over neighbouring tokens
+#include "infinipot/policy/selector.hpp"       // applies a policy's rules
 
 // The steps of a distillation, each usable alone
-#include "infinipot/attention_form.hpp"   // scale, soft cap, bias
-#include "infinipot/cap.hpp"              // CaP: attention of the catalyst's queries
-#include "infinipot/compact.hpp"          // in-place gather
-#include "infinipot/log_sum_exp.hpp"      // the denominator of a softmax, at once or in parts
-#include "infinipot/mrope.hpp"            // positions of text, height and width
-#include "infinipot/nuc.hpp"              // NuC: cross-entropy of a token
-#include "infinipot/nuc_from_hidden.hpp"  // NuC without logits: fused with the output matrix
-#include "infinipot/online_nuc.hpp"       // NuC of rows whose logits come in tiles
-#include "infinipot/query_moments.hpp"    // mean and covariance of queries
-#include "infinipot/reindex.hpp"          // CR-RoPE
-#include "infinipot/rope.hpp"             // RoPE
-#include "infinipot/rope_scaling.hpp"     // linear, NTK, YaRN, Llama-3, LongRoPE
-#include "infinipot/selector.hpp"         // a policy's rules, lane by lane
-#include "infinipot/smooth.hpp"           // pooling over neighbouring tokens
-#include "infinipot/top_k.hpp"            // selection
+#include "infinipot/cap.hpp"                  // CaP: attention of the Catalyst Prompt's queries
+#include "infinipot/cap/attention_form.hpp"   // scale, soft cap, bias
+#include "infinipot/nuc.hpp"                  // NuC: cross-entropy of a token (Novelty under Compression)
+#include "infinipot/nuc/log_sum_exp.hpp"      // the denominator of a softmax, at once or in parts
+#include "infinipot/nuc/online_nuc.hpp"       // NuC of logits that come in tiles
+#include "infinipot/nuc/nuc_from_hidden.hpp"  // NuC without logits: fused with the output matrix
+#include "infinipot/top_k.hpp"                // selection
+#include "infinipot/rope.hpp"                 // RoPE
+#include "infinipot/rope/reindex.hpp"         // CR-RoPE: kept keys move to positions 0, 1, 2, ... (Context-Reset RoPE)
+#include "infinipot/rope/rope_scaling.hpp"    // linear, NTK, YaRN, Llama-3, LongRoPE
+#include "infinipot/rope/mrope.hpp"           // positions of text, height and width
 
-// The seams, and the loop that drives them
-#include "infinipot/ccd.hpp"       // Continual Context Distillation
-#include "infinipot/concepts.hpp"  // forward pass, store
-#include "infinipot/executor.hpp"  // threads
-#include "infinipot/policy.hpp"    // policy
-#include "infinipot/policy/expected_attention.hpp"
-#include "infinipot/policy/h2o.hpp"
-#include "infinipot/policy/infinipot.hpp"
-#include "infinipot/policy/keydiff.hpp"
-#include "infinipot/policy/knorm.hpp"
-#include "infinipot/policy/reread.hpp"
-#include "infinipot/policy/sirllm.hpp"
-#include "infinipot/policy/snapkv.hpp"
-#include "infinipot/policy/streaming_llm.hpp"
-#include "infinipot/policy/temporal_redundancy.hpp"
-#include "infinipot/policy/tova.hpp"
-#include "infinipot/policy/truncation.hpp"
-#include "infinipot/policy/value_norm.hpp"
-#include "infinipot/score_view.hpp"  // what a policy sees
+// Ground
+#include "infinipot/shape.hpp"    // layers, heads, head_dim; granularity
+#include "infinipot/element.hpp"  // f32, f16, bf16
+#include "infinipot/queries.hpp"  // queries and rows as strides
+#include "infinipot/version.hpp"

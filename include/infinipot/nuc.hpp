@@ -1,4 +1,4 @@
-// NuC: how new a token was to the model, its cross-entropy given what the pot held (paper section 3).
+// NuC, Novelty under Compression (paper section 3): a token's cross-entropy given what the pot held.
 #pragma once
 
 #include <algorithm>
@@ -8,15 +8,16 @@
 #include <vector>
 
 #include "infinipot/detail/error.hpp"
-#include "infinipot/log_sum_exp.hpp"
+#include "infinipot/nuc/log_sum_exp.hpp"
 #include "infinipot/shape.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
-/// -log of the probability of a token whose logit is `logit`, from log_sum_exp over the vocabulary.
+/// -log p of the token with this logit, nats, from log_sum_exp over the vocabulary.
 inline float nuc(double log_sum_exp, float logit) noexcept {
   const double nats = log_sum_exp - static_cast<double>(logit);
-  return nats < 0 ? 0.0F : static_cast<float>(nats);  // the sum may be rounded below its largest part
+  return nats < 0 ? 0.0F : static_cast<float>(nats);  // the sum may round below its largest part
 }
 
 /// -log softmax(logits)[token], nats, >= 0; +inf for a token whose logit is -inf; NaN where log_sum_exp is.
@@ -25,8 +26,8 @@ inline float nuc(std::span<const float> logits, Token token) noexcept {
   return nuc(log_sum_exp(logits), logits[static_cast<std::size_t>(token)]);
 }
 
-/// NuC of a stream that arrives in chunks: the last logits of a chunk score the first token of the next.
-/// A chunk counts only when it is committed, so that a forward pass that throws leaves no trace.
+/// NuC of a stream that arrives in chunks: the last logits of a chunk score the first token of the next. A
+/// chunk counts only once committed, so a forward pass that throws leaves no trace.
 class NucTracker {
  public:
   /// Throws std::invalid_argument if the vocabulary is empty.
@@ -36,7 +37,7 @@ class NucTracker {
 
   std::size_t vocab_size() const noexcept { return last_.size(); }
 
-  /// False until a chunk was committed.
+  /// False until a chunk is committed.
   bool has_logits() const noexcept { return has_logits_; }
 
   /// (vocab_size) the model's prediction of what follows the last committed chunk.
@@ -50,8 +51,8 @@ class NucTracker {
     std::copy(logits.begin(), logits.end(), next_.begin());
   }
 
-  /// As if the last committed chunk had ended with these logits (vocab_size()); as if there had been none
-  /// where they are empty.
+  /// As if the last committed chunk had ended with these logits (vocab_size()), or none had been if they are
+  /// empty.
   void restart(std::span<const float> logits) noexcept {
     std::copy(logits.begin(), logits.end(), last_.begin());
     has_logits_ = !logits.empty();
@@ -68,4 +69,4 @@ class NucTracker {
   bool has_logits_ = false;
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

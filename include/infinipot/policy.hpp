@@ -1,4 +1,7 @@
-// The third seam: who decides what stays. A policy says what it wants to see and scores entries.
+// Seam 3: what stays. A policy says what it watches and scores entries.
+//
+// It needs name() and something to go by: `watch`, one of the members below that imply it, or its own
+// score(). Everything else has a default (policy/defaults.hpp).
 #pragma once
 
 #include <concepts>
@@ -9,66 +12,99 @@
 
 #include "infinipot/cap.hpp"
 #include "infinipot/concepts.hpp"
-#include "infinipot/entry_rows.hpp"
-#include "infinipot/score_view.hpp"
+#include "infinipot/policy/entry_rows.hpp"
+#include "infinipot/policy/score_view.hpp"
+#include "infinipot/policy/smooth.hpp"
 #include "infinipot/shape.hpp"
-#include "infinipot/smooth.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
-/// What a policy wants to see: whose attention, or the entries themselves.
+/// What a policy watches: whose attention, or the entries themselves.
 enum class Watch : std::uint8_t {
-  nothing,       ///< none
+  nothing,
   every_query,   ///< of all tokens while they are read; what an entry received so far travels with it (h2o)
   last_queries,  ///< of the last window() tokens before a distillation (snapkv, tova)
-  probes,        ///< of tokens that run through the model at a distillation only: catalysts, re-read blocks
+  probes,        ///< of tokens run through the model only at a distillation: catalysts, re-read blocks
   entries,       ///< no attention, but keys or values of all entries at a distillation (knorm, keydiff)
   queries_and_entries,  ///< entries, and queries of all tokens while they are read (expected_attention)
 };
+
+/// What a policy sees when a probe is due.
+struct ProbeContext {
+  std::span<const Token> fresh;  ///< tokens read since the last distillation, oldest first
+};
+
+namespace detail {
+
+/// One member of a kind is enough to tell: then the compiler asks for the others.
+template <class P>
+consteval Watch find_watch() {
+  constexpr bool probes = requires(const P& policy) { policy.longest_probe(); }
+  || requires(const P& policy, const ProbeContext& context) { policy.probe(0, context); };
+  constexpr bool window = requires(const P& policy) { policy.window(); };
+  constexpr bool observes = requires(P & policy, const Queries& queries) { policy.observe(0, 0, queries); }
+  || requires(P & policy) { policy.forget(); };
+  constexpr bool scores = requires(const P& policy, const EntryRows& rows, std::span<float> out) {
+    policy.score_entries(rows, out);
+  };
+  if constexpr (requires { P::watch; })
+    return P::watch;
+  else if constexpr (probes)
+    return Watch::probes;
+  else if constexpr (window)
+    return Watch::last_queries;
+  else if constexpr (observes)
+    return Watch::queries_and_entries;
+  else
+    return scores ? Watch::entries : Watch::nothing;
+}
+
+}  // namespace detail
+
+/// What a policy watches: P::watch if declared, else what its members imply. probe() means probes, window()
+/// the last queries, observe() queries and entries, score_entries() entries.
+template <class P>
+inline constexpr Watch watch_of = detail::find_watch<P>();
 
 /// Whether a policy of this watch scores entries by their keys or values.
 constexpr bool watches_entries(Watch watch) noexcept {
   return watch == Watch::entries || watch == Watch::queries_and_entries;
 }
 
-/// A part of the free budget (what protected entries leave of it) and how it is shared out.
+/// A part of the free budget (what protected entries leave of `keep`) and how it is spent.
 struct Rule {
-  /// Its share of the free budget, 0 .. 1, rounded down; the last rule takes whatever is left.
+  /// Share of the free budget, 0 .. 1, rounded down; the last rule takes what is left.
   double share = 1;
-  /// Heads that must agree. Coarser than the store's lanes it is a part for all: those lanes take the same
-  /// tokens, of those that they all still hold. Finer than the store's lanes it has no effect.
+  /// Heads that choose together. If coarser than the store's lanes, these choose the same tokens, among those
+  /// that all still hold. If finer, no effect.
   Granularity scope = Granularity::head;
   Smoothing smoothing = {};  ///< of the scores, before the selection
 };
 
-/// What a policy gets to see when a probe run is due.
-struct ProbeContext {
-  std::span<const Token> fresh;  ///< tokens read since the last distillation, oldest first
-};
-
-/// Seam 3, the policy. A higher score means keep.
+/// Seam 3, the policy. A higher score means keep. Besides name() it may have
+///   uses_nuc()                   whether it needs NuC, which costs logits of every token; default false
+///   rules()                      at least one Rule, applied in order; default one
+///   score(rule, view, scores)    fills scores[t] for the view's entries by the given rule; an executor runs
+///                                several lanes at once; default the sum over heads of what was watched
+/// and what the concepts below ask for.
 template <class P>
-concept Policy = requires(const P& policy, std::size_t rule, const ScoreView& view, std::span<float> scores) {
-  { P::watch } -> std::convertible_to<Watch>;
+concept Policy = requires(const P& policy) {
   { policy.name() } -> std::convertible_to<std::string_view>;
-  /// Whether NuC must be known, which costs logits of every token.
-  { policy.uses_nuc() } -> std::convertible_to<bool>;
-  /// At least one; entries are chosen by one after the other.
-  { policy.rules() } -> std::convertible_to<std::span<const Rule>>;
-  /// Fills scores[t] for the view's entries by the given rule. Not from one thread alone: an executor runs
-  /// several lanes at once.
-  policy.score(rule, view, scores);
-};
+}
+&&(watch_of<P> != Watch::nothing || requires(const P& policy, std::size_t rule, const ScoreView& view,
+                                             std::span<float> scores) { policy.score(rule, view, scores); });
 
-/// A policy that watches the last window() queries before a distillation; those entries cannot be survivors.
+/// A policy that watches the last window() queries before a distillation. Those entries were read since the
+/// last distillation, so they are never survivors.
 template <class P>
 concept WatchesWindow = Policy<P> && requires(const P& policy) {
   { policy.window() } -> std::convertible_to<std::size_t>;
 };
 
-/// A policy that runs probes. Probe i is run at the end of the full pot, its attention is added (or, as
-/// reduce() says, the maximum taken), and it is dropped; an empty probe ends the row. The pot leaves room for
-/// longest_probe() tokens, and forward() gets each probe in one call.
+/// A policy that runs probes. Probe i runs at the end of the full pot, its attention is added (or the maximum
+/// taken, as reduce() says), and it is dropped; an empty probe ends the series. The pot leaves room for
+/// longest_probe() tokens; forward() gets each probe in one call.
 template <class P>
 concept RunsProbes = Policy<P> && requires(const P& policy, std::size_t i, const ProbeContext& context) {
   { policy.longest_probe() } -> std::convertible_to<std::size_t>;
@@ -76,16 +112,16 @@ concept RunsProbes = Policy<P> && requires(const P& policy, std::size_t i, const
   { policy.reduce() } -> std::convertible_to<Reduce>;
 };
 
-/// A policy that, of a store of this granularity, needs its probes' attention in the model's first
-/// probe_layers(granularity) layers alone: at least 1. Others' entries receive 0 then, and the engine may
-/// stop there, as QuerySink::layers() tells it.
+/// A policy that, for a store of this granularity, needs its probes' attention only in the model's first
+/// probe_layers(granularity) layers, at least 1. Entries of other layers receive 0, and the engine may stop
+/// early (QuerySink::layers()).
 template <class P>
 concept ProbesLowerLayers = RunsProbes<P> && requires(const P& policy, Granularity granularity) {
   { policy.probe_layers(granularity) } -> std::convertible_to<std::size_t>;
 };
 
-/// Whether what an entry received from earlier probes goes on with it while it lives, so that further probes
-/// add to it (or raise it): P::carries_attention, false if there is none. Other probes begin at 0.
+/// Whether an entry keeps what it received from earlier probes, so that further probes add to it (or raise
+/// it): P::carries_attention, default false. Otherwise each distillation's probes begin at 0.
 template <class P>
 inline constexpr bool carries_attention = false;
 template <class P>
@@ -93,16 +129,15 @@ requires requires { P::carries_attention; }
 inline constexpr bool carries_attention<P> = P::carries_attention;
 
 /// A policy that watches entries. score_entries() fills scores[t] for every entry of one (layer, kv head);
-/// the view shows them as attention(), to be aggregated where heads choose together. An executor runs several
+/// the view shows them as attention(), to be reduced where heads choose together. An executor runs several
 /// heads at once. The store must be ReadableEntries.
 template <class P>
 concept ScoresEntries = Policy<P> &&
-    requires(const P& policy, const detail::AnyEntryRows& rows, std::span<float> scores) {
+    requires(const P& policy, const EntryRows& rows, std::span<float> scores) {
   policy.score_entries(rows, scores);
 };
 
-/// A policy that scores entries with more scratch memory than the head_dim floats that rows.scratch() has
-/// otherwise.
+/// A policy that sets how many floats rows.scratch() has. Default: head_dim.
 template <class P>
 concept SizesScratch = Policy<P> && requires(const P& policy, const Shape& shape, std::size_t capacity) {
   { policy.scratch(shape, capacity) } -> std::convertible_to<std::size_t>;
@@ -110,17 +145,16 @@ concept SizesScratch = Policy<P> && requires(const P& policy, const Shape& shape
 
 /// A policy that observes queries while the text is read, for Watch::queries_and_entries.
 ///
-/// begin(shape, start, capacity, chunk) comes before anything else, and makes all begin anew: positions are
-/// below `capacity`, that of a stream's first token is `start` (EntryTable::start), and forward() will never
-/// be given more than `chunk` tokens. It may allocate, and throw. observe(layer, first, queries) is called
+/// begin(shape, capacity, chunk) comes first and starts over: positions stay below `capacity`, and forward()
+/// never gets more than `chunk` tokens. It may allocate and throw. observe(layer, first, queries) is called
 /// during forward() for every layer; the queries are rotated for positions first, first + 1, ... of the pot.
-/// What it was shown counts from commit(layer, kv_head) on, which is called for every pair when forward() has
-/// returned, by an executor for several at once. If forward() throws, no commit() follows, but the observe()
-/// of another chunk. forget() undoes all that was committed.
+/// They count once commit(layer, kv_head) is called: for every pair after forward() returns, by an executor
+/// for several at once. If forward() throws, the observe() of another chunk follows without commit().
+/// forget() undoes all commits.
 template <class P>
 concept ObservesQueries = Policy<P> &&
     requires(P& policy, const Shape& shape, std::size_t n, const Queries& queries) {
-  policy.begin(shape, n, n, n);
+  policy.begin(shape, n, n);
   { policy.observe(n, n, queries) }
   noexcept;
   { policy.commit(n, n) }
@@ -135,4 +169,4 @@ concept ProtectsRecent = Policy<P> && requires(const P& policy, std::size_t keep
   { policy.recent(keep) } -> std::convertible_to<std::size_t>;
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

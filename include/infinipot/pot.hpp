@@ -8,25 +8,26 @@
 #include <span>
 #include <utility>
 
-#include "infinipot/compact.hpp"
-#include "infinipot/concepts.hpp"
 #include "infinipot/detail/arena.hpp"
-#include "infinipot/detail/pot_base.hpp"
 #include "infinipot/element.hpp"
-#include "infinipot/entries.hpp"
 #include "infinipot/executor.hpp"
-#include "infinipot/kv_layout.hpp"
-#include "infinipot/pot_settings.hpp"
-#include "infinipot/reindex.hpp"
+#include "infinipot/pot/compact.hpp"
+#include "infinipot/pot/entries.hpp"
+#include "infinipot/pot/kv_layout.hpp"
+#include "infinipot/pot/pot_base.hpp"
+#include "infinipot/pot/pot_settings.hpp"
+#include "infinipot/pot/selection.hpp"
+#include "infinipot/queries.hpp"
 #include "infinipot/rope.hpp"
-#include "infinipot/selection.hpp"
+#include "infinipot/rope/reindex.hpp"
 #include "infinipot/shape.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
-/// A fixed-size store of keys and values. The engine writes entries size() .. for new tokens and reads
-/// entries 0 .. size() - 1, or with PotSettings::budgets, begin(layer) .. size() - 1. Allocates in the
-/// constructor only: one block of memory, and with budgets some small tables. Meets Store and ReadableKeys.
+/// A fixed-size store of keys and values. The engine writes entries size(), size() + 1, ... for new tokens
+/// and reads entries 0 .. size() - 1. Allocates one block of memory, in the constructor only. Meets Store,
+/// ReadableKeys and ReadableEntries.
 ///
 /// Pot<f32>, Pot<f16> and Pot<bf16> hold rows that the engine may read and write where they are; Pot<int8>
 /// and Pot<int4> (quantized_pot.hpp) hold codes.
@@ -42,6 +43,7 @@ class Pot<T> : public detail::PotBase {
   explicit Pot(PotSettings settings) : Pot(std::move(settings), nullptr) {}
 
   /// A pot over an engine's memory, which must hold `capacity` rows per (layer, kv head) and outlive the pot.
+  /// Also throws std::invalid_argument if the layout lacks a layer's table.
   Pot(PotSettings settings, const KvLayout<T>& memory) : Pot(std::move(settings), &memory) {}
 
   Pot(Pot&&) noexcept = default;
@@ -52,10 +54,9 @@ class Pot<T> : public detail::PotBase {
     Pot copy(settings_);
     for (std::size_t layer = 0; layer < shape().layers; ++layer)
       for (std::size_t head = 0; head < shape().kv_heads; ++head)
-        for (std::size_t entry = begin(layer); entry < size(); ++entry) {
-          std::copy_n(keys().row(layer, head, entry), shape().head_dim, copy.keys().row(layer, head, entry));
-          std::copy_n(values().row(layer, head, entry), shape().head_dim,
-                      copy.values().row(layer, head, entry));
+        for (std::size_t entry = 0; entry < size(); ++entry) {
+          std::copy_n(keys(layer).row(head, entry), shape().head_dim, copy.keys(layer).row(head, entry));
+          std::copy_n(values(layer).row(head, entry), shape().head_dim, copy.values(layer).row(head, entry));
         }
     std::copy(originals_.begin(), originals_.end(), copy.originals_.begin());
     std::copy(rows_.begin(), rows_.end(), copy.rows_.begin());
@@ -65,17 +66,17 @@ class Pot<T> : public detail::PotBase {
     return copy;
   }
 
-  /// Key and value rows, for the engine to read and write.
-  const Rows<T>& keys() const noexcept { return memory_.keys; }
-  const Rows<T>& values() const noexcept { return memory_.values; }
+  /// Key and value rows of a layer, for the engine to read and write.
+  const Rows<T>& keys(std::size_t layer) const noexcept { return keys_[layer]; }
+  const Rows<T>& values(std::size_t layer) const noexcept { return values_[layer]; }
 
-  /// Writes one entry from floats, rounded once, below the capacity. Rows of different entries may be written
-  /// from different threads at once. The same as writing to keys() and values(), for engines that serve every
-  /// kind of pot. `key` is rotated for position `entry`, or as projected, as key_storage() says.
+  /// Writes one entry from floats, rounded once. Different entries may be written from different threads at
+  /// once. The same as writing to keys() and values(), for engines that serve every kind of pot. `key` is
+  /// rotated for position `entry` or as projected, as key_storage() says. Precondition: entry < capacity().
   void write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
              const float* value) noexcept {
-    detail::from_float(key, shape().head_dim, keys().row(layer, kv_head, entry));
-    detail::from_float(value, shape().head_dim, values().row(layer, kv_head, entry));
+    detail::from_float(key, shape().head_dim, keys(layer).row(kv_head, entry));
+    detail::from_float(value, shape().head_dim, values(layer).row(kv_head, entry));
   }
 
   /// Drops all entries from `size` on (EntryTable::truncate).
@@ -84,33 +85,31 @@ class Pot<T> : public detail::PotBase {
     survivors_ = std::min(survivors_, size);
   }
 
-  /// Keeps the selected entries, in place, and gives them positions kept.first(lane) .. keep - 1 (CR-RoPE).
-  /// Precondition: kept.keep() <= max_keep(), kept.lanes() fits the granularity, indices ascend below size();
-  /// with budgets, kept.keep() == max_keep() and what EntryTable::keep() asks for.
+  /// Keeps the selected entries, in place, and gives them positions 0 .. kept.keep() - 1 (CR-RoPE).
+  /// Precondition: kept.keep() <= max_keep(), kept.lanes() fits the granularity, indices ascend below size().
   template <Executor X = Serial>
   void keep(const Selection& kept, X executor = {}) noexcept {
     if (!originals_.empty())
       executor.for_each(entries_.lanes(), [&](std::size_t lane, std::size_t) {
-        moved_[lane] = assign_rows(origins(lane), kept.lane(lane), kept.first(lane));
+        moved_[lane] = assign_rows(origins(lane), kept.lane(lane));
       });
     executor.for_each(shape().heads(), [&](std::size_t pair, std::size_t) {
       const std::size_t lane = pair / shape().heads_per_lane(granularity());
-      keep_head(pair / shape().kv_heads, pair % shape().kv_heads, lane, kept);
+      keep_head(pair / shape().kv_heads, pair % shape().kv_heads, lane, kept.lane(lane));
     });
     entries_.keep(kept, executor);
     survivors_ = kept.keep();
   }
 
-  /// Keys of entries first .. first + count - 1 in float, rotated for their positions: where they stand if
-  /// they are rotated floats already, else converted into `tile`, (count, head_dim).
-  KeyRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
-                   float* tile) const noexcept {
-    const Rows<T>& keys = memory_.keys;
+  /// Keys of entries first .. first + count - 1 in float, rotated for their positions: in place if stored so,
+  /// else converted into `tile`, (count, head_dim).
+  FloatRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
+                     float* tile) const noexcept {
+    const Rows<T>& keys = keys_[layer];
+    const T* const rows = keys.row(kv_head, first);
     if constexpr (std::same_as<T, float>)
-      if (settings_.key_storage == KeyStorage::rotated)
-        return {keys.row(layer, kv_head, first), keys.entry_stride};
+      if (settings_.key_storage == KeyStorage::rotated) return {rows, keys.entry_stride};
     const std::size_t d = shape().head_dim;
-    const T* const rows = keys.row(layer, kv_head, first);
     for (std::size_t i = 0; i < count; ++i) {
       float* const out = tile + i * d;
       detail::to_float(rows + static_cast<std::ptrdiff_t>(i) * keys.entry_stride, d, out);
@@ -119,14 +118,14 @@ class Pot<T> : public detail::PotBase {
     return {tile, static_cast<std::ptrdiff_t>(d)};
   }
 
-  /// Values of entries first .. first + count - 1 in float: where they are, or converted into `tile`, (count,
+  /// Values of entries first .. first + count - 1 in float: in place, or converted into `tile`, (count,
   /// head_dim).
-  KeyRows value_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
-                     float* tile) const noexcept {
-    const Rows<T>& values = memory_.values;
-    if constexpr (std::same_as<T, float>) return {values.row(layer, kv_head, first), values.entry_stride};
+  FloatRows value_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
+                       float* tile) const noexcept {
+    const Rows<T>& values = values_[layer];
+    const T* const rows = values.row(kv_head, first);
+    if constexpr (std::same_as<T, float>) return {rows, values.entry_stride};
     const std::size_t d = shape().head_dim;
-    const T* const rows = values.row(layer, kv_head, first);
     for (std::size_t i = 0; i < count; ++i)
       detail::to_float(rows + static_cast<std::ptrdiff_t>(i) * values.entry_stride, d, tile + i * d);
     return {tile, static_cast<std::ptrdiff_t>(d)};
@@ -136,18 +135,31 @@ class Pot<T> : public detail::PotBase {
   friend struct detail::PotAccess;
 
   Pot(PotSettings settings, const KvLayout<T>* memory) : PotBase(std::move(settings)) {
+    if (memory != nullptr) {
+      check("keys", memory->keys);
+      check("values", memory->values);
+    }
     const std::size_t elements = detail::product({rows(), shape().head_dim});
     const bool rotated = key_storage() == KeyStorage::rotated && rope().rotary_dim() > 0;
-    const std::size_t records = rotated ? kept_records() : 0;
+    const std::size_t most = rotated ? max_keep() : 0, records = detail::product({lanes(), most});
+    const auto tables = arena_.reserve<Rows<T>>(2 * shape().layers);
     const auto keys = arena_.reserve<T>(memory ? 0 : elements);
     const auto values = arena_.reserve<T>(memory ? 0 : elements);
-    const auto originals = arena_.reserve<T>(rotated ? detail::product({kept_rows(), shape().head_dim}) : 0);
+    const auto originals = arena_.reserve<T>(detail::product({shape().heads(), most, shape().head_dim}));
     const auto key_rows = arena_.reserve<Index>(records);
     const auto first_positions = arena_.reserve<Index>(records);
     const auto in_use = arena_.reserve<std::uint8_t>(records);
     const auto moved = arena_.reserve<std::size_t>(rotated ? lanes() : 0);
     allocate();
-    memory_ = memory ? *memory : own(arena_.take(keys).data(), arena_.take(values).data());
+    keys_ = arena_.take(tables).first(shape().layers);
+    values_ = arena_.take(tables).last(shape().layers);
+    if (memory != nullptr) {
+      std::ranges::copy(memory->keys, keys_.begin());
+      std::ranges::copy(memory->values, values_.begin());
+    } else {
+      lay_out(arena_.take(keys).data(), keys_);
+      lay_out(arena_.take(values).data(), values_);
+    }
     originals_ = arena_.take(originals);
     rows_ = arena_.take(key_rows);
     first_positions_ = arena_.take(first_positions);
@@ -155,47 +167,56 @@ class Pot<T> : public detail::PotBase {
     moved_ = arena_.take(moved);
   }
 
-  KvLayout<T> own(T* keys, T* values) const noexcept {
-    const auto d = static_cast<std::ptrdiff_t>(shape().head_dim);
-    const auto head = static_cast<std::ptrdiff_t>(capacity()) * d;
-    const auto layer = static_cast<std::ptrdiff_t>(shape().kv_heads) * head;
-    return {{keys, layer, head, d, layer_rows_.places()}, {values, layer, head, d, layer_rows_.places()}};
+  void check(const char* what, std::span<const Rows<T>> tables) const {
+    if (tables.size() != shape().layers)
+      detail::invalid("the layout has ", what, " of ", tables.size(), " layers, but the shape has ",
+                      shape().layers);
+    for (std::size_t layer = 0; layer < tables.size(); ++layer)
+      if (tables[layer].data == nullptr)
+        detail::invalid("the layout's ", what, " of layer ", layer, " are at a null pointer");
+  }
+
+  /// The tables of (layers, kv_heads, capacity, head_dim) elements.
+  void lay_out(T* data, std::span<Rows<T>> tables) const noexcept {
+    const auto entry = static_cast<std::ptrdiff_t>(shape().head_dim);
+    const auto head = static_cast<std::ptrdiff_t>(capacity()) * entry;
+    for (Rows<T>& table : tables) {
+      table = {data, head, entry};
+      data += static_cast<std::ptrdiff_t>(shape().kv_heads) * head;
+    }
   }
 
   KeyOrigins origins(std::size_t lane) const noexcept {
-    const std::size_t layer = lane / lanes_per_layer();
-    const std::size_t at = layer_rows_.kept(layer, lane % lanes_per_layer(), lanes_per_layer());
-    const std::size_t most = layer_rows_.budget(layer);
+    const std::size_t most = max_keep(), at = lane * most;
     return {rows_.subspan(at, most), first_positions_.subspan(at, most), in_use_.subspan(at, most),
-            survivors_, layer_rows_.first(layer)};
+            survivors_};
   }
 
-  /// (budget, head_dim) keys of one head's survivors.
+  /// (max_keep, head_dim) keys of one head's survivors.
   T* originals(std::size_t layer, std::size_t head) const noexcept {
-    return originals_.data() + layer_rows_.kept(layer, head, shape().kv_heads) * shape().head_dim;
+    return originals_.data() + shape().head_of(layer, head) * max_keep() * shape().head_dim;
   }
 
-  void keep_head(std::size_t layer, std::size_t head, std::size_t lane, const Selection& kept) noexcept {
-    const std::size_t d = shape().head_dim, first = kept.first(lane);
-    const auto indices = kept.lane(lane);
-    const Rows<T>&keys = memory_.keys, &values = memory_.values;
-    compact_rows(values.row(layer, head, first), values.entry_stride, d, indices, first);
+  void keep_head(std::size_t layer, std::size_t head, std::size_t lane,
+                 std::span<const Index> kept) noexcept {
+    const std::size_t d = shape().head_dim;
+    const Rows<T>&keys = keys_[layer], &values = values_[layer];
+    compact_rows(values.row(head, 0), values.entry_stride, d, kept);
     if (originals_.empty())
-      compact_rows(keys.row(layer, head, first), keys.entry_stride, d, indices, first);
+      compact_rows(keys.row(head, 0), keys.entry_stride, d, kept);
     else
-      reindex_keys(keys.row(layer, head, first), keys.entry_stride, d, indices, origins(lane), moved_[lane],
-                   originals(layer, head), angles_, settings_.rope.pairing, first);
+      reindex_keys(keys.row(head, 0), keys.entry_stride, d, kept, origins(lane), moved_[lane],
+                   originals(layer, head), angles_, settings_.rope.pairing);
   }
 
-  KvLayout<T> memory_;
-  // (layers, kv_heads, budget, head_dim): survivors' keys as first written.
-  std::span<T> originals_;
-  // (lanes, budget): see KeyOrigins.
+  std::span<Rows<T>> keys_, values_;  // (layers)
+  std::span<T> originals_;  // (layers, kv_heads, max_keep, head_dim): survivors' keys as first written
+  // (lanes, max_keep): see KeyOrigins.
   std::span<Index> rows_;
   std::span<Index> first_positions_;
   std::span<std::uint8_t> in_use_;
-  std::span<std::size_t> moved_;  // (lanes): of those that were just kept, how many were before
-  std::size_t survivors_ = 0;     // entries below have a row among the originals
+  std::span<std::size_t> moved_;  // (lanes): how many of those just kept had survived before
+  std::size_t survivors_ = 0;     // entries below have a row in originals_
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

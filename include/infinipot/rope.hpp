@@ -10,8 +10,9 @@
 
 #include "infinipot/detail/error.hpp"
 #include "infinipot/detail/simd.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
 /// Which channels form the pairs that RoPE turns, for a rotary dimension r.
 enum class Pairing : std::uint8_t {
@@ -22,13 +23,13 @@ enum class Pairing : std::uint8_t {
 /// The rotation of a model's keys. Channels from rotary_dim() on are left alone (partial rotary).
 struct Rope {
   Pairing pairing = Pairing::half_split;
-  std::vector<double> frequencies;  ///< (rotary_dim / 2) radians per position, one a pair
-  /// Length by which rotated queries and keys are multiplied (YaRN, LongRoPE); 1 without one.
+  std::vector<double> frequencies;  ///< (rotary_dim / 2) radians per position, one per pair
+  /// Factor on rotated queries and keys (YaRN, LongRoPE); 1 without one.
   double attention_factor = 1;
 
   std::size_t rotary_dim() const noexcept { return 2 * frequencies.size(); }
 
-  /// Throws std::invalid_argument if more channels would turn than there are, or a number is not finite.
+  /// Throws std::invalid_argument if more than head_dim channels would turn, or a number is out of range.
   void validate(std::size_t head_dim) const {
     if (rotary_dim() > head_dim)
       detail::invalid("RoPE turns ", rotary_dim(), " channels, but head_dim is ", head_dim);
@@ -39,8 +40,8 @@ struct Rope {
   }
 };
 
-/// The plain table: frequency of pair i = theta^(-2i / rotary_dim). Throws std::invalid_argument if
-/// rotary_dim is odd or theta is not positive. A rotary_dim of 0 is a model without RoPE.
+/// The plain table: pair i has frequency theta^(-2i / rotary_dim). Throws std::invalid_argument if rotary_dim
+/// is odd or theta is not positive. A rotary_dim of 0 is a model without RoPE.
 inline Rope plain_rope(std::size_t rotary_dim, double theta = 10000, Pairing pairing = Pairing::half_split) {
   if (rotary_dim % 2 != 0) detail::invalid("rotary_dim ", rotary_dim, " is odd; RoPE turns pairs");
   if (!(theta > 0) || !std::isfinite(theta))
@@ -95,7 +96,7 @@ enum class Turn : std::int8_t { forward = 1, backward = -1 };
 
 namespace detail {
 
-/// Pairs `from` ... one at a time; channels of pair i at first(i) and second(i).
+/// Pairs `from` and above, one at a time; pair i has the channels first(i) and second(i).
 template <class First, class Second>
 void rotate_pairs(const float* in, const Angles& angles, float sign, std::size_t from, First first,
                   Second second, float* out) noexcept {
@@ -153,4 +154,4 @@ inline void rotate(const float* in, const Angles& angles, Pairing pairing, Turn 
   if (in != out) std::copy(in + 2 * angles.pairs, in + head_dim, out + 2 * angles.pairs);
 }
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

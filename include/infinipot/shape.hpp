@@ -6,25 +6,26 @@
 #include <limits>
 
 #include "infinipot/detail/error.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
 /// A token id of the model's vocabulary.
 using Token = std::int32_t;
 
-/// The place of an entry inside a pot, which is also its RoPE position: 0 .. capacity - 1.
+/// An entry's index in a pot, which is also its RoPE position: 0 .. capacity - 1.
 using Index = std::uint32_t;
 
-/// Who keeps the same tokens. A *lane* is a set of (layer, kv head) pairs that do: lanes choose
-/// independently of one another, the heads inside one never differ.
+/// Which heads keep the same tokens. A *lane* is a set of (layer, kv head) pairs that do: lanes choose
+/// independently, heads of one lane never differ.
 enum class Granularity : std::uint8_t {
   head,    ///< every kv head of every layer is a lane (the paper)
   layer,   ///< every layer is a lane
   shared,  ///< one lane: a token is kept or dropped everywhere at once
 };
 
-/// Dimensions of a model's attention. `query_heads / kv_heads` query heads share one kv head (GQA; MHA and
-/// MQA are its ends): query head h reads kv head h / group().
+/// Dimensions of a model's attention. `query_heads / kv_heads` query heads share one kv head (GQA, with MHA
+/// and MQA as extremes): query head h reads kv head h / group().
 struct Shape {
   std::size_t layers = 0;
   std::size_t query_heads = 0;
@@ -39,7 +40,7 @@ struct Shape {
   /// Number of (layer, kv head) pairs.
   std::size_t heads() const noexcept { return layers * kv_heads; }
 
-  /// The place of a pair in arrays of shape (layers, kv_heads).
+  /// Index of a pair in arrays of shape (layers, kv_heads).
   std::size_t head_of(std::size_t layer, std::size_t kv_head) const noexcept {
     return layer * kv_heads + kv_head;
   }
@@ -56,14 +57,14 @@ struct Shape {
     return 1;
   }
 
-  /// (layer, kv head) pairs in one lane; those of lane i are the pairs [i * n, (i + 1) * n).
+  /// n = (layer, kv head) pairs per lane; lane i has the pairs [i * n, (i + 1) * n).
   std::size_t heads_per_lane(Granularity granularity) const noexcept { return heads() / lanes(granularity); }
 
   std::size_t lane_of(std::size_t layer, std::size_t kv_head, Granularity granularity) const noexcept {
     return head_of(layer, kv_head) / heads_per_lane(granularity);
   }
 
-  /// Throws std::invalid_argument if a dimension is 0 or the head counts do not divide.
+  /// Throws std::invalid_argument if a dimension is 0 or kv_heads does not divide query_heads.
   void validate() const {
     if (layers == 0 || query_heads == 0 || kv_heads == 0 || head_dim == 0)
       detail::invalid("shape has a dimension of 0 (layers ", layers, ", query_heads ", query_heads,
@@ -73,4 +74,4 @@ struct Shape {
   }
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

@@ -10,38 +10,36 @@
 #include <utility>
 #include <vector>
 
+#include "infinipot/detail/error.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/shape.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 namespace detail {
 
-inline bool is_nan_bits(std::uint32_t bits) noexcept { return (bits & 0x7FFFFFFFU) > 0x7F800000U; }
-
-/// The order of what is no candidate, below that of every score.
+/// The order of a non-candidate, below that of every score.
 inline constexpr std::int32_t no_candidate = std::numeric_limits<std::int32_t>::min();
 
-/// An integer that orders like the score: NaN (even under -ffast-math) is the lowest, -0 equals +0.
+/// An integer that orders like the score: NaN is lowest (even under -ffast-math), -0 equals +0.
 inline std::int32_t order_of(float score) noexcept {
   constexpr std::int32_t magnitude = 0x7FFFFFFF;
   const auto bits = std::bit_cast<std::int32_t>(score);
-  if ((bits & magnitude) > 0x7F800000) return no_candidate + 1;
+  if (is_nan(score)) return no_candidate + 1;
   return bits < 0 ? -(bits & magnitude) : bits;
 }
 
 }  // namespace detail
 
-/// True for NaN, whatever the compiler was told about floating point.
-inline bool is_nan(float score) noexcept { return detail::is_nan_bits(std::bit_cast<std::uint32_t>(score)); }
-
-/// Marks the best entries. Allocates once, in the constructor; O(n) a call, at most 32 counts of the entries
-/// whatever the scores. Every loop over them is one that compilers vectorise, but for ties at the border.
+/// Marks the best entries. Allocates in the constructor only. A call is O(n): it counts the entries at most
+/// 32 times, whatever the scores. Compilers vectorise every loop but the one over ties at the border.
 class TopK {
  public:
   explicit TopK(std::size_t max_entries) : orders_(max_entries) {}
 
-  /// Marks (with 1) the k entries of highest score among those not marked yet; of equal scores the lower
-  /// index. NaN counts as lower than any number. Returns how many it marked: less than k where fewer are
-  /// left. Precondition: scores.size() == marks.size() <= max_entries < 2^32.
+  /// Marks (with 1) the k highest scores among the entries not marked yet; ties go to the lower index. NaN
+  /// ranks below every number. Returns how many it marked: fewer than k if fewer are left. Precondition:
+  /// scores.size() == marks.size() <= max_entries < 2^32.
   std::size_t mark(std::span<const float> scores, std::size_t k, std::span<std::uint8_t> marks) noexcept {
     const std::span<std::int32_t> orders(orders_.data(), scores.size());
     for (std::size_t i = 0; i < orders.size(); ++i)
@@ -77,9 +75,9 @@ class TopK {
       marks[i] = orders[i] >= order ? std::uint8_t{1} : marks[i];
   }
 
-  /// The least and the largest order of a candidate. Precondition: there is one.
+  /// The least and the largest order of the candidates. Precondition: there is one.
   static std::pair<std::int32_t, std::int32_t> range_of(std::span<const std::int32_t> orders) noexcept {
-    // Counted from the lowest candidate's order, what is no candidate wraps to the largest number.
+    // Counted from the lowest order of a candidate, no_candidate wraps to the largest number.
     constexpr auto base = static_cast<std::uint32_t>(detail::no_candidate + 1);
     std::uint32_t least = std::numeric_limits<std::uint32_t>::max();
     std::int32_t largest = detail::no_candidate;
@@ -90,8 +88,8 @@ class TopK {
     return {static_cast<std::int32_t>(least + base), largest};
   }
 
-  /// An integer that k orders reach, or the k-th largest order if equal ones leave no such integer. By
-  /// halving the range of the candidates' orders. Precondition: there are k candidates, k > 0.
+  /// An integer that exactly k orders reach, or the k-th largest order if ties leave none. Bisects the range
+  /// of the candidates' orders. Precondition: there are k candidates, k > 0.
   static std::int32_t border_of(std::span<const std::int32_t> orders, std::size_t k) noexcept {
     auto [low, high] = range_of(orders);
     while (low < high) {
@@ -109,10 +107,10 @@ class TopK {
   std::vector<std::int32_t> orders_;  // (max_entries)
 };
 
-/// Writes the marked indices in ascending order. Returns their number; what follows them in `out` may have
-/// been written to. Precondition: `out` holds that many.
+/// Writes the marked indices, ascending, and returns their number. May overwrite what follows them in `out`.
+/// Precondition: they fit.
 inline std::size_t marked_indices(std::span<const std::uint8_t> marks, std::span<Index> out) noexcept {
-  // Every index is written, to be replaced by the next if it is not marked: no branch that depends on a mark.
+  // Writes every index and lets the next replace an unmarked one: no branch depends on a mark.
   std::size_t n = 0;
   for (std::size_t i = 0; i < marks.size() && n < out.size(); ++i) {
     out[n] = static_cast<Index>(i);
@@ -121,9 +119,9 @@ inline std::size_t marked_indices(std::span<const std::uint8_t> marks, std::span
   return n;
 }
 
-/// The k best entries, ascending: those of `protect` (empty or one flag an entry) first, then by score.
-/// For use outside the loop; allocates. Fewer than k are returned if there are fewer, more if `protect` has
-/// more.
+/// The k best entries, ascending: those that `protect` flags (empty, or one flag per entry), then by score.
+/// Fewer than k if there are fewer, more if `protect` flags more. Allocates, for use outside the loop. Throws
+/// std::invalid_argument if the sizes differ.
 inline std::vector<Index> top_k(std::span<const float> scores, std::size_t k,
                                 std::span<const std::uint8_t> protect = {}) {
   std::vector<std::uint8_t> marks(scores.size(), 0);
@@ -138,4 +136,4 @@ inline std::vector<Index> top_k(std::span<const float> scores, std::size_t k,
   return kept;
 }
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

@@ -10,8 +10,9 @@
 #include <span>
 
 #include "infinipot/detail/error.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot::detail {
+namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 
 /// The number of values in an array of these dimensions. Throws std::invalid_argument if it overflows.
 inline std::size_t product(std::initializer_list<std::size_t> dimensions) {
@@ -46,7 +47,7 @@ class Arena {
     return slot;
   }
 
-  /// Allocates all that was reserved. Throws std::bad_alloc.
+  /// Allocates everything reserved. Throws std::bad_alloc.
   void allocate() {
     memory_.reset(static_cast<std::byte*>(::operator new (bytes_, std::align_val_t{alignment})));
     std::fill_n(memory_.get(), bytes_, std::byte{0});
@@ -71,4 +72,4 @@ class Arena {
   std::unique_ptr<std::byte, Free> memory_;
 };
 
-}  // namespace infinipot::detail
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail

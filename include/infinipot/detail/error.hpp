@@ -7,7 +7,9 @@
 #include <stdexcept>
 #include <string>
 
-namespace infinipot::detail {
+#include "infinipot/version.hpp"
+
+namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 
 template <class... Parts>
 std::string text(const Parts&... parts) {
@@ -16,8 +18,8 @@ std::string text(const Parts&... parts) {
   return out.str();
 }
 
-/// Throws std::invalid_argument with the parts streamed into one message. Where the engine is built without
-/// exceptions, prints it and aborts.
+/// Throws std::invalid_argument with the parts streamed into one message. Without exceptions, prints it and
+/// aborts.
 template <class... Parts>
 [[noreturn, gnu::cold, gnu::noinline]] void invalid(const Parts&... parts) {
 #ifdef __cpp_exceptions
@@ -28,4 +30,4 @@ template <class... Parts>
 #endif
 }
 
-}  // namespace infinipot::detail
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail

@@ -3,9 +3,11 @@
 
 #include <chrono>
 
-namespace infinipot::detail {
+#include "infinipot/version.hpp"
 
-/// Runs from its construction.
+namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
+
+/// Starts when constructed.
 class Stopwatch {
  public:
   double seconds() const noexcept {
@@ -16,4 +18,4 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-}  // namespace infinipot::detail
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail

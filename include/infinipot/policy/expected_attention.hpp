@@ -1,9 +1,8 @@
-// Expected Attention (arXiv 2510.00636): what queries yet to come will pay, if they are like those so far.
+// Expected Attention (arXiv 2510.00636): what future queries will pay, if they are like those so far.
 #pragma once
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <complex>
 #include <cstddef>
@@ -15,19 +14,24 @@
 
 #include "infinipot/detail/error.hpp"
 #include "infinipot/policy.hpp"
-#include "infinipot/query_moments.hpp"
+#include "infinipot/policy/query_moments.hpp"
 #include "infinipot/rope.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
+
+class ExpectedAttention;
 
 /// The defaults are those of kvpress.
 struct ExpectedAttentionSettings {
+  using policy = ExpectedAttention;
+
   Rope rope;                 ///< the model's
-  std::size_t future = 512;  ///< positions behind the pot over which the rotation is averaged; at least 1
+  std::size_t future = 512;  ///< positions after the pot over which the rotation is averaged; at least 1
   /// First tokens that attract attention whatever they say: neither their queries nor their keys count, and
   /// no entry's score is above theirs.
   std::size_t sinks = 4;
-  double epsilon = 0;  ///< added to the attention before values come in; finite, at least 0
+  double epsilon = 0;  ///< added to the attention before |value| comes in; finite, at least 0
 };
 
 /// Attention under Gaussian queries, in closed form. With mu and Sigma the mean and covariance of a head's
@@ -36,33 +40,27 @@ struct ExpectedAttentionSettings {
 ///     score = (mean over the group's query heads of softmax(k.R mu / sqrt(d) + k'R Sigma R'k / (2 d))
 ///              + epsilon) * |value|
 ///
-/// The softmax is over all entries but the first `sinks`. Queries are those of the whole stream, since the
-/// reader was made (or resumed, or given this policy): the paper and kvpress take all of a prompt's. Where
-/// none has come yet, all attention is alike. A query that is not finite does not count; a key that is not
-/// spoils its own score only.
+/// The softmax is over all entries but the first `sinks`. Queries are all those since the reader was made,
+/// resumed or given this policy; the paper and kvpress take a prompt's. Before the first, attention is
+/// uniform. A query that is not finite does not count; such a key spoils only its own score.
 ///
-/// Needs queries, keys and values. The scale is 1 / sqrt(d); soft caps and biases that an engine may have are
-/// not in the formula.
+/// Needs queries, keys and values. The scale is 1 / sqrt(d); an engine's soft caps and biases are not in the
+/// formula.
 class ExpectedAttention {
  public:
-  static constexpr Watch watch = Watch::queries_and_entries;
-
-  /// Throws std::invalid_argument for a future of 0 and an epsilon out of range. Whether the rope fits is
-  /// found out by begin().
-  explicit ExpectedAttention(ExpectedAttentionSettings settings) : settings_(std::move(settings)) {
+  /// Throws std::invalid_argument for a future of 0 and an epsilon out of range. begin() checks whether the
+  /// rope fits.
+  ExpectedAttention(ExpectedAttentionSettings settings) : settings_(std::move(settings)) {
     if (settings_.future == 0) detail::invalid("expected_attention future 0 must be at least 1");
     if (!(settings_.epsilon >= 0) || !std::isfinite(settings_.epsilon))
       detail::invalid("expected_attention epsilon ", settings_.epsilon, " must be finite and at least 0");
   }
 
   std::string_view name() const noexcept { return "expected_attention"; }
-  bool uses_nuc() const noexcept { return false; }
-  std::span<const Rule> rules() const noexcept { return rules_; }
 
   /// Throws std::invalid_argument for a rope that does not fit the shape.
-  void begin(const Shape& shape, std::size_t start, std::size_t capacity, std::size_t chunk) {
-    const std::size_t sinks = std::min(settings_.sinks, capacity);
-    moments_ = QueryMoments(shape, settings_.rope, capacity, chunk, start + sinks);
+  void begin(const Shape& shape, std::size_t capacity, std::size_t chunk) {
+    moments_ = QueryMoments(shape, settings_.rope, capacity, chunk, std::min(settings_.sinks, capacity));
     group_ = shape.group();
     average_ = averages(settings_.rope, settings_.future);
   }
@@ -77,8 +75,7 @@ class ExpectedAttention {
     return (shape.head_dim + 3) * shape.head_dim + settings_.rope.rotary_dim() + capacity;
   }
 
-  template <class Rows>
-  void score_entries(const Rows& rows, std::span<float> scores) const noexcept {
+  void score_entries(const EntryRows& rows, std::span<float> scores) const noexcept {
     const std::size_t sinks = std::min(settings_.sinks, rows.size());
     std::fill(scores.begin(), scores.end(), 0.0F);
     for (std::size_t head = 0; head < group_; ++head) {
@@ -93,10 +90,6 @@ class ExpectedAttention {
     float largest = 0;
     for (const float score : scores.subspan(sinks)) largest = score > largest ? score : largest;
     std::fill_n(scores.begin(), sinks, largest);  // the lower index wins
-  }
-
-  void score(std::size_t /*rule*/, const ScoreView& view, std::span<float> scores) const noexcept {
-    view.aggregate_attention(Aggregate::sum, scores);
   }
 
  private:
@@ -123,10 +116,9 @@ class ExpectedAttention {
     return {memory.data(), memory.data() + pairs, pairs};
   }
 
-  /// The logarithm of what query head `head` of the group is expected to pay, up to a constant, for all
-  /// entries. Keys are turned back instead of mean and covariance forward: R'k needs no matrix product.
-  template <class Rows>
-  std::span<float> attention_logits(const Rows& rows, std::size_t head) const noexcept {
+  /// The logarithm of what query head `head` of the group is expected to pay each entry, up to a constant.
+  /// Turns keys back, not mean and covariance forward: R'k needs no matrix product.
+  std::span<float> attention_logits(const EntryRows& rows, std::size_t head) const noexcept {
     const std::size_t d = rows.head_dim(), pairs = average_.size();
     const auto n = static_cast<Eigen::Index>(d);
     std::span<float> rest = rows.scratch();
@@ -136,7 +128,7 @@ class ExpectedAttention {
       return taken;
     };
     const auto covariance = take(d * d), mean = take(d), key = take(d), product = take(d);
-    const Angles turn = averaged(rows.begin() + rows.size(), take(2 * pairs));
+    const Angles turn = averaged(rows.size(), take(2 * pairs));
     const std::span<float> logits = rest.first(rows.size());
 
     moments_.read(rows.layer(), rows.kv_head() * group_ + head, mean, covariance);
@@ -152,7 +144,7 @@ class ExpectedAttention {
     return logits;
   }
 
-  /// Adds a share of the softmax. What is not finite gets NaN, to be reported, and takes no part.
+  /// Adds a share of the softmax. A logit that is not finite becomes NaN, to be reported, and takes no part.
   static void add_softmax(std::span<float> logits, float share, std::span<float> scores) noexcept {
     float top = std::numeric_limits<float>::lowest();
     for (const float logit : logits)
@@ -172,7 +164,6 @@ class ExpectedAttention {
   std::size_t group_ = 1;
   std::vector<std::complex<double>> average_;  // (rotary_dim / 2)
   QueryMoments moments_;
-  std::array<Rule, 1> rules_;
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

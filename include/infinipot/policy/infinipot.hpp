@@ -1,4 +1,4 @@
-// InfiniPot (arXiv 2410.01518): what the catalyst prompt attends to (CaP) and what was new (NuC).
+// InfiniPot (arXiv 2410.01518): what the Catalyst Prompt attends to (CaP) and what was new (NuC).
 #pragma once
 
 #include <algorithm>
@@ -11,40 +11,43 @@
 
 #include "infinipot/detail/error.hpp"
 #include "infinipot/policy.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
+
+class Infinipot;
 
 /// The defaults are the paper's.
 struct InfinipotSettings {
-  /// Catalyst prompts, run one after the other against the same full pot. One is usual: the question where it
-  /// is known ("\n\n" and the question), else a generic one. Not needed for alpha = 1.
+  using policy = Infinipot;
+
+  /// Catalyst Prompts, run one after the other against the same full pot. One is usual: the question if it is
+  /// known ("\n\n" and the question), else a generic one. Not needed for alpha = 1.
   std::vector<std::vector<Token>> catalysts;
-  double alpha = 0.5;                     ///< share of the free budget chosen by NuC, 0 .. 1
-  Reduce over_queries = Reduce::sum;      ///< of catalyst queries and the query heads of a group
-  Aggregate over_heads = Aggregate::sum;  ///< of the kv heads of a lane, where it has several
-  std::size_t kernel = 1;                 ///< max pooling over neighbours, of CaP and NuC both; odd
-  Granularity scope = Granularity::head;  ///< who chooses together, if more than a lane (Rule::scope)
-  /// Tokens of the pot that are kept free for catalysts at least, so that a longer one may follow
-  /// (Ccd::set_policy).
-  std::size_t room = 0;
+  double alpha = 0.5;                         ///< share of the free budget chosen by NuC, 0 .. 1
+  Reduce over_queries = Reduce::sum;          ///< of catalyst queries and the query heads of a group
+  ReduceHeads over_heads = ReduceHeads::sum;  ///< of the kv heads of a lane, where it has several
+  std::size_t kernel = 1;                     ///< max pooling over neighbours, of CaP and NuC both; odd
+  Granularity scope = Granularity::head;      ///< who chooses together, if more than a lane (Rule::scope)
+  /// Tokens of the longest catalyst that may follow (Ccd::set_policy), if longer than these; the pot keeps
+  /// that many entries free.
+  std::size_t longest_catalyst = 0;
 };
 
-/// The paper's configuration (section 3, alpha 0.5), to be used with Granularity::head and no protected
-/// entries.
+/// The paper's configuration (section 3, alpha 0.5). Use it with Granularity::head and no protected entries.
 inline InfinipotSettings paper_settings(std::vector<Token> catalyst) {
   return {.catalysts = {std::move(catalyst)}};
 }
 
-/// What lost least where the question is known (benchmarks/quality); not for generic catalysts. An entry
-/// counts by the largest attention that any catalyst token pays it in any head, and its neighbours stay with
-/// it, as far as a sentence reaches. To be used with Granularity::shared and a few sinks. The best catalyst
-/// is all that will follow the text: the question, the chat template's answer header, the answer's first
-/// words.
+/// What lost least where the question is known (benchmarks/quality); not for generic catalysts. An entry's
+/// score is the largest attention that any catalyst token pays it in any head; 8 neighbours on either side
+/// stay with it. Use it with Granularity::shared and a few sinks. The best catalyst is all that will follow
+/// the text: the question, the chat template's answer header, the answer's first words.
 inline InfinipotSettings recommended_settings(std::vector<Token> catalyst) {
   return {.catalysts = {std::move(catalyst)},
           .alpha = 0,
           .over_queries = Reduce::max,
-          .over_heads = Aggregate::peak,
+          .over_heads = ReduceHeads::max,
           .kernel = 17};
 }
 
@@ -52,10 +55,8 @@ inline InfinipotSettings recommended_settings(std::vector<Token> catalyst) {
 /// 1).
 class Infinipot {
  public:
-  static constexpr Watch watch = Watch::probes;
-
   /// Throws std::invalid_argument for alpha outside 0 .. 1, an even kernel, and an empty or missing catalyst.
-  explicit Infinipot(InfinipotSettings settings) : settings_(checked(std::move(settings))) {
+  Infinipot(InfinipotSettings settings) : settings_(checked(std::move(settings))) {
     const Smoothing smoothing{Pooling::max, settings_.kernel};
     rules_[0] = {.share = settings_.alpha, .scope = settings_.scope, .smoothing = smoothing};
     rules_[1] = {.scope = settings_.scope, .smoothing = smoothing};
@@ -67,7 +68,7 @@ class Infinipot {
   Reduce reduce() const noexcept { return settings_.over_queries; }
 
   std::size_t longest_probe() const noexcept {
-    std::size_t longest = settings_.room;
+    std::size_t longest = settings_.longest_catalyst;
     if (settings_.alpha < 1)
       for (const auto& catalyst : settings_.catalysts) longest = std::max(longest, catalyst.size());
     return longest;
@@ -82,7 +83,7 @@ class Infinipot {
     if (rule == 0)
       for (std::size_t t = 0; t < view.size(); ++t) scores[t] = view.nuc(t);
     else
-      view.aggregate_attention(settings_.over_heads, scores);
+      view.reduce_heads(settings_.over_heads, scores);
   }
 
  private:
@@ -102,4 +103,4 @@ class Infinipot {
   std::array<Rule, 2> rules_;
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

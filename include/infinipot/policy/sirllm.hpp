@@ -1,7 +1,6 @@
 // SirLLM (arXiv 2405.12528): token entropy, fading with every distillation.
 #pragma once
 
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <span>
@@ -9,14 +8,13 @@
 
 #include "infinipot/detail/error.hpp"
 #include "infinipot/policy.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
 /// -log p(token) * decay^(distillations survived). Needs logits of every token, no attention.
 class SirLlm {
  public:
-  static constexpr Watch watch = Watch::nothing;
-
   /// decay in (0, 1]; 1 never forgets. Throws std::invalid_argument outside.
   explicit SirLlm(double decay = 0.9) : decay_(decay) {
     if (!(decay > 0 && decay <= 1)) detail::invalid("sirllm decay ", decay, " is out of range (0, 1]");
@@ -24,7 +22,6 @@ class SirLlm {
 
   std::string_view name() const noexcept { return "sirllm"; }
   bool uses_nuc() const noexcept { return true; }
-  std::span<const Rule> rules() const noexcept { return rules_; }
 
   void score(std::size_t /*rule*/, const ScoreView& view, std::span<float> scores) const noexcept {
     for (std::size_t t = 0; t < view.size(); ++t)
@@ -33,7 +30,6 @@ class SirLlm {
 
  private:
   double decay_;
-  std::array<Rule, 1> rules_;
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

@@ -9,14 +9,13 @@
 
 #include "infinipot/detail/error.hpp"
 #include "infinipot/policy.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
 /// Attention of the last `window` queries, summed, mean-pooled; the window itself stays. Needs attention.
 class SnapKv {
  public:
-  static constexpr Watch watch = Watch::last_queries;
-
   /// Throws std::invalid_argument for a window of 0 or an even kernel.
   explicit SnapKv(std::size_t window = 64, std::size_t kernel = 5) : window_(window) {
     if (window == 0) detail::invalid("snapkv window 0 must be at least 1");
@@ -25,18 +24,13 @@ class SnapKv {
   }
 
   std::string_view name() const noexcept { return "snapkv"; }
-  bool uses_nuc() const noexcept { return false; }
   std::span<const Rule> rules() const noexcept { return rules_; }
   std::size_t window() const noexcept { return window_; }
   std::size_t recent(std::size_t /*keep*/) const noexcept { return window_; }
-
-  void score(std::size_t /*rule*/, const ScoreView& view, std::span<float> scores) const noexcept {
-    view.aggregate_attention(Aggregate::sum, scores);
-  }
 
  private:
   std::size_t window_;
   std::array<Rule, 1> rules_;
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

@@ -1,9 +1,8 @@
-// Temporal-axis redundancy (InfiniPot-V, arXiv 2506.15745: TaR): what recent frames do not show again.
+// Temporal-axis redundancy (InfiniPot-V, arXiv 2506.15745: TaR): what recent frames do not repeat.
 #pragma once
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -13,22 +12,20 @@
 
 #include "infinipot/detail/error.hpp"
 #include "infinipot/policy.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
-/// 1 minus the mean cosine of a key with the keys at the same place of the most recent frames, which all
-/// stay. For a stream whose frames have `period` entries each, such as the patches of a video, an entry's
-/// place is its position in the stream modulo `period`; the last frames * period entries hold every place
-/// `frames` times. (The authors' code keeps a quarter of the frames as recent ones.) With a period of 1 a key
-/// is compared with the last `frames` keys of a text.
+/// 1 minus the mean cosine between a key and the keys at the same place in the most recent frames, which all
+/// stay. If a stream's frames have `period` entries each, such as the patches of a video, an entry's place is
+/// its position in the stream modulo `period`; the last frames * period entries hold every place `frames`
+/// times. (The authors' code keeps a quarter of the frames as recent ones.) With a period of 1 a key is
+/// compared with the last `frames` keys of a text.
 ///
-/// Keys are taken as they are rotated, as the authors' code does. A key of length 0 has cosine 0, and so has
-/// a place that recent frames lack. Recent keys that are not finite are not compared with. Needs keys, no
-/// attention.
+/// Keys are taken as rotated, as in the authors' code. A key of length 0 has cosine 0, and so has a place
+/// that recent frames lack. Recent keys that are not finite are ignored. Needs keys, no attention.
 class TemporalRedundancy {
  public:
-  static constexpr Watch watch = Watch::entries;
-
   /// Throws std::invalid_argument for a period or frames of 0, and if their product is out of range.
   explicit TemporalRedundancy(std::size_t period = 1, std::size_t frames = 64)
       : period_(period), frames_(frames) {
@@ -39,16 +36,13 @@ class TemporalRedundancy {
   }
 
   std::string_view name() const noexcept { return "temporal_redundancy"; }
-  bool uses_nuc() const noexcept { return false; }
-  std::span<const Rule> rules() const noexcept { return rules_; }
   std::size_t recent(std::size_t /*keep*/) const noexcept { return frames_ * period_; }
 
   std::size_t scratch(const Shape& shape, std::size_t /*capacity*/) const noexcept {
     return period_ * (shape.head_dim + 1);
   }
 
-  template <class Rows>
-  void score_entries(const Rows& rows, std::span<float> scores) const noexcept {
+  void score_entries(const EntryRows& rows, std::span<float> scores) const noexcept {
     const auto d = static_cast<Eigen::Index>(rows.head_dim()), places = static_cast<Eigen::Index>(period_);
     Eigen::Map<Eigen::MatrixXf> directions(rows.scratch().data(), d, places);  // their sum at each place
     Eigen::Map<Eigen::VectorXf> compared(directions.data() + directions.size(), places);
@@ -71,15 +65,10 @@ class TemporalRedundancy {
     });
   }
 
-  void score(std::size_t /*rule*/, const ScoreView& view, std::span<float> scores) const noexcept {
-    view.aggregate_attention(Aggregate::sum, scores);
-  }
-
  private:
   static float inverse(float length) noexcept { return length == 0 ? 0 : 1 / length; }
 
   std::size_t period_, frames_;
-  std::array<Rule, 1> rules_;
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

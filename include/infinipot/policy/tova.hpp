@@ -7,27 +7,21 @@
 #include <string_view>
 
 #include "infinipot/policy.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
 /// Attention of the last query, mean over the query heads of a layer; all its heads keep the same tokens,
 /// the last one among them. Needs attention.
 class Tova {
  public:
-  static constexpr Watch watch = Watch::last_queries;
-
   std::string_view name() const noexcept { return "tova"; }
-  bool uses_nuc() const noexcept { return false; }
   std::span<const Rule> rules() const noexcept { return rules_; }
   std::size_t window() const noexcept { return 1; }
   std::size_t recent(std::size_t /*keep*/) const noexcept { return 1; }
-
-  void score(std::size_t /*rule*/, const ScoreView& view, std::span<float> scores) const noexcept {
-    view.aggregate_attention(Aggregate::sum, scores);  // ranks as the mean does
-  }
 
  private:
   std::array<Rule, 1> rules_{Rule{.scope = Granularity::layer}};
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

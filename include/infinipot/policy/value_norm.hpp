@@ -1,40 +1,28 @@
-// The L2 norm of values (InfiniPot-V, arXiv 2506.15745: VaN): what is large changes the output.
+// The L2 norm of values (InfiniPot-V, arXiv 2506.15745: VaN): large values change the output.
 #pragma once
 
 #include <Eigen/Core>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <span>
 #include <string_view>
 
 #include "infinipot/policy.hpp"
+#include "infinipot/version.hpp"
 
-namespace infinipot {
+namespace infinipot::inline INFINIPOT_NAMESPACE {
 
 /// |value|. Needs values, no attention.
 class ValueNorm {
  public:
-  static constexpr Watch watch = Watch::entries;
-
   std::string_view name() const noexcept { return "value_norm"; }
-  bool uses_nuc() const noexcept { return false; }
-  std::span<const Rule> rules() const noexcept { return rules_; }
 
-  template <class Rows>
-  void score_entries(const Rows& rows, std::span<float> scores) const noexcept {
+  void score_entries(const EntryRows& rows, std::span<float> scores) const noexcept {
     const auto d = static_cast<Eigen::Index>(rows.head_dim());
     rows.for_each_value([&](std::size_t t, const float* value) {
       scores[t] = Eigen::Map<const Eigen::VectorXf>(value, d).norm();
     });
   }
-
-  void score(std::size_t /*rule*/, const ScoreView& view, std::span<float> scores) const noexcept {
-    view.aggregate_attention(Aggregate::sum, scores);
-  }
-
- private:
-  std::array<Rule, 1> rules_;
 };
 
-}  // namespace infinipot
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

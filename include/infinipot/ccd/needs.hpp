@@ -1,0 +1,58 @@
+// What a policy needs of an engine and a store, and what the compiler says if it is missing.
+#pragma once
+
+#include "infinipot/concepts.hpp"
+#include "infinipot/policy.hpp"
+#include "infinipot/version.hpp"
+
+namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
+
+template <class Engine, class S, class P>
+struct Needs {
+  static_assert(
+      ForwardPass<Engine>,
+      "infinipot: the engine needs shape(), vocab_size() and forward(tokens, first, LogitsSink&); see "
+      "ForwardPass in infinipot/concepts.hpp");
+  static_assert(
+      Store<S>,
+      "infinipot: the store needs shape(), capacity(), granularity(), entries(), append(), truncate() and "
+      "keep(); see Store in infinipot/concepts.hpp");
+  static_assert(Policy<P>,
+                "infinipot: the policy needs name(), and score() unless it watches something; see Policy in "
+                "infinipot/policy.hpp");
+  static constexpr Watch watch = watch_of<P>;
+  /// Whether it watches attention.
+  static constexpr bool watches = watch != Watch::nothing && !watches_entries(watch);
+  /// Whether it gets the queries themselves.
+  static constexpr bool observes = watch == Watch::queries_and_entries;
+  /// Whether attention comes by way of queries, if the engine so chooses.
+  static constexpr bool by_queries = YieldsQueries<Engine> && ReadableKeys<S>;
+  static_assert(
+      !watches || YieldsQueries<Engine> || YieldsAttention<Engine>,
+      "infinipot: this policy scores entries by attention, so the engine needs a second forward() that also "
+      "takes a QuerySink& or an AttentionSink&; see YieldsQueries in infinipot/concepts.hpp");
+  static_assert(!watches || !YieldsQueries<Engine> || ReadableKeys<S> || YieldsAttention<Engine>,
+                "infinipot: to score by an engine's queries the store needs key_rows(); see ReadableKeys in "
+                "infinipot/concepts.hpp");
+  static_assert(watch != Watch::probes || RunsProbes<P>,
+                "infinipot: a policy that watches probes needs longest_probe(), probe() and reduce(); see "
+                "RunsProbes in "
+                "infinipot/policy.hpp");
+  static_assert(!observes || YieldsQueries<Engine>,
+                "infinipot: this policy observes queries, so the engine needs a second forward() that also "
+                "takes a QuerySink&; see YieldsQueries in infinipot/concepts.hpp");
+  static_assert(!observes || ObservesQueries<P>,
+                "infinipot: a policy that observes queries needs begin(), observe(), commit() and forget(); "
+                "see ObservesQueries in infinipot/policy.hpp");
+  static_assert(!watches_entries(watch) || ScoresEntries<P>,
+                "infinipot: a policy that watches entries needs score_entries(); see ScoresEntries in "
+                "infinipot/policy.hpp");
+  static_assert(!watches_entries(watch) || ReadableEntries<S>,
+                "infinipot: this policy scores entries by keys or values, so the store needs key_rows() and "
+                "value_rows(); see ReadableEntries in infinipot/concepts.hpp");
+  static_assert(watch != Watch::last_queries || WatchesWindow<P>,
+                "infinipot: a policy that watches the last queries needs window(); see WatchesWindow in "
+                "infinipot/policy.hpp");
+};
+
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail

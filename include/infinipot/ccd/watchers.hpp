@@ -1,0 +1,180 @@
+// Sinks that turn what a forward pass shows into attention scores and NuC.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+
+#include "infinipot/cap.hpp"
+#include "infinipot/concepts.hpp"
+#include "infinipot/detail/nan.hpp"
+#include "infinipot/detail/stopwatch.hpp"
+#include "infinipot/nuc.hpp"
+#include "infinipot/version.hpp"
+
+namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
+
+/// Attention scores, (layers, kv_heads, capacity), and how attention in the first `layers` layers is reduced
+/// into them.
+struct AttentionScores {
+  std::span<float> all;
+  std::size_t capacity = 0;
+  Reduce reduce = Reduce::sum;
+  std::size_t layers = all_layers;
+
+  std::span<float> head(std::size_t head) const noexcept { return all.subspan(head * capacity, capacity); }
+};
+
+/// Scores queries against the store's keys, layer by layer. `scorers` has one per worker of the executor.
+template <class Engine, class S, class X>
+class QueryWatcher final : public QuerySink {
+ public:
+  QueryWatcher(Engine& engine, const S& store, std::span<CapScorer> scorers, std::size_t first,
+               AttentionScores scores, X executor) noexcept
+      : engine_(engine),
+        store_(store),
+        scorers_(scorers),
+        first_(first),
+        scores_(scores),
+        executor_(executor) {}
+
+  std::size_t layers() const noexcept override { return scores_.layers; }
+
+  void layer(std::size_t layer, const Queries& queries) noexcept override {
+    if (layer >= scores_.layers) return;
+    const Stopwatch watch;
+    const Shape shape = store_.shape();
+    const AttentionForm attention = form(layer);
+    executor_.for_each(shape.kv_heads, [&](std::size_t kv_head, std::size_t worker) {
+      const auto keys = [&](std::size_t from, std::size_t count, float* tile) {
+        return store_.key_rows(layer, kv_head, from, count, tile);
+      };
+      scorers_[worker].accumulate(queries, kv_head, first_, keys, attention, scores_.reduce,
+                                  scores_.head(shape.head_of(layer, kv_head)));
+    });
+    seconds_ += watch.seconds();
+  }
+
+  /// Spent on scoring so far.
+  double seconds() const noexcept { return seconds_; }
+
+ private:
+  AttentionForm form(std::size_t layer) const noexcept {
+    if constexpr (requires { AttentionForm(engine_.attention_form(layer)); })
+      return engine_.attention_form(layer);
+    else
+      return {};
+  }
+
+  Engine& engine_;
+  const S& store_;
+  std::span<CapScorer> scorers_;
+  std::size_t first_;
+  AttentionScores scores_;
+  X executor_;
+  double seconds_ = 0;
+};
+
+/// Whether to take an engine's queries rather than its probabilities, if it has both.
+template <class Engine>
+bool shows_queries(const Engine& engine) {
+  if constexpr (ChoosesWhatToShow<Engine>)
+    return engine.shows_queries();
+  else
+    return true;
+}
+
+/// Shows queries to a policy that observes them.
+template <class P>
+class QueryObserver final : public QuerySink {
+ public:
+  QueryObserver(P& policy, std::size_t first) noexcept : policy_(policy), first_(first) {}
+
+  void layer(std::size_t layer, const Queries& queries) noexcept override {
+    policy_.observe(layer, first_, queries);
+  }
+
+ private:
+  P& policy_;
+  std::size_t first_;
+};
+
+/// Adds up (or takes the maximum of) attention probabilities that the engine computed.
+class AttentionWatcher final : public AttentionSink {
+ public:
+  AttentionWatcher(const Shape& shape, AttentionScores scores) noexcept : shape_(shape), scores_(scores) {}
+
+  std::size_t layers() const noexcept override { return scores_.layers; }
+
+  void row(std::size_t layer, std::size_t query_head, std::size_t /*token*/,
+           std::span<const float> probabilities) noexcept override {
+    if (layer >= scores_.layers) return;
+    const std::size_t kv_head = query_head / shape_.group();
+    const auto scores = scores_.head(shape_.head_of(layer, kv_head));
+    const std::size_t size = std::min(scores.size(), probabilities.size());
+    for (std::size_t t = 0; t < size; ++t) {
+      if (scores_.reduce == Reduce::sum)
+        scores[t] += probabilities[t];
+      else if (probabilities[t] > scores[t] || is_nan(probabilities[t]))  // NaN stays, to be reported
+        scores[t] = probabilities[t];
+    }
+  }
+
+ private:
+  Shape shape_;
+  AttentionScores scores_;
+};
+
+/// Fills in the NuC of a chunk's tokens and keeps its last logits.
+class ChunkLogits final : public LogitsSink {
+ public:
+  /// `entries` are the chunk's, one per token. With `score_all`, the NuC of all after the first is wanted
+  /// too: each is the target of the row before.
+  ChunkLogits(NucTracker& tracker, std::span<const Token> tokens, std::span<Entry> entries,
+              bool score_all) noexcept
+      : LogitsSink(score_all ? 0 : tokens.size() - 1,
+                   score_all ? tokens.subspan(1) : std::span<const Token>()),
+        tracker_(tracker),
+        entries_(entries) {}
+
+  void row(std::size_t token, std::span<const float> logits) noexcept override {
+    if (token + 1 == entries_.size())
+      tracker_.stage(logits);
+    else if (token < targets().size())
+      entries_[token + 1].nuc = infinipot::nuc(logits, targets()[token]);
+  }
+
+  void nuc(std::size_t token, float nuc) noexcept override {
+    if (token < targets().size()) entries_[token + 1].nuc = nuc;
+  }
+
+ private:
+  NucTracker& tracker_;
+  std::span<Entry> entries_;
+};
+
+/// Wants no logits at all.
+class NoLogits final : public LogitsSink {
+ public:
+  explicit NoLogits(std::size_t tokens) noexcept : LogitsSink(tokens) {}
+  void row(std::size_t /*token*/, std::span<const float> /*logits*/) noexcept override {}
+};
+
+/// Calls a function on scope exit unless it was released: a rollback that needs no catch.
+template <class F>
+class Rollback {
+ public:
+  explicit Rollback(F undo) noexcept : undo_(undo) {}
+  Rollback(const Rollback&) = delete;
+  Rollback& operator=(const Rollback&) = delete;
+  ~Rollback() {
+    if (armed_) undo_();
+  }
+  void release() noexcept { armed_ = false; }
+
+ private:
+  F undo_;
+  bool armed_ = true;
+};
+
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail

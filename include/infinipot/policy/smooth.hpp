@@ -1,0 +1,52 @@
+// Smoothing of scores over neighbouring tokens: what matters is rarely one token (SnapKV's pooling).
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "infinipot/detail/error.hpp"
+#include "infinipot/detail/nan.hpp"
+#include "infinipot/version.hpp"
+
+namespace infinipot::inline INFINIPOT_NAMESPACE {
+
+enum class Pooling : std::uint8_t {
+  max,   ///< the best of the neighbourhood
+  mean,  ///< its sum / kernel, also where the neighbourhood is cut off
+};
+
+/// A neighbourhood of `kernel` entries around each; 1 leaves scores as they are.
+struct Smoothing {
+  Pooling pooling = Pooling::max;
+  std::size_t kernel = 1;  ///< odd
+
+  /// Throws std::invalid_argument if the kernel is even (0 included).
+  void validate() const {
+    if (kernel % 2 == 0) detail::invalid("smoothing kernel ", kernel, " must be odd (1 is none)");
+  }
+};
+
+/// out[t] = the pooled scores of t - kernel/2 .. t + kernel/2. Entries that are marked (protected) or out of
+/// range do not count, so that an attention sink does not lift its neighbours; out[t] of a marked entry is
+/// its own score. Max pooling ignores NaN unless there is nothing else. `out` may not be `scores`.
+inline void smooth(std::span<const float> scores, std::span<const std::uint8_t> marks,
+                   const Smoothing& smoothing, std::span<float> out) noexcept {
+  const std::size_t reach = smoothing.kernel / 2;
+  for (std::size_t t = 0; t < scores.size(); ++t) {
+    out[t] = scores[t];
+    if (marks[t] != 0) continue;
+    const std::size_t from = t - std::min(t, reach), to = std::min(scores.size(), t + reach + 1);
+    float total = 0;
+    for (std::size_t i = from; i < to; ++i) {
+      if (marks[i] != 0) continue;
+      total += scores[i];
+      if (smoothing.pooling == Pooling::max && (scores[i] > out[t] || detail::is_nan(out[t])))
+        out[t] = scores[i];
+    }
+    if (smoothing.pooling == Pooling::mean) out[t] = total / static_cast<float>(smoothing.kernel);
+  }
+}
+
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE

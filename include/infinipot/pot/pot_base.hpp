@@ -1,0 +1,78 @@
+// What pots of all element types share: settings, one block of memory, records and angles.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+#include <utility>
+
+#include "infinipot/detail/arena.hpp"
+#include "infinipot/pot/entries.hpp"
+#include "infinipot/pot/pot_settings.hpp"
+#include "infinipot/rope.hpp"
+#include "infinipot/shape.hpp"
+#include "infinipot/version.hpp"
+
+namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
+
+struct PotAccess;  // reads and writes pots for files (pot_file.hpp)
+
+class PotBase {
+ public:
+  const Shape& shape() const noexcept { return settings_.shape; }
+  std::size_t capacity() const noexcept { return settings_.capacity; }
+  std::size_t max_keep() const noexcept { return settings_.max_keep; }
+  Granularity granularity() const noexcept { return settings_.granularity; }
+  KeyStorage key_storage() const noexcept { return settings_.key_storage; }
+  const Rope& rope() const noexcept { return settings_.rope; }
+  /// Entries held, in every lane; also the position of the next one.
+  std::size_t size() const noexcept { return entries_.size(); }
+  const EntryTable& entries() const noexcept { return entries_; }
+
+  /// Bytes that the pot allocated (not an engine's own keys and values).
+  std::size_t bytes() const noexcept { return arena_.bytes(); }
+
+  /// Cosines and sines of positions 0 .. capacity - 1, without the attention factor.
+  const AngleTable& angles() const noexcept { return angles_; }
+
+  /// Adds entries whose keys and values the engine has written from size() on. Precondition: they fit.
+  void append(std::span<const Entry> added) noexcept { entries_.append(added); }
+
+ protected:
+  friend struct PotAccess;
+
+  explicit PotBase(PotSettings settings) : settings_(std::move(settings).checked()) {}
+  PotBase(PotBase&&) noexcept = default;
+  PotBase& operator=(PotBase&&) noexcept = default;
+  ~PotBase() = default;
+
+  std::size_t lanes() const noexcept { return shape().lanes(granularity()); }
+
+  /// Rows of all layers and heads. Throws std::invalid_argument if there are too many.
+  std::size_t rows() const { return product({shape().layers, shape().kv_heads, capacity()}); }
+
+  /// Once all other arrays are reserved: allocates, and makes angles and records.
+  void allocate() {
+    const auto angles = arena_.reserve<float>(AngleTable::floats(settings_.rope, capacity()));
+    const auto records = EntryTable::reserve(arena_, product({lanes(), capacity()}));
+    arena_.allocate();
+    angles_ = AngleTable(settings_.rope, capacity(), arena_.take(angles));
+    entries_ = EntryTable(arena_, records, lanes(), capacity());
+  }
+
+  /// Turns a key as projected into one to multiply with queries.
+  void rotate_for_reading(std::size_t position, float* key) const noexcept {
+    const Rope& rope = settings_.rope;
+    rotate(key, angles_[position], rope.pairing, Turn::forward, shape().head_dim, key);
+    if (rope.attention_factor == 1) return;
+    const auto factor = static_cast<float>(rope.attention_factor);
+    std::for_each_n(key, rope.rotary_dim(), [factor](float& channel) { channel *= factor; });
+  }
+
+  PotSettings settings_;
+  Arena arena_;
+  AngleTable angles_;
+  EntryTable entries_;
+};
+
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail
