@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job: SmolLM2-135M reads the beginning of the Jargon File through a pot of 2,048 entries and answers a question
 # about something that it read early on. For contrast, the same with StreamingLLM, at the same size.
-#   examples/demo.sh [TOKENS]     reads so many tokens of the text (default 24000; it has about 480,000)
+#   examples/demo.sh [TOKENS]     how much of the text to read (default 24000; all of it is about 480,000)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source examples/setup.sh

@@ -102,7 +102,11 @@ build_llama_cpp() {
     die "The source package of llama-cpp-python $llama_cpp_python is not the expected file"
   tar -xzf "$folder/llama_cpp_python-$llama_cpp_python.tar.gz" -C "$folder" --strip-components=3 \
     "llama_cpp_python-$llama_cpp_python/vendor/llama.cpp"
-  cmake -S "$folder" -B "$folder/build" -G Ninja -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release \
+  # Some virtual machines report AMX and then refuse its instructions.
+  local flags=
+  if [ "$(uname -m)" = x86_64 ]; then flags='-mno-amx-tile -mno-amx-int8 -mno-amx-bf16'; fi
+  cmake -S "$folder" -B "$folder/build" -G Ninja "-DCMAKE_C_FLAGS=$flags" "-DCMAKE_CXX_FLAGS=$flags" \
+    -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release \
     -DCMAKE_INSTALL_PREFIX="$llama_cpp" -DCMAKE_INSTALL_LIBDIR=lib -DCMAKE_INSTALL_RPATH='$ORIGIN' -DBUILD_SHARED_LIBS=ON \
     -DGGML_NATIVE=ON -DGGML_RPC=ON -DGGML_CCACHE=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF \
     -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF >&2

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What is left of one sentence after a long text went through a pot: llama.cpp under every policy.
+"""What is left of one sentence after a long text has gone through a pot: llama.cpp under every policy.
 
 One sentence with a seven-digit number is hidden in a text at a given depth. The model reads the text through the pot, is
 asked for the number, and its cross-entropy on the right answer is measured (nats per token; guessing digits is about 2),
@@ -45,14 +45,14 @@ def arguments():
 
 
 def document(haystack, tokens, depth, seed):
-    """A text of about so many tokens that begins somewhere in the haystack, and the number that is hidden in it."""
+    """A text of about `tokens` tokens that begins somewhere in the haystack, and the number that is hidden in it."""
     draw = random.Random(seed)
     length = round(tokens * 4.3)  # characters of English per token of SmolLM2's vocabulary
     if length > len(haystack):
         sys.exit(f"the haystack has {len(haystack)} characters; {tokens} tokens take about {length}")
     begin = haystack.find("\n", draw.randrange(len(haystack) - length + 1)) + 1 if seed else 0
     text = haystack[begin:begin + length]
-    place = text.find(". ", round(depth * (len(text) - 200))) + 2  # behind a sentence
+    place = text.find(". ", round(depth * (len(text) - 200))) + 2  # after a sentence
     number = draw.randrange(1_000_000, 10_000_000)
     return number, f"{text[:place]}The access code of the old library is {number}. {text[place:]}"
 

@@ -37,7 +37,7 @@ struct Options {
   bool flash_attention = false;
 };
 
-/// Everything that a run needs, made anew for each.
+/// What a run needs. Each makes its own context.
 struct Setting {
   const Options& options;
   llama_model& model;
@@ -58,8 +58,8 @@ double seconds(const std::function<void()>& run) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// llama.cpp alone: chunks go through a context of the pot's size. When it is where a distillation would be
-/// due, the last entries are cut off to leave what it would keep, so that attention is as long as with a pot.
+/// llama.cpp alone: chunks go through a context of the pot's size. Where a distillation would be due, the
+/// last entries are cut off to leave as many as it would keep, so that attention spans as many as with a pot.
 double plain(const Setting& setting, bool all_logits) {
   const Options& o = setting.options;
   GraphTap unused;
@@ -111,9 +111,9 @@ double read(const Setting& setting, double alpha) {
   Engine engine(tap, pot);
   infinipot::InfinipotSettings policy;
   policy.alpha = alpha;
-  policy.over_heads = infinipot::Aggregate::max;
+  policy.over_heads = infinipot::ReduceHeads::max_share;
   policy.kernel = 9;
-  policy.room = o.catalyst;  // also for what runs no catalyst, so that all distil at the same size
+  policy.longest_catalyst = o.catalyst;  // even where no catalyst runs, so that all distil at the same size
   if (alpha < 1) policy.catalysts = {setting.catalyst};
   infinipot::Ccd reader(engine, pot, infinipot::Infinipot(policy), {.keep = o.keep, .chunk = o.chunk});
   return seconds([&] { reader.feed(setting.text); });
@@ -149,7 +149,7 @@ void run(const Options& o) {
   text.resize(o.tokens);
   const Setting setting{o, *model, text, catalyst};
 
-  // Each step has all that the ones before it have.
+  // Each step includes those before it.
   const std::vector<std::pair<std::string, std::function<double()>>> steps{
       {"prefill", [&] { return plain(setting, false); }},
       {"logits", [&] { return plain(setting, true); }},
@@ -190,14 +190,15 @@ void run(const Options& o) {
 int main(int argc, char** argv) {
   Options o;
   CLI::App app(
-      "What reading through a pot costs llama.cpp: tokens/s of the same text through the same number of "
-      "cells,\n"
-      "one step after the other: plain prefill, with logits of every token, with the callback and NuC, with\n"
-      "the catalyst, with the choice and the shift. Steps take turns; medians are printed.",
+      "What reading through a pot costs llama.cpp: reads the same text through the same number of cells, "
+      "with\n"
+      "one thing more at each step: plain prefill, logits of every token, callback and NuC, catalyst, "
+      "choice\n"
+      "and shift. Steps take turns; prints medians.",
       "infinipot-llama-cost");
   app.add_option("--model", o.model, "GGUF file")->required()->check(CLI::ExistingFile);
   app.add_option("--document", o.document, "text to read")->required()->check(CLI::ExistingFile);
-  app.add_option("--tokens", o.tokens, "to read")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--tokens", o.tokens, "tokens to read")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--pot", o.pot, "entries (M)")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--keep", o.keep, "entries that a distillation keeps (C)")->capture_default_str();
   app.add_option("--chunk", o.chunk, "tokens per forward pass")
@@ -205,12 +206,14 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   app.add_option("--catalyst", o.catalyst, "tokens of the catalyst")->capture_default_str();
   app.add_option("--threads", o.threads, "threads")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--repeat", o.repeat, "rounds")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--repeat", o.repeat, "runs of each step")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   app.add_option("--cache-type", o.cache_type, "f16 or q8_0")
       ->capture_default_str()
       ->check(CLI::IsMember({"f16", "q8_0"}));
-  app.add_flag("--flash-attention", o.flash_attention, "on");
-  app.add_option("--json", o.json, "file for the figures");
+  app.add_flag("--flash-attention", o.flash_attention, "with flash attention");
+  app.add_option("--json", o.json, "file to write the results to");
   CLI11_PARSE(app, argc, argv);
   try {
     run(o);

@@ -1,4 +1,4 @@
-// infinipot-llama-drift: what llama.cpp's K-shift does to keys that are shifted again and again.
+// infinipot-llama-drift: what llama.cpp's K-shift does to keys when it is repeated.
 #include <llama-cpp.h>
 
 #include <CLI/CLI.hpp>
@@ -43,9 +43,8 @@ std::vector<Token> tokens_of(const llama_vocab& vocabulary, const std::string& t
   return tokens;
 }
 
-/// One sequence whose first entries are shifted down and up again, so that every even number of shifts leaves
-/// them where they were, and every odd number `by` lower: what follows them always has the same distance to
-/// them.
+/// One sequence whose first entries are shifted down and up in turn. An even number of shifts leaves them
+/// where they were, an odd number `by` lower; what follows them is always at the same distance.
 class Shifted {
  public:
   Shifted(llama_model& model, const llama_cpp::ContextSettings& settings, int by) : by_(by), position_(by) {
@@ -64,7 +63,7 @@ class Shifted {
     size_ = static_cast<int>(tokens.size());
   }
 
-  /// One shift, which llama.cpp carries out before it decodes a token; that is dropped again.
+  /// One shift. llama.cpp carries it out before it decodes a token, which is then dropped.
   void shift() {
     const int by = position_ == 0 ? by_ : -by_;
     llama_memory_seq_add(memory(), 0, -1, -1, by);
@@ -73,7 +72,7 @@ class Shifted {
     llama_memory_seq_rm(memory(), 0, position_ + size_, -1);
   }
 
-  /// Mean cross-entropy (nats) of `text` behind `before` and the shifted entries.
+  /// Mean cross-entropy (nats) of `text` after `before` and the shifted entries.
   double nll(const std::vector<Token>& before, const std::vector<Token>& text) {
     std::vector<Token> all = before;
     all.insert(all.end(), text.begin(), text.end());
@@ -163,21 +162,24 @@ void run(const Options& o) {
 int main(int argc, char** argv) {
   Options o;
   CLI::App app(
-      "What repeated K-shifts cost: a text is read, all its keys are shifted down and up again and again, "
-      "and the\n"
-      "cross-entropy (nats per token) of an answer that stands in it and of its continuation is measured.\n"
-      "Without rounding all rows of a cache type would be the same.",
+      "What repeated K-shifts cost: reads a text, shifts all its keys down and up again and again, and "
+      "measures\n"
+      "the cross-entropy (nats per token) of an answer that the text holds and of its continuation. Without\n"
+      "rounding, all rows of a cache type would be the same.",
       "infinipot-llama-drift");
   app.add_option("--model", o.model, "GGUF file")->required()->check(CLI::ExistingFile);
   app.add_option("--document", o.document, "text to read")->required()->check(CLI::ExistingFile);
-  app.add_option("--tokens", o.tokens, "to read")->capture_default_str()->check(CLI::Range(16, 100000));
+  app.add_option("--tokens", o.tokens, "tokens to read")
+      ->capture_default_str()
+      ->check(CLI::Range(16, 100000));
   app.add_option("--by", o.by, "positions per shift")->capture_default_str()->check(CLI::Range(1, 100000));
   app.add_option("--threads", o.threads, "threads")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--cache-types", o.cache_types, "f32, f16, q8_0")
       ->check(CLI::IsMember({"f32", "f16", "q8_0"}));
   app.add_option("--counts", o.counts, "numbers of shifts, ascending");
-  app.add_flag("--flash-attention", o.flash_attention, "on: values are of the cache type too");
-  app.add_option("--csv", o.csv, "file for the table");
+  app.add_flag("--flash-attention", o.flash_attention,
+               "with flash attention, so that values are of the cache type too");
+  app.add_option("--csv", o.csv, "file to write the table to");
   CLI11_PARSE(app, argc, argv);
   try {
     run(o);

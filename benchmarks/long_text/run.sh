@@ -13,10 +13,10 @@ build_llama_cpp
 cmake -S . -B build -G Ninja -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release -DINFINIPOT_BUILD_TESTS=OFF \
   -DINFINIPOT_BUILD_BENCHMARKS=OFF -DINFINIPOT_BUILD_LLAMA_CPP=ON -DCMAKE_PREFIX_PATH="$llama_cpp" >/dev/null
 cmake --build build --target infinipot-read infinipot-llama >/dev/null
-python3 -m venv build/plots-venv
-build/plots-venv/bin/pip install --quiet matplotlib
+python3 -m venv build/plot-venv
+build/plot-venv/bin/pip install --quiet matplotlib
 for what in ${1:-million lengths}; do
   rm -f "benchmarks/long_text/$what.csv"
   benchmarks/long_text/measure.py "$what" --model "$model" --text "$jargon" "$bible"
-  build/plots-venv/bin/python benchmarks/plots.py "$what"
+  build/plot-venv/bin/python benchmarks/long_text/plot.py "$what"
 done

@@ -79,7 +79,7 @@ def arguments():
                         help="infinipot-stages, built [build/benchmarks/infinipot-stages]")
     parser.add_argument("--cases", nargs="+", metavar="CASE", choices=[c.name for c in CASES],
                         help="only these, of: " + ", ".join(c.name for c in CASES))
-    parser.add_argument("--quick", action="store_true", help="tiny shapes: checks that all works; its times mean nothing")
+    parser.add_argument("--quick", action="store_true", help="tiny shapes: checks that everything works; its times mean nothing")
     parser.add_argument("--turns", type=int, default=7, help="turns of each contestant, after one to warm up [%(default)s]")
     parser.add_argument("--clock", choices=CLOCKS, default="elapsed",
                         help="processor: the time that the program had the processor, for machines that are busy with other "
@@ -104,7 +104,7 @@ def arguments():
 
 
 def contestant(function):
-    """The same of a function."""
+    """A contestant that runs a function."""
 
     def run(count):
         samples = []
@@ -130,7 +130,7 @@ def take_turns(contestants, turns):
 
 
 class Comparison:
-    """One case with so many threads: its inputs, checks and rows."""
+    """One case on a number of threads: its inputs, checks and rows."""
 
     def __init__(self, case, threads, options):
         self.case, self.threads, self.options = case, threads, options

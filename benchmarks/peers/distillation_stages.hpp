@@ -13,8 +13,8 @@
 
 #include "infinipot/cap.hpp"
 #include "infinipot/policy/infinipot.hpp"
+#include "infinipot/policy/selector.hpp"
 #include "infinipot/pot.hpp"
-#include "infinipot/selector.hpp"
 #include "infinipot/top_k.hpp"
 #include "smollm2/pool_executor.hpp"
 #include "smollm2/thread_pool.hpp"
@@ -57,8 +57,8 @@ class Distillation {
         logits_(threads),
         totals_(threads),
         kept_(c.shape.heads(), c.keep) {
-    load(inputs, "keys", pot_.keys());
-    load(inputs, "values", pot_.values());
+    load(inputs, "keys", [&](std::size_t layer) { return pot_.keys(layer); });
+    load(inputs, "values", [&](std::size_t layer) { return pot_.values(layer); });
     take_group_queries();
     fill();
     select();
@@ -151,10 +151,11 @@ class Distillation {
 
   void write_compacted(std::ostream& out) {
     std::vector<float> floats(case_.keep * shape().head_dim);
-    for (const auto* rows : {&pot_.keys(), &pot_.values()})
+    for (const bool keys : {true, false})
       for (std::size_t layer = 0; layer < shape().layers; ++layer)
         for (std::size_t head = 0; head < shape().kv_heads; ++head) {
-          infinipot::detail::to_float(rows->head(layer, head), floats.size(), floats.data());
+          const infinipot::Rows<T>& rows = keys ? pot_.keys(layer) : pot_.values(layer);
+          infinipot::detail::to_float(rows.row(head, 0), floats.size(), floats.data());
           write_raw<float>(out, floats);
         }
   }
@@ -170,13 +171,14 @@ class Distillation {
     return std::span(scores).subspan(head * case_.entries, case_.entries);
   }
 
-  void load(const Inputs& inputs, const std::string& name, const infinipot::Rows<T>& rows) {
+  /// `rows(layer)` are the keys or the values.
+  void load(const Inputs& inputs, const std::string& name, const auto& rows) {
     std::vector<float> floats(case_.entries * shape().head_dim);
     FloatSource source(inputs, name, shape().heads() * floats.size());
     for (std::size_t layer = 0; layer < shape().layers; ++layer)
       for (std::size_t head = 0; head < shape().kv_heads; ++head) {
         source.next(floats);
-        infinipot::detail::from_float(floats.data(), floats.size(), rows.head(layer, head));
+        infinipot::detail::from_float(floats.data(), floats.size(), rows(layer).row(head, 0));
       }
   }
 
@@ -194,7 +196,7 @@ class Distillation {
             Eigen::Map<const Eigen::VectorXf>(all.at(i % case_.catalyst, first + i / case_.catalyst), d);
     }
     one_head_.resize(case_.entries * shape().head_dim);
-    infinipot::detail::to_float(pot_.keys().head(0, 0), one_head_.size(), one_head_.data());
+    infinipot::detail::to_float(pot_.keys(0).row(0, 0), one_head_.size(), one_head_.data());
     for (Eigen::MatrixXf& logits : logits_)
       logits.resize(static_cast<Eigen::Index>(case_.entries), static_cast<Eigen::Index>(columns));
   }
@@ -202,7 +204,7 @@ class Distillation {
   Keys keys_of(std::size_t head) const {
     const float* data = one_head_.data();
     if constexpr (std::same_as<T, float>)
-      data = pot_.keys().head(head / shape().kv_heads, head % shape().kv_heads);
+      data = pot_.keys(head / shape().kv_heads).row(head % shape().kv_heads, 0);
     const auto d = static_cast<Eigen::Index>(shape().head_dim);
     return {data, static_cast<Eigen::Index>(case_.entries), d, Eigen::OuterStride<>(d)};
   }

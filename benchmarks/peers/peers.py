@@ -13,7 +13,7 @@ from kvpress import KeyRerotationPress, SnapKVPress
 from transformers.models.llama.modeling_llama import repeat_kv, rotate_half
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-CHUNK = 256  # tokens whose logits are there at once, as in an engine that reads by chunks
+CHUNK = 256  # tokens whose logits exist at once, as in an engine that reads by chunks
 
 
 def kvpress_version():
@@ -103,7 +103,7 @@ class Inputs:
 
     @functools.cached_property
     def hidden(self):
-        """Queries as (1, p + 1, H * d): kvpress wants more tokens than its window has."""
+        """Queries as (1, p + 1, H * d): kvpress needs more tokens than its window has."""
         flat = self.queries.transpose(2, 3).flatten(3)
         return torch.cat([flat[:, :, :1], flat], dim=2)
 
@@ -114,7 +114,7 @@ class Inputs:
         return scores[0, :, :s.read] * (s.catalyst * s.group)
 
     def multiply(self, layer):
-        """The limit: the products alone, no key repeated, into memory that is there."""
+        """The limit: the products alone, no key repeated, into memory that is already there."""
         s = self.shape
         queries = self.queries[layer].view(s.kv_heads, s.group * s.catalyst, s.head_dim)
         torch.bmm(queries, self.keys[layer, 0].transpose(1, 2), out=self.products)

@@ -31,7 +31,7 @@ struct Stage {
 
 using Stages = std::map<std::string, Stage>;
 
-/// Milliseconds of one run. Where other programs take the processor away, `processor` shows less.
+/// Milliseconds of one run. `processor` leaves out what other programs took.
 struct Sample {
   double elapsed = 0;
   double processor = 0;  ///< of all threads
@@ -57,7 +57,7 @@ inline std::vector<Sample> time(const Stage& stage, std::size_t count) {
   return samples;
 }
 
-/// The part-th of `parts` equal parts, as equal as may be.
+/// Part number `part` of `parts`, all of about the same size.
 template <class T>
 std::span<T> part_of(std::span<T> all, std::size_t part, std::size_t parts) {
   const std::size_t begin = all.size() * part / parts;

@@ -49,8 +49,8 @@ class Workbench {
   peers::Stages distillation() const {
     const auto& c = options_.distillation;
     if (c.catalyst >= c.entries || c.keep > c.read())
-      throw std::invalid_argument("--catalyst and --keep must leave room: " + std::to_string(c.catalyst) +
-                                  " + " + std::to_string(c.keep) + " exceed --entries " +
+      throw std::invalid_argument("--catalyst " + std::to_string(c.catalyst) + " and --keep " +
+                                  std::to_string(c.keep) + " do not fit in --entries " +
                                   std::to_string(c.entries));
     const peers::Inputs& inputs = options_.inputs;
     const std::size_t threads = options_.threads;
@@ -63,8 +63,8 @@ class Workbench {
   peers::Stages distillation_, nuc_;
 };
 
-/// "time STAGE COUNT": milliseconds of so many runs, elapsed and of the processor. "write STAGE FILE": runs
-/// it once and writes its result.
+/// "time STAGE COUNT": milliseconds of each of COUNT runs, elapsed and of the processor. "write STAGE FILE":
+/// runs the stage once and writes its result.
 std::string answer(Workbench& stages, const std::string& request) {
   std::istringstream words(request);
   std::string verb, name, rest;
@@ -83,12 +83,13 @@ std::string answer(Workbench& stages, const std::string& request) {
     if (!file.flush()) throw std::runtime_error("cannot write '" + rest + "'");
     reply << "written";
   } else {
-    throw std::invalid_argument("cannot '" + verb + "'; there are 'time STAGE COUNT' and 'write STAGE FILE'");
+    throw std::invalid_argument("unknown request '" + verb +
+                                "'; there are 'time STAGE COUNT' and 'write STAGE FILE'");
   }
   return reply.str();
 }
 
-/// One line of answer to each line of standard input, until that ends.
+/// Answers each line of standard input with one line.
 void serve(Workbench& stages) {
   for (std::string line; std::getline(std::cin, line);) {
     std::string reply;
@@ -121,18 +122,18 @@ void print_all(Workbench& stages, std::size_t repeat) {
 void add_options(CLI::App& app, Options& options) {
   peers::Case& c = options.distillation;
   const auto number = [&](const char* name, std::size_t& value, const char* help) {
-    app.add_option(name, value, help)->check(CLI::Range(1, 1 << 24))->capture_default_str();
+    app.add_option(name, value, help)->check(CLI::PositiveNumber)->capture_default_str();
   };
   number("--layers", c.shape.layers, "Layers");
   number("--query-heads", c.shape.query_heads, "Query heads");
   number("--kv-heads", c.shape.kv_heads, "KV heads");
-  number("--head-dim", c.shape.head_dim, "Channels of a head");
+  number("--head-dim", c.shape.head_dim, "Channels per head");
   number("--entries", c.entries, "Entries of the full pot, the catalyst's included");
   number("--catalyst", c.catalyst, "Tokens of the catalyst");
-  number("--keep", c.keep, "Entries that stay");
+  number("--keep", c.keep, "Entries to keep");
   app.add_option("--theta", c.theta, "Base of RoPE")->check(CLI::PositiveNumber)->capture_default_str();
-  number("--rows", options.rows, "Tokens of NuC");
-  number("--vocab", options.vocab, "Logits of a token");
+  number("--rows", options.rows, "Tokens to score by NuC");
+  number("--vocab", options.vocab, "Logits per token");
   app.add_option("--element", options.element, "Type of keys and values")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}))
       ->capture_default_str();
@@ -143,7 +144,7 @@ void add_options(CLI::App& app, Options& options) {
       ->check(CLI::ExistingDirectory);
   number("--repeat", options.repeat, "Runs of each stage");
   app.add_option("--threads", options.threads, "Threads of every stage and of its limit")
-      ->check(CLI::Range(1, 1024))
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_flag("--serve", options.serve,
                "Answer 'time STAGE COUNT' and 'write STAGE FILE' from standard input, line by line");

@@ -1,4 +1,4 @@
-"""infinipot-stages as a program that is asked over standard input."""
+"""infinipot-stages, driven over standard input."""
 
 import pathlib
 import subprocess

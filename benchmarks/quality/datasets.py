@@ -1,4 +1,4 @@
-"""Sets of questions about documents, in the forms that they are published in, as one list of examples."""
+"""Sets of questions about documents, in their published forms, as one list of examples."""
 
 import ast
 import dataclasses
@@ -39,7 +39,7 @@ def in_paragraphs(titled):
 
 
 def lengthened(titled, distractors, tokens, draw):
-    """The paragraphs in a random order among so many distractors that the text has about `tokens` (RULER's way for questions)."""
+    """The paragraphs in a random order among enough distractors for about `tokens` tokens (RULER's way for questions)."""
     titled, used = list(titled), {title for title, _ in titled}
     length = sum(len(title) + len(text) for title, text in titled)
     for title, text in draw.sample(distractors, len(distractors)):
@@ -54,7 +54,7 @@ def lengthened(titled, distractors, tokens, draw):
 
 
 def questions(path, key, answer_of, paragraphs_of, tokens):
-    """Questions whose paragraphs may be lengthened by those of the others."""
+    """Questions whose texts may be lengthened by paragraphs of the others."""
     rows = json.loads(path.read_text())
     everything = [paragraph for row in rows for paragraph in paragraphs_of(row)]
     for row in rows:
@@ -145,7 +145,7 @@ def load(text, tokens):
 
 
 def select(sets, length=0, first=0, count=20, longest=1 << 30, every=1):
-    """{(set, id): example} of some sets, each FORM:FILE: of those that are not too long one in `every`, `count` of them."""
+    """{(set, id): example} of sets FORM:FILE: one in `every` of those that are not too long, `count` of them."""
     found = {}
     for name in sets:
         short = [e for e in load(name, length) if len(e.document) <= longest * CHARACTERS_PER_TOKEN]
@@ -155,7 +155,7 @@ def select(sets, length=0, first=0, count=20, longest=1 << 30, every=1):
 
 
 def cells(options, examples, policies, length=0, known=("yes",), pot=None):
-    """Trials of all these together, to be performed."""
+    """Trials of every combination, to be performed."""
     return [{"set": set_, "id": id_, "length": length, "known": known, **trials.who(options, policy, pot)}
             for (set_, id_), known, policy in itertools.product(examples, known, policies)]
 

@@ -1,6 +1,6 @@
-// Reads each text once, with everything in the pot, and lets copies be distilled once by many settings: what
-// would each have lost? Much faster than reading the text for every setting, and close enough to tell
-// settings apart; what is chosen so must prove itself in the loop (infinipot-needle, infinipot-tasks).
+// Reads each text once, with everything in the pot, then distils copies of the pot once, by many settings:
+// what would each have lost? That is much faster than reading the text for every setting, and close enough to
+// tell them apart; what it chooses must prove itself in the loop (infinipot-needle, infinipot-tasks).
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstddef>
@@ -36,13 +36,14 @@ using Pot = infinipot::Pot<float>;
 using Engine = smollm2::LlamaEngine<Pot>;
 
 constexpr const char* about =
-    "Standard input has a JSON object per line: document (a file), question, answer_prefix, answer, keep "
-    "(entries), and settings: {name: [options of infinipot-read]}, of which those of policies count, but "
-    "--pyramid. Standard output gets one per line: tokens, and answer_nll: {name: nats per token}, with "
-    "nothing dropped under the name full; or error, what is wrong with a line. Settings of the policy "
-    "infinipot share one reading, unless --sinks or --recent differ; each of the others has its own.";
+    "Standard input has a JSON object per line: document (a file), question, answer_prefix, answer, keep\n"
+    "(entries) and settings, {name: [options of infinipot-read]}, of which those of policies count. "
+    "Standard\n"
+    "output answers each line with one: tokens and answer_nll, {name: nats per token}, where \"full\" drops\n"
+    "nothing; or error, which says what is wrong with the line. Settings of the policy infinipot share one\n"
+    "reading, unless --sinks or --recent differ; each other setting reads the text itself.";
 
-/// What infinipot-read would make of the job's texts and some options of its own. Throws UsageError.
+/// The options that infinipot-read would have with the job's texts and these words. Throws UsageError.
 reading::Options options_of(const std::string& model, const json& job,
                             const std::vector<std::string>& words) {
   std::vector<std::string> arguments{"infinipot-read",   "--model",          model,
@@ -56,19 +57,19 @@ reading::Options options_of(const std::string& model, const json& job,
   std::optional<reading::Options> options =
       reading::parse_options({.name = "infinipot-read", .model_help = "GGUF file", .reads_entries = true},
                              static_cast<int>(raw.size()), raw.data());
-  if (!options) throw reading::UsageError("settings ask for help, and measure nothing");
+  if (!options) throw reading::UsageError("settings that ask for help measure nothing");
   if (options->policy == "full") throw reading::UsageError("--policy full is always measured");
   options->keep = job.at("keep");
   return *options;
 }
 
-/// Whether copies of the pot that was filled with `plain` options will do: all else is of the policy.
+/// Whether a copy of the pot that was filled with the `plain` options will do: the rest is up to the policy.
 bool of_one_reading(const reading::Options& options, const reading::Options& plain) {
   const bool infinipot = options.policy == "infinipot" || options.policy == "cap" || options.policy == "nuc";
   return infinipot && options.sinks == plain.sinks && options.recent == plain.recent;
 }
 
-/// What is fed to every pot.
+/// Fed to every pot.
 struct Texts {
   std::vector<Token> header, document, question, answer;
 };
@@ -78,7 +79,7 @@ class DistilOnce {
   DistilOnce(const std::string& model, std::size_t threads)
       : DistilOnce(smollm2::GgufFile(model), model, threads) {}
 
-  /// Throws what is wrong with a job.
+  /// Throws if something is wrong with the job.
   json run(const json& job) {
     const reading::Options plain = options_of(model_, job, {});
     const Texts texts = texts_of(plain);
@@ -116,22 +117,23 @@ class DistilOnce {
   infinipot::InfinipotSettings settings_of(const reading::Options& options) const {
     infinipot::InfinipotSettings settings =
         reading::infinipot_settings(options, reading::texts_of(text_, options).catalysts, 0);
-    // The pot is one of heads, so that all settings can have copies of it.
+    // The pot itself is of heads, so that copies of it serve all settings.
     settings.scope = reading::granularity_of(options);
     return settings;
   }
 
-  /// Fills a pot with the header and the document, with `room` for catalysts, and calls use(pot, reader).
+  /// Fills a pot with the header and the document, with `spare` entries for catalysts, and calls
+  /// use(pot, reader).
   template <infinipot::Policy P, class Use>
-  void read(const reading::Options& options, const Texts& texts, Granularity granularity, std::size_t room,
+  void read(const reading::Options& options, const Texts& texts, Granularity granularity, std::size_t spare,
             P policy, const Use& use) {
     const std::size_t tokens =
         texts.header.size() + texts.document.size() + texts.question.size() + texts.answer.size();
     Pot pot({.shape = weights_.config().shape(),
-             .capacity = tokens + std::max<std::size_t>(room, 1),
+             .capacity = tokens + std::max<std::size_t>(spare, 1),
              .granularity = granularity,
              .rope = weights_.config().rope()});
-    Engine engine(weights_, pot, threads_, std::max(options.chunk, room));
+    Engine engine(weights_, pot, threads_, std::max(options.chunk, spare));
     infinipot::Ccd reader(
         engine, pot, std::move(policy),
         {.keep = options.keep, .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk},
@@ -150,9 +152,9 @@ class DistilOnce {
   double alone(const reading::Options& options, const Texts& texts) {
     double nll = 0;
     const auto run = [&]<infinipot::Policy P>(P policy) {
-      std::size_t room = 0;
-      if constexpr (infinipot::RunsProbes<P>) room = policy.longest_probe();
-      read(options, texts, reading::granularity_of(options), room, std::move(policy),
+      std::size_t spare = 0;
+      if constexpr (infinipot::RunsProbes<P>) spare = policy.longest_probe();
+      read(options, texts, reading::granularity_of(options), spare, std::move(policy),
            [&](Pot&, auto& reader) {
              reader.distil();
              nll = ask(reader, texts);
@@ -164,14 +166,15 @@ class DistilOnce {
 
   void copies(const reading::Options& options, const Texts& texts,
               const std::vector<std::pair<std::string, infinipot::InfinipotSettings>>& all, json& nll) {
-    std::size_t room = 1;
-    for (const auto& each : all) room = std::max(room, infinipot::Infinipot(each.second).longest_probe());
-    // Of this policy only what it needs matters: copies get their own.
-    infinipot::Infinipot needs({.catalysts = {std::vector<Token>(1)}, .alpha = 0.5, .room = room});
-    read(options, texts, Granularity::head, room, std::move(needs), [&](Pot& pot, auto& reader) {
+    std::size_t spare = 1;
+    for (const auto& each : all) spare = std::max(spare, infinipot::Infinipot(each.second).longest_probe());
+    // Only what this policy needs matters: copies get policies of their own.
+    infinipot::Infinipot needs(
+        {.catalysts = {std::vector<Token>(1)}, .alpha = 0.5, .longest_catalyst = spare});
+    read(options, texts, Granularity::head, spare, std::move(needs), [&](Pot& pot, auto& reader) {
       const auto measure = [&](const std::string& name, const infinipot::InfinipotSettings* settings) {
         Pot copy = pot.fork();
-        Engine engine(weights_, copy, threads_, std::max(options.chunk, room));
+        Engine engine(weights_, copy, threads_, std::max(options.chunk, spare));
         auto fork = reader.fork(engine, copy);
         if (settings != nullptr) {
           fork.set_policy(infinipot::Infinipot(*settings));

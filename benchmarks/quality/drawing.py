@@ -64,7 +64,7 @@ def lines_of(panel, rows, x, y, key="policy"):
 
 
 def floors(panel, rows):
-    """A level for each policy that what the figure varies makes no difference to."""
+    """A level line for each policy that does not depend on what the figure varies."""
     for row in rows:
         if row["answer_nll"]:
             colour, style = FLOORS[row["policy"]]
@@ -72,7 +72,7 @@ def floors(panel, rows):
 
 
 def panels_of_sets(plt, rows):
-    """(figure, panels, the rows of each that are of all depths)"""
+    """(figure, panels, each panel's rows for all depths together)"""
     sets = values(rows, "set")
     figure, panels = plt.subplots(1, len(sets), figsize=(5.2 * len(sets), 4.2), squeeze=False)
     for panel, name in zip(panels[0], sets):

@@ -53,8 +53,8 @@ def make(kind, seed):
 
 
 def hide(needle, haystack, tokens, depth, seed):
-    """A text of about so many tokens that begins at a paragraph of the haystack, with the needle at the given depth, behind a
-    sentence. Of two sentences the second stands a tenth of the text after the first (before it where there is no room)."""
+    """A text of about `tokens` tokens that begins at a paragraph of the haystack, with the needle at the given depth, after a
+    sentence. Of two sentences the second stands a tenth of the text after the first (before it near the end)."""
     length = round(tokens * 4.3)  # characters of English per token of SmolLM2's vocabulary
     if length > len(haystack):
         raise ValueError(f"the haystack has {len(haystack)} characters; {tokens} tokens take about {length}")
@@ -69,7 +69,7 @@ def hide(needle, haystack, tokens, depth, seed):
 
 
 def cells(options, policies, kinds=("number",), known=("yes",), lengths=(6000,), depths=(0.5,), seeds=(1,), pot=None):
-    """Trials of all these together, to be performed."""
+    """Trials of every combination, to be performed."""
     return [{"kind": kind, "known": known, "tokens": tokens, "depth": depth, "seed": seed, "haystack": options.haystack.name,
              **trials.who(options, policy, pot)}
             for kind, known, tokens, depth, seed, policy in itertools.product(kinds, known, lengths, depths, seeds, policies)]
@@ -96,7 +96,7 @@ TAIL = 512  # last tokens of a text
 
 
 def perform_traced(options, haystack, cell):
-    """As perform(), with the mean NuC in each of so many windows of the document, in its last tokens, and the needle's mean and
+    """As perform(), with the mean NuC in each of some windows of the document, in its last tokens, and the needle's mean and
     largest."""
     measured, report = run(options, haystack, cell, ["--nuc"])
     turn = report["turns"][0]

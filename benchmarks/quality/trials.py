@@ -21,7 +21,7 @@ def add_running(parser, required=True):
     parser.add_argument("--program", default=HERE / "build/examples/infinipot-read", type=pathlib.Path,
                         help="infinipot-read or infinipot-llama [build/examples/infinipot-read]")
     parser.add_argument("--out", required=required, type=pathlib.Path, metavar="FILE.jsonl",
-                        help="a line for each trial is appended; trials that it has already are not run again")
+                        help="file to append a line to for each trial; trials already there are not run again")
     parser.add_argument("--jobs", type=int, default=2, help="trials at once, of one thread each [%(default)s]")
 
 
@@ -122,7 +122,7 @@ def what(cell):
 
 
 def run_all(options, cells, keys, perform):
-    """Performs the trials that the file has not yet; each is perform(cell), which adds to the cell what it measured. One that
+    """Performs the trials that the file lacks; each is perform(cell), which adds to the cell what it measured. One that
     fails is reported and left out; see end(). Returns all trials of these cells, and how many failed."""
     options.out.parent.mkdir(parents=True, exist_ok=True)
     known = {key_of(trial, keys): trial for trial in load(options.out)}

@@ -10,8 +10,8 @@
 
 namespace executors {
 
-/// Starts threads for every loop and joins them: some tens of microseconds, which a distillation has. An
-/// engine with a pool hands its loops to that instead (smollm2/pool_executor.hpp).
+/// Starts threads for every loop and joins them: that takes some tens of microseconds, which a distillation
+/// can spare. An engine with a pool hands its loops to that instead (smollm2/pool_executor.hpp).
 class StdThread {
  public:
   /// `workers` threads, the caller's included; at least 1.
@@ -31,7 +31,7 @@ class StdThread {
       for (std::size_t worker = 1; worker < std::min(workers_, count); ++worker)
         threads.emplace_back(work, worker);
     } catch (const std::exception&) {
-      // No thread or no memory to be had: those that there are do it all.
+      // No thread or no memory to be had: those already started do all of it.
     }
     work(0);
   }

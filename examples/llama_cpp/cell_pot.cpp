@@ -17,7 +17,7 @@ template <class Error = std::invalid_argument, class... Parts>
   throw Error(text.str());
 }
 
-/// A number among the model's metadata, under the architecture's name; 0 if it is not there.
+/// A number from the model's metadata, under the architecture's name; 0 if there is none.
 std::size_t metadata(const llama_model& model, const char* key) {
   char text[128] = {};
   if (llama_model_meta_val_str(&model, "general.architecture", text, sizeof text) < 0) return 0;
@@ -108,8 +108,8 @@ void CellPot::place(std::size_t first, std::span<const std::int64_t> rows) noexc
     cells_[first + i] = static_cast<infinipot::Index>(rows[i] % cells);
 }
 
-infinipot::KeyRows CellPot::key_rows(std::size_t /*layer*/, std::size_t kv_head, std::size_t first,
-                                     std::size_t count, float* tile) const noexcept {
+infinipot::FloatRows CellPot::key_rows(std::size_t /*layer*/, std::size_t kv_head, std::size_t first,
+                                       std::size_t count, float* tile) const noexcept {
   const std::size_t width = shape_.head_dim;
   const auto to_float = ggml_get_type_traits(keys_->type)->to_float;
   for (std::size_t i = 0; i < count; ++i) {

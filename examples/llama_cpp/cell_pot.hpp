@@ -40,9 +40,9 @@ class CellPot {
   /// turns their keys before its next forward pass (K-shift). Throws std::runtime_error if llama.cpp refuses.
   void keep(const infinipot::Selection& kept);
 
-  /// Keys as the forward pass that is running sees them (with flash attention only, see Engine), in `tile`.
-  infinipot::KeyRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
-                              float* tile) const noexcept;
+  /// Keys as the running forward pass sees them (with flash attention only, see Engine), in `tile`.
+  infinipot::FloatRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
+                                float* tile) const noexcept;
 
   /// A copy of all entries in another, empty sequence of the context. Throws std::invalid_argument if that is
   /// not empty or the context's sequences share their cells (kv_unified): a shift of one would shift the
@@ -52,14 +52,14 @@ class CellPot {
   llama_context& context() const noexcept { return context_; }
   llama_seq_id sequence() const noexcept { return sequence_; }
 
-  /// (capacity) the cell of each entry, counted within the sequence's part of the cache; known for those that
-  /// were written.
+  /// (capacity) the cell of each entry, counted within the sequence's part of the cache; known once the
+  /// entry was written.
   std::span<const infinipot::Index> cells() const noexcept { return cells_; }
 
   /// The forward pass writes entries `first` ... into these rows of the cache.
   void place(std::size_t first, std::span<const std::int64_t> rows) noexcept;
 
-  /// Where the running forward pass holds the keys of the layer that it is at; null when there are none.
+  /// Where the running forward pass holds the keys of its current layer; null when there are none.
   void show_keys(const ggml_tensor* keys, const std::byte* bytes) noexcept {
     keys_ = keys;
     key_bytes_ = bytes;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # llama.cpp reads the beginning of the Jargon File through a context of 2,048 cells and answers a question about something
 # that it read early on; then the same with llama.cpp's own context shift.
-#   examples/llama_cpp/demo.sh [TOKENS]     reads so many tokens of the text (default 24000)
+#   examples/llama_cpp/demo.sh [TOKENS]     how much of the text to read (default 24000)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source examples/setup.sh

@@ -44,10 +44,10 @@ std::size_t layers_needed(const infinipot::LogitsSink& logits, std::span<const i
 
 }  // namespace
 
-/// Notes the cells of new entries, and hands over what is shown of attention.
+/// Notes the cells of new entries, and passes on the attention that it is shown.
 class Engine::Pass final : public Listener {
  public:
-  /// With at most one of the sinks. The graph ends behind the attention of the first `layers` layers.
+  /// With at most one of the sinks. The graph ends after the attention of the first `layers` layers.
   Pass(Engine& engine, std::size_t first, std::size_t layers, infinipot::AttentionSink* attention,
        infinipot::QuerySink* queries)
       : engine_(engine),
@@ -64,7 +64,7 @@ class Engine::Pass final : public Listener {
   ~Pass() { engine_.tap_.listen(nullptr); }
 
   std::size_t first() const noexcept { return first_; }
-  /// Behind the last entry that was given a cell.
+  /// One past the last entry that was given a cell.
   std::size_t end() const noexcept { return end_; }
   const char* problem() const noexcept { return problem_; }
 

@@ -6,7 +6,7 @@
 namespace llama_cpp {
 namespace {
 
-/// The number behind `prefix` in a name such as kq_soft_max-12 or cache_k_l12; nothing for other names.
+/// The number after `prefix` in a name such as kq_soft_max-12 or cache_k_l12; nothing for other names.
 std::optional<std::size_t> layer_of(std::string_view name, std::string_view prefix) noexcept {
   if (!name.starts_with(prefix)) return std::nullopt;
   name.remove_prefix(prefix.size());
@@ -34,7 +34,7 @@ std::optional<std::size_t> layer_of_attention(const ggml_tensor& node) noexcept 
 bool GraphTap::wants(const ggml_tensor& node) noexcept {
   if (listener_ == nullptr) return false;
   if (node.op == GGML_OP_SET_ROWS && layer_of_keys(node) == 0 && node.src[1]->type == GGML_TYPE_I64) {
-    // The rows to write are an input of the graph, so they are known before anything was computed.
+    // The rows to write are an input of the graph, so they are known before anything is computed.
     const ggml_tensor& rows = *node.src[1];
     const auto* const cells = reinterpret_cast<const std::int64_t*>(bytes_.read(rows));
     listener_->cells({cells, static_cast<std::size_t>(rows.ne[0])});

@@ -14,8 +14,8 @@
 
 namespace llama_cpp {
 
-/// What a context shows of its attention. Queries and keys are what is left with flash attention, which never
-/// writes probabilities down.
+/// What a context shows of its attention. With flash attention, which never writes probabilities down, it
+/// is queries and keys.
 enum class Shows : std::uint8_t { probabilities, queries };
 
 /// Hears what one forward pass does. Calls come from the thread that called llama_decode().
@@ -27,8 +27,8 @@ class Listener {
   /// Whether to show attention. What is not wanted costs next to nothing.
   virtual bool wants_attention() const noexcept = 0;
 
-  /// One layer's attention over a micro-batch was computed: `node` is its softmax (GGML_OP_SOFT_MAX) or all
-  /// of it (GGML_OP_FLASH_ATTN_EXT). Returns whether the rest of the graph is to be computed.
+  /// One layer's attention over a micro-batch has been computed: `node` is its softmax (GGML_OP_SOFT_MAX)
+  /// or all of it (GGML_OP_FLASH_ATTN_EXT). Returns whether the rest of the graph is to be computed.
   virtual bool attention(std::size_t layer, const ggml_tensor& node) noexcept = 0;
 
  protected:

@@ -39,7 +39,7 @@ std::uint64_t bytes_per_token(const llama_model& model, const ContextSettings& s
          (ggml_row_size(settings.key_type(), row) + ggml_row_size(settings.value_type(), row));
 }
 
-/// A context, the pot in its first sequence, and room for a fork in its second.
+/// A context, the pot in its first sequence, and space for a fork in its second.
 class Memory {
  public:
   Memory(llama_model& model, const ContextSettings& settings, std::size_t capacity)
@@ -108,6 +108,10 @@ class Backend {
 const reading::Program program{
     .name = "infinipot-llama",
     .model_help = "GGUF file of a Llama model, as llama.cpp reads it",
+    .notes =
+        "--policy context_shift is what llama.cpp itself does when a context is full.\n"
+        "The paper's own settings, but for its granularity: --over-queries sum --over-heads sum --kernel 1\n"
+        "--alpha 0.5 --sinks 0 --catalyst @question.\n",
     .granularities = {"shared"},
     .context_shift = true,
     .more_options = {
@@ -116,20 +120,15 @@ const reading::Program program{
          {"f32", "f16", "q8_0"},
          "f32|f16|q8_0",
          "element type of keys and, with flash attention, of values",
-         "f16"},
+         "f16",
+         reading::pot_group},
         {"--flash-attention",
          &Options::flash_attention,
          {"on", "off"},
          "on|off",
-         "a fused kernel, from which the catalyst's queries and the keys are taken; without it attention "
-         "probabilities",
+         "with it CaP is computed from queries and keys, without it from attention probabilities",
          "on"},
-        {"--rpc",
-         &Options::rpc,
-         {},
-         "HOST:PORT,...",
-         "llama.cpp RPC servers that share the layers; none if empty",
-         ""},
+        {"--rpc", &Options::rpc, {}, "HOST:PORT,...", "llama.cpp RPC servers that share the layers", ""},
     }};
 
 }  // namespace

@@ -12,11 +12,11 @@
 
 namespace llama_cpp {
 
-/// Keeps llama.cpp's messages off standard error from now on; errors come in what is thrown.
+/// Keeps llama.cpp's messages off standard error from now on; exceptions carry the errors.
 void keep_quiet();
 
-/// Loads a GGUF file, onto the devices of these RPC servers (host:port) if there are any: they share the
-/// layers. Throws std::runtime_error with llama.cpp's own reason, or if a server cannot be reached.
+/// Loads a GGUF file, onto the devices of these RPC servers (host:port), if any, which share the layers.
+/// Throws std::runtime_error with llama.cpp's own reason, or if a server cannot be reached.
 llama_model_ptr load_model(const std::string& path, const std::vector<std::string>& servers = {});
 
 struct ContextSettings {

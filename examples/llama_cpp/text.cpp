@@ -36,7 +36,7 @@ std::string filled(const char* chat_template, std::span<const llama_chat_message
   }
 }
 
-/// What stands before, between and behind the placeholders of a conversation: user, assistant, user.
+/// What stands before, between and after the placeholders of a conversation: user, assistant, user.
 std::array<std::string, 4> around_placeholders(const std::string& text) {
   std::array<std::string, 4> parts;
   std::size_t begin = 0;
@@ -53,7 +53,7 @@ std::array<std::string, 4> around_placeholders(const std::string& text) {
 }  // namespace
 
 std::string default_system_message(std::string_view chat_template) {
-  // As it is written in a template: a literal whose line break may be one or stand for one.
+  // As templates write it: a literal, whose line break may be an escape.
   static const std::regex message(R"(<\|im_start\|>system(?:\\n|\n)([^<{}'"]+)<\|im_end\|>)");
   std::match_results<std::string_view::const_iterator> match;
   const bool found = std::regex_search(chat_template.begin(), chat_template.end(), match, message);
@@ -67,7 +67,8 @@ Text::Text(const llama_model& model)
     chat_.assistant.space = "\n";
     chat_.next_user.space = "\n\n";
   } else {
-    // llama.cpp does not run the template but recognizes it, and so misses a system message of its own.
+    // llama.cpp does not run the template but recognizes it, and so misses the template's own system
+    // message.
     const std::string system = default_system_message(chat_template), text(placeholder);
     std::vector<llama_chat_message> messages;
     if (!system.empty()) messages.push_back({"system", system.c_str()});
@@ -99,12 +100,12 @@ void Text::encode(std::string_view text, Specials specials, std::vector<Token>& 
   if (text.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()))
     throw std::invalid_argument("a text of " + std::to_string(text.size()) +
                                 " bytes is too long for llama.cpp");
-  const auto tokenize = [&](Token* tokens, std::size_t room) {
+  const auto tokenize = [&](Token* tokens, std::size_t most) {
     return llama_tokenize(&vocabulary_, text.data(), static_cast<std::int32_t>(text.size()), tokens,
-                          static_cast<std::int32_t>(room), false, specials == Specials::parse);
+                          static_cast<std::int32_t>(most), false, specials == Specials::parse);
   };
   const std::size_t before = out.size();
-  // A token spells one byte or more; the other two make room for a space in front.
+  // A token spells one byte or more; the other two are for a space in front.
   out.resize(before + text.size() + 2);
   std::int32_t count = tokenize(out.data() + before, text.size() + 2);
   if (count < 0 && count != std::numeric_limits<std::int32_t>::min()) {

@@ -35,7 +35,7 @@ class Text final : public reading::TextModel {
   reading::ChatTemplate chat_;
 };
 
-/// The system message that a ChatML template puts in where a conversation brings none; empty if it does not.
+/// The system message that a ChatML template adds to a conversation without one; empty if it adds none.
 std::string default_system_message(std::string_view chat_template);
 
 }  // namespace llama_cpp

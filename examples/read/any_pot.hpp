@@ -1,4 +1,4 @@
-// A pot whose element type is known at run time only.
+// A pot whose element type is known only at run time.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,7 @@ enum class Positions : std::uint8_t {
 
 /// One of the library's pots; meets infinipot::Store, infinipot::ReadableKeys and smollm2::KvMemory.
 class AnyPot {
-  // First, since their types must be known to what follows.
+  // First, because what follows must know their return types.
   template <class F>
   decltype(auto) visit(const F& function) noexcept {
     return std::visit(function, pot_);
@@ -57,9 +57,6 @@ class AnyPot {
   const infinipot::EntryTable& entries() const noexcept {
     return visit([](const auto& pot) -> const infinipot::EntryTable& { return pot.entries(); });
   }
-  std::size_t begin(std::size_t layer) const noexcept {
-    return visit([&](const auto& pot) { return pot.begin(layer); });
-  }
   std::size_t bytes() const noexcept {
     return visit([](const auto& pot) { return pot.bytes(); });
   }
@@ -71,21 +68,21 @@ class AnyPot {
     });
   }
 
-  /// What a token that is about to become an entry is to be rotated for.
+  /// The position for which to rotate a token that is about to become an entry.
   std::size_t position(std::size_t entry) const noexcept {
-    return positions_ == Positions::growing ? entry - entries().start() + dropped_ : entry;
+    return positions_ == Positions::growing ? entry + dropped_ : entry;
   }
 
   void write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
              const float* value) noexcept {
     visit([&](auto& pot) { pot.write(layer, kv_head, entry, key, value); });
   }
-  infinipot::KeyRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
-                              float* tile) const noexcept {
+  infinipot::FloatRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
+                                float* tile) const noexcept {
     return visit([&](const auto& pot) { return pot.key_rows(layer, kv_head, first, count, tile); });
   }
-  infinipot::KeyRows value_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
-                                float* tile) const noexcept {
+  infinipot::FloatRows value_rows(std::size_t layer, std::size_t kv_head, std::size_t first,
+                                  std::size_t count, float* tile) const noexcept {
     return visit([&](const auto& pot) { return pot.value_rows(layer, kv_head, first, count, tile); });
   }
 
@@ -107,7 +104,7 @@ class AnyPot {
                infinipot::Pot<infinipot::int4>>
       pot_;
   Positions positions_;
-  std::size_t dropped_ = 0;  // by how much entries have moved to the front, so far
+  std::size_t dropped_ = 0;  // how far entries have moved to the front so far
 };
 
 /// Bytes of a key or value of an element type.
@@ -129,7 +126,7 @@ inline AnyPot make_growing_pot(std::string_view type, infinipot::PotSettings set
                               std::string(type));
 }
 
-/// f32, f16, bf16, int8 or int4. `channels()` says what the latter two want to know of the keys. Throws
+/// f32, f16, bf16, int8 or int4. `channels()` says what the latter two need to know about the keys. Throws
 /// std::invalid_argument for settings out of range and other types.
 template <class Channels>
 AnyPot make_pot(std::string_view type, infinipot::PotSettings settings, const Channels& channels) {

@@ -1,4 +1,4 @@
-// Kinds of command-line arguments that CLI11 lacks: all say their range in the help and when they refuse.
+// Kinds of command-line arguments that CLI11 lacks: all check their range and name it when they refuse.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -34,7 +34,12 @@ inline std::string wrapped(const std::string& text) {
   return lines;
 }
 
-enum class Bounds { closed, open_below, odd };
+enum class Bounds {
+  closed,
+  open_below,
+  odd,
+  technical,  ///< `high` is only what the program can hold: the help does not name the range
+};
 
 template <class Number>
 struct Range {
@@ -48,30 +53,48 @@ struct Range {
 
   std::string text() const {
     std::ostringstream out;
-    if (bounds == Bounds::open_below) out << "above ";
-    out << low << (bounds == Bounds::open_below ? " up to " : " .. ") << high;
-    if (bounds == Bounds::odd) out << ", odd";
+    if (bounds == Bounds::open_below)
+      out << "above " << low << " and at most " << high;
+    else
+      out << "from " << low << " to " << high;
+    return out.str();
+  }
+
+  /// For the help, after the meaning of an option.
+  std::string help() const {
+    return bounds == Bounds::technical ? "" : bounds == Bounds::odd ? "; an odd number" : "; " + text();
+  }
+
+  /// For a refusal: what the number must be.
+  std::string demand(bool too_large) const {
+    std::ostringstream out;
+    out << (bounds == Bounds::odd        ? "an odd number"
+            : std::is_integral_v<Number> ? "a whole number"
+                                         : "a number");
+    if (bounds != Bounds::technical)
+      out << ' ' << text();
+    else
+      out << (too_large ? ", at most " : ", at least ") << (too_large ? high : low);
     return out.str();
   }
 };
 
-/// A number, or what may hold one, set from the command line only.
+/// A number, or an optional one.
 template <class Number, class Target>
 void add_number(CLI::App& app, const std::string& name, Target& target, const Range<Number>& range,
                 const std::string& meaning, const std::string& fallback) {
-  constexpr bool whole = std::is_integral_v<Number>;
   const auto set = [&target, name, range](const std::string& text) {
     Number value{};
     const char* const end = text.data() + text.size();
     const auto [stop, error] = std::from_chars(text.data(), end, value);
+    const bool too_large = error == std::errc::result_out_of_range || value > range.high;
     if (error != std::errc() || stop != end || !range.contains(value))
-      throw CLI::ValidationError(name, std::string("must be a ") + (whole ? "whole " : "") + "number, " +
-                                           range.text() + ", not " + smollm2::quoted(text));
+      throw CLI::ValidationError(name,
+                                 "must be " + range.demand(too_large) + ", not " + smollm2::quoted(text));
     target = value;
   };
-  app.add_option_function<std::string>(name, set,
-                                       wrapped(meaning + "; " + range.text() + " [" + fallback + "]"))
-      ->type_name(whole ? "N" : "X");
+  app.add_option_function<std::string>(name, set, wrapped(meaning + range.help() + " [" + fallback + "]"))
+      ->type_name(std::is_integral_v<Number> ? "N" : "X");
 }
 
 /// The same, whose default is the target's value.
@@ -83,19 +106,17 @@ void add_number(CLI::App& app, const std::string& name, Number& target, const Ra
   add_number(app, name, target, range, meaning, fallback.str());
 }
 
-/// One of a few words.
+/// One of a few words, which `type` or `meaning` must name.
 inline void add_choice(CLI::App& app, const std::string& name, std::string& target,
                        const std::vector<std::string>& words, const std::string& type,
                        const std::string& meaning, const std::string& fallback) {
-  const std::string list = CLI::detail::join(words, ", ");
-  const std::string range = words.size() > 1 ? "one of " + list : list;
+  const std::string range = (words.size() > 1 ? "one of " : "") + CLI::detail::join(words, ", ");
   const auto set = [&target, name, words, range](const std::string& text) {
     if (std::find(words.begin(), words.end(), text) == words.end())
       throw CLI::ValidationError(name, "must be " + range + ", not " + smollm2::quoted(text));
     target = text;
   };
-  app.add_option_function<std::string>(name, set, wrapped(meaning + "; " + list + " [" + fallback + "]"))
-      ->type_name(type);
+  app.add_option_function<std::string>(name, set, wrapped(meaning + " [" + fallback + "]"))->type_name(type);
 }
 
 enum class Text { may_be_empty, not_empty };
@@ -114,7 +135,7 @@ inline CLI::Option* add_text(CLI::App& app, const std::string& name, std::string
   return option;
 }
 
-/// Any texts, one each time that the option is given.
+/// Any texts, one for each use of the option.
 inline CLI::Option* add_texts(CLI::App& app, const std::string& name, std::vector<std::string>& target,
                               Text text, const std::string& type, const std::string& meaning) {
   // As they are: CLI11 has a syntax of its own for vectors, such as [a,b].

@@ -24,7 +24,7 @@ concept StoreWithEngine = requires(M& memory) {
   { memory.engine() } -> std::same_as<std::remove_reference_t<decltype(memory.engine())>&>;
 };
 
-/// A model that is loaded. All that it hands out lives no longer than itself.
+/// A loaded model. It must outlive all that it hands out.
 ///
 ///     const TextModel& text() const;
 ///     std::uint64_t bytes_per_token() const;  // keys and values of one token in all layers
@@ -43,7 +43,7 @@ concept StoreWithEngine = requires(M& memory) {
 ///
 /// fork() makes a copy of all that the store holds at that time, and an engine that runs against the copy, so
 /// that an answer can be measured without disturbing the conversation. One fork lives at a time; while it
-/// does, nothing runs against the memory that it was made of.
+/// does, nothing runs against the memory that it was made from.
 template <class B>
 concept Backend = requires(B& backend, const B& view, const Options& options, std::size_t batch, bool forks) {
   { view.text() } -> std::convertible_to<const TextModel&>;

@@ -38,7 +38,7 @@ class Document {
   std::uint64_t size_ = 0;  // 0 if unknown
 };
 
-/// The documents of the turns, which the first ones have. Throws UsageError.
+/// The documents of the turns; the first turns have one each. Throws UsageError.
 std::vector<Document> open_documents(const Options& options);
 
 }  // namespace reading

@@ -1,4 +1,4 @@
-// What a quantised pot wants to know of a model's keys.
+// What a quantised pot needs to know about a model's keys.
 #pragma once
 
 #include <string_view>
@@ -12,7 +12,7 @@
 
 namespace reading {
 
-/// Some sentences of several kinds, so that a model's keys can be seen at work.
+/// Sentences of several kinds, to see a model's keys at work.
 inline constexpr std::string_view calibration_text =
     "Most of the houses in the valley were built of stone, and their roofs had to carry snow for half of the "
     "year. "

@@ -2,7 +2,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
-#include <vector>
 
 #include "any_pot.hpp"
 #include "backend.hpp"
@@ -23,7 +22,7 @@ namespace {
 
 using Engine = smollm2::LlamaEngine<AnyPot>;
 
-/// A pot and the engine that runs against it, which stay where they are.
+/// A pot and the engine that runs against it. Neither moves.
 class Memory {
  public:
   Memory(const smollm2::LlamaWeights& weights, smollm2::ThreadPool& threads, AnyPot pot, std::size_t batch)
@@ -73,20 +72,16 @@ class Smollm2 {
     if (options.positions == "growing" && options.cache_type.starts_with("int"))
       throw UsageError("--positions growing: needs --cache-type f32, f16 or bf16, not " + options.cache_type);
     if (options.positions == "growing" && options.policy == "expected_attention")
-      throw UsageError("--positions growing: expected_attention needs positions that are reindexed");
+      throw UsageError("--positions growing: expected_attention needs reindexed positions");
     return options;
   }
 
   AnyPot pot(const Options& options) {
-    const infinipot::Shape shape = weights_.config().shape();
-    const std::vector<std::size_t> budgets = budgets_of(options, shape.layers);
-    infinipot::PotSettings settings{
-        .shape = shape,
-        .capacity = budgets.empty() ? options.pot : infinipot::capacity_with(budgets, options.pot),
-        .max_keep = budgets.empty() ? options.keep : 0,
-        .granularity = granularity_of(options),
-        .rope = weights_.config().rope(),
-        .budgets = budgets};
+    infinipot::PotSettings settings{.shape = weights_.config().shape(),
+                                    .capacity = options.pot,
+                                    .max_keep = options.keep,
+                                    .granularity = granularity_of(options),
+                                    .rope = weights_.config().rope()};
     if (options.positions == "growing") return make_growing_pot(options.cache_type, std::move(settings));
     return make_pot(options.cache_type, std::move(settings),
                     [&] { return key_channels(weights_, text_, threads_); });
@@ -105,22 +100,26 @@ int main(int argc, char** argv) {
   const reading::Program program{
       .name = "infinipot-read",
       .model_help = "GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1)",
+      .notes =
+          "The paper's own settings: --granularity head --over-queries sum --over-heads sum --kernel 1\n"
+          "--alpha 0.5 --sinks 0 --catalyst @question.\n",
       .reads_entries = true,
-      .pyramids = true,
       .more_options = {{"--cache-type",
                         &reading::Options::cache_type,
                         {"f32", "f16", "bf16", "int8", "int4"},
                         "f32|f16|bf16|int8|int4",
                         "element type of keys and values",
-                        "f32"},
+                        "f32",
+                        reading::pot_group},
                        {"--positions",
                         &reading::Options::positions,
                         {"reindexed", "growing"},
                         "reindexed|growing",
-                        "growing switches CR-RoPE off: what is kept stays at its position in the text, and "
-                        "the next token's goes on growing, beyond those that the model was trained on. For "
-                        "comparison only",
-                        "reindexed"}}};
+                        "growing switches CR-RoPE off: kept entries stay at their positions in the text, and "
+                        "new ones go on from there, past those that the model was trained on; for comparison "
+                        "only",
+                        "reindexed",
+                        reading::pot_group}}};
   return reading::run_program(program, argc, argv,
                               [](reading::Options& options) { return reading::Smollm2(options); });
 }

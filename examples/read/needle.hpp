@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "infinipot/entries.hpp"
+#include "infinipot/pot/entries.hpp"
 
 namespace reading {
 
@@ -26,7 +26,7 @@ class Needle {
   /// The next token of the stream, which spells `text` and stands at `position` of it.
   void push(std::uint64_t position, std::string_view text);
 
-  /// The text ends: no match spans what was pushed and what will be.
+  /// Ends the text: no match spans what was pushed before and what comes after.
   void end_text();
 
   /// Positions of the tokens that spell some part of the phrase, ascending; none if it was not found.

@@ -1,4 +1,4 @@
-// NuC of all tokens of a text, though most of them do not stay.
+// NuC of all tokens of a text, even of those that do not stay.
 #pragma once
 
 #include <algorithm>
@@ -7,12 +7,12 @@
 #include <utility>
 #include <vector>
 
-#include "infinipot/entries.hpp"
 #include "infinipot/policy.hpp"
+#include "infinipot/pot/entries.hpp"
 
 namespace reading {
 
-/// Collects NuC by position in all that was read. Wants to see the entries before every distillation, and at
+/// Collects NuC by position in all that was read. Must see the entries before every distillation, and at
 /// the end.
 class NucTrace {
  public:
@@ -30,13 +30,13 @@ class NucTrace {
   std::vector<float> nuc_;
 };
 
-/// A policy for which NuC is always known where `wanted`, though it may not choose by it.
+/// A policy that is always given NuC where `wanted`, even if it does not choose by it.
 template <infinipot::Policy P>
 class WithNuc : public P {
  public:
   WithNuc(P policy, bool wanted) : P(std::move(policy)), wanted_(wanted) {}
 
-  bool uses_nuc() const noexcept { return wanted_ || P::uses_nuc(); }
+  bool uses_nuc() const noexcept { return wanted_ || infinipot::uses_nuc(static_cast<const P&>(*this)); }
 
  private:
   bool wanted_;

@@ -27,18 +27,14 @@ struct Turn {
 
 struct Options {
   std::string model;
-  std::vector<Turn> turns;  ///< at least one; each goes on with the conversation of those before
+  std::vector<Turn> turns;  ///< at least one; each continues the conversation
   std::size_t pot = 2048;   ///< M
   std::size_t keep = 0;     ///< C; not given means half the pot, or what the policy context_shift keeps
-  /// With it, layers keep numbers that fall with depth and of which `keep` is the mean, as `pot` is of the
-  /// entries that they have room for.
-  std::optional<double> pyramid;
-  std::size_t always = 0;  ///< of these, entries that every layer keeps beside its share (fit_pyramid())
   std::string policy = "infinipot";
   double alpha = 0;
   std::string granularity;           ///< head, layer or shared; not given means the policy's usual one
   std::string over_queries = "max";  ///< sum or max
-  std::string aggregate = "peak";    ///< sum, max or peak
+  std::string over_heads = "max";    ///< sum, max or max_share
   std::size_t kernel = 0;            ///< odd; not given means the policy's usual one
   std::size_t sinks = 4;
   std::size_t recent = 0;
@@ -70,27 +66,32 @@ struct Options {
   std::string rpc;              ///< host:port,... of other machines that compute; empty for none
 };
 
+// Groups of options in the help to which programs add their own.
+inline constexpr const char* pot_group = "Pot";
+inline constexpr const char* running_group = "Running";
+
 /// An option that only some programs have. As a setting in the JSON it has the same name, without the leading
 /// dashes and with underscores for the others: --cache-type becomes cache_type.
 struct MoreOption {
   std::string name;  ///< with its dashes
   std::string Options::*target;
-  std::vector<std::string> words;  ///< that it may be; any text if there are none
+  std::vector<std::string> words;  ///< its choices; any text if there are none
   std::string type;                ///< of its argument, as the help shows it: f32|f16|q8_0
   std::string meaning;             ///< for the help
-  std::string fallback;            ///< what it is if it is not given
+  std::string fallback;            ///< its value if it is not given
+  std::string group = running_group;
 };
 
-/// In what one reading program differs from another.
+/// How one reading program differs from another.
 struct Program {
   std::string name;
   std::string model_help;  ///< what --model may name
+  std::string notes = {};  ///< lines at the end of the help
   /// What the store can do, in the order of the help. The only one, or the policy's usual one, is the
   /// default.
   std::vector<std::string> granularities{"head", "layer", "shared"};
   bool context_shift = false;  ///< whether it has this policy
   bool reads_entries = false;  ///< whether it has policies that score by keys and values
-  bool pyramids = false;       ///< whether layers can keep different numbers of entries
   std::vector<MoreOption> more_options = {};
 };
 

@@ -3,7 +3,7 @@
 
 namespace reading {
 
-/// What stands before the log's JSON, and behind it.
+/// What goes before the log's JSON, and after it.
 inline constexpr const char* page_before_data = R"page(<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -54,7 +54,7 @@ const steps = data.distillations.map(d => ({
 const $ = id => document.getElementById(id);
 const escape = text => text.replace(/[&<>]/g, c => ({'&': '&amp;', '<': '&lt;', '>': '&gt;'})[c]);
 
-// Paragraphs of at least so many tokens, which the browser lays out only where they are seen.
+// Paragraphs of at least this many tokens, which the browser lays out only when they come into view.
 const least = 200, n = data.texts.length;
 let html = '<p>';
 for (let i = 0, begin = 0; i < n; ++i) {

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -37,11 +36,11 @@ inline infinipot::Granularity granularity_of(const Options& options) {
   return Granularity::head;
 }
 
-inline infinipot::Aggregate aggregate_of(const Options& options) {
-  using infinipot::Aggregate;
-  return options.aggregate == "sum"    ? Aggregate::sum
-         : options.aggregate == "peak" ? Aggregate::peak
-                                       : Aggregate::max;
+inline infinipot::ReduceHeads over_heads_of(const Options& options) {
+  using infinipot::ReduceHeads;
+  return options.over_heads == "sum"   ? ReduceHeads::sum
+         : options.over_heads == "max" ? ReduceHeads::max
+                                       : ReduceHeads::max_share;
 }
 
 /// The policy context_shift: the first entries stay, as many as there are sinks or tokens of the header, and
@@ -65,7 +64,8 @@ inline std::size_t usual_kernel(const std::string& policy) {
   return policy == "reread" ? 9 : policy == "snapkv" ? 5 : 1;
 }
 
-/// Fills in what depends on other options and was not given. Throws UsageError for what cannot be together.
+/// Fills in what depends on other options and was not given. Throws UsageError for options that exclude
+/// each other.
 inline void complete(Options& options, const Program& program) {
   if (options.policy == "cap") options.alpha = 0;
   if (options.policy == "nuc") options.alpha = 1;
@@ -81,26 +81,20 @@ inline void complete(Options& options, const Program& program) {
   if (options.policy == "reread" && options.catalysts.size() > 1)
     throw UsageError("--catalyst: given " + std::to_string(options.catalysts.size()) +
                      " times, but with --policy reread it may be given once");
-  if (options.pyramid && (options.policy == "full" || options.policy == "context_shift"))
-    throw UsageError("--pyramid: --policy " + options.policy + " keeps the same in all layers");
-  if (options.granularity.empty())
-    options.granularity = !infinipot ? "head" : options.pyramid ? "layer" : "shared";
-  if (options.pyramid && options.granularity == "shared")
-    throw UsageError(
-        "--pyramid: with --granularity shared all layers keep the same tokens; use layer or head");
+  if (options.granularity.empty()) options.granularity = infinipot ? "shared" : "head";
   if (program.granularities.size() == 1) options.granularity = program.granularities.front();
   if (options.kernel == 0) options.kernel = usual_kernel(options.policy);
 }
 
-/// Of the policy infinipot, with the catalysts of one turn, and room for those of all.
+/// Settings of the policy infinipot for one turn, which allow for the longest catalyst of any turn.
 inline infinipot::InfinipotSettings infinipot_settings(const Options& options, const Catalysts& catalysts,
                                                        std::size_t turn) {
   return {.catalysts = catalysts.at(turn),
           .alpha = options.alpha,
           .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
-          .over_heads = aggregate_of(options),
+          .over_heads = over_heads_of(options),
           .kernel = options.kernel,
-          .room = options.alpha < 1 ? longest(catalysts) : 0};
+          .longest_catalyst = options.alpha < 1 ? longest(catalysts) : 0};
 }
 
 inline infinipot::Infinipot infinipot_policy(const Options& options, const Catalysts& catalysts,
@@ -117,7 +111,7 @@ auto with_policy(const Options& options, const Catalysts& catalysts, const Run& 
   if (options.policy == "reread")
     return run(infinipot::Reread({.instruction = catalysts.at(0).at(0),
                                   .block = options.block,
-                                  .over_heads = aggregate_of(options),
+                                  .over_heads = over_heads_of(options),
                                   .layers = options.layers,
                                   .smoothing = {infinipot::Pooling::mean, options.kernel}}));
   if (options.policy == "tova") return run(infinipot::Tova());
@@ -138,61 +132,35 @@ auto with_policy(const Options& options, const Catalysts& catalysts, const Run& 
       infinipot::StreamingLlm());  // context_shift, which differs in keep, and full, whose pot never fills
 }
 
-/// What always stays of the `keep` entries of a layer: the prompt's header, of so many tokens, or the sinks,
+/// What always stays of the `keep` entries of a layer: the prompt's header (`header` tokens) or the sinks,
 /// and recent ones.
 template <infinipot::Policy P>
 std::size_t always_stay(const P& policy, const Options& options, std::size_t header, std::size_t keep) {
-  std::size_t recent = options.recent;
-  if constexpr (infinipot::ProtectsRecent<P>) recent = std::max(recent, policy.recent(keep));
-  return std::max(header, options.sinks) + recent;
+  return std::max(header, options.sinks) + infinipot::recent_of(policy, options.recent, keep);
 }
 
-/// --pyramid: what stays in any layer, however little it keeps, is not of its share.
+/// Throws UsageError unless pot and keep have entries for what always stays (`header` is the prompt's
+/// header, in tokens) and for what the policy needs to score. Options must be complete.
 template <infinipot::Policy P>
-void fit_pyramid(const P& policy, Options& options, std::size_t header) {
-  options.always = std::min(options.keep, always_stay(policy, options, header, 0));
-}
-
-/// Budgets of a model's layers, or none if all keep the same number. Throws UsageError.
-inline std::vector<std::size_t> budgets_of(const Options& options, std::size_t layers) {
-  if (!options.pyramid) return {};
-  try {
-    return infinipot::pyramid_budgets(layers, options.keep,
-                                      {.beta = *options.pyramid, .always = options.always});
-  } catch (const std::invalid_argument& error) {
-    throw UsageError(std::string("--pyramid: ") + error.what());
-  }
-}
-
-/// Throws UsageError unless pot and keep leave room for what always stays, of which `header` is the tokens
-/// of the prompt's header, and for what the policy needs to score. Options must be complete.
-template <infinipot::Policy P>
-void check_room(const P& policy, const Options& options, std::size_t header) {
+void check_fits(const P& policy, const Options& options, std::size_t header) {
   const auto stays = [&](std::size_t keep) { return always_stay(policy, options, header, keep); };
   std::size_t least = 1;  // entries to keep; what stays may grow with them, more slowly
   while (stays(least) > least) least = stays(least);
 
-  std::size_t catalyst = 0, window = 1;
-  if constexpr (infinipot::RunsProbes<P>) catalyst = policy.longest_probe();
-  if constexpr (infinipot::WatchesWindow<P>) window = policy.window();
-  const std::size_t room = catalyst + window;
+  const std::size_t catalyst = infinipot::longest_probe(policy),
+                    window = std::max<std::size_t>(1, infinipot::watched_window(policy));
+  const std::size_t spare = catalyst + window;
   const std::string why = " (" + std::to_string(least) +
                           " entries always stay: the header, sinks and recent ones; " +
                           std::to_string(catalyst) + " are for the catalyst, " + std::to_string(window) +
                           " for what is read between distillations)";
-  if (options.pot < least + room)
+  if (options.pot < least + spare)
     throw UsageError("--pot " + std::to_string(options.pot) + " is too small; it must be at least " +
-                     std::to_string(least + room) + why);
-  if (options.keep < least || options.keep > options.pot - room)
+                     std::to_string(least + spare) + why);
+  if (options.keep < least || options.keep > options.pot - spare)
     throw UsageError("--keep " + std::to_string(options.keep) + " is out of range " + std::to_string(least) +
-                     " .. " + std::to_string(options.pot - room) + " for --pot " +
+                     " .. " + std::to_string(options.pot - spare) + " for --pot " +
                      std::to_string(options.pot) + why);
-  if (!options.pyramid) return;
-  const std::size_t always = std::min(options.keep, stays(0));
-  const auto share = static_cast<std::size_t>(static_cast<double>(options.keep - always) / *options.pyramid);
-  if (always + share < least)
-    throw UsageError("--pyramid leaves the last layer " + std::to_string(always + share) +
-                     " entries, fewer than " + std::to_string(least) + "; it needs a larger --keep" + why);
 }
 
 }  // namespace reading

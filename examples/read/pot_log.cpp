@@ -15,7 +15,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "the page reads little-endian arrays");
 
-/// Numbers as base64 of their bytes, which a page decodes faster than text, and which are shorter.
+/// Numbers as base64 of their bytes: shorter than text, and a page decodes them faster.
 template <class T>
 std::string base64(const std::vector<T>& values) {
   constexpr char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -50,7 +50,7 @@ nlohmann::json to_json(const PotLog::Distillation& distillation) {
           {"scores", base64(scores)}};
 }
 
-/// JSON that may stand inside <script>.
+/// JSON that is safe inside <script>.
 std::string embedded(const nlohmann::json& json) {
   std::string text = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   for (std::size_t at = 0; (at = text.find("</", at)) != std::string::npos; at += 3)
@@ -75,12 +75,11 @@ void PotLog::choose(const infinipot::Choice& choice) {
   for (std::size_t lane = 0; lane < lanes_; ++lane) {
     const auto positions = choice.entries.positions(lane);
     distillation.tokens_read = std::max(distillation.tokens_read, positions.back() + 1);
-    const std::size_t begin = choice.entries.begin(lane);
-    for (const infinipot::Index t : choice.kept.lane(lane)) mark(distillation, lane, positions[t - begin]);
+    for (const infinipot::Index t : choice.kept.lane(lane)) mark(distillation, lane, positions[t]);
     for (std::size_t head = lane * heads_per_lane(); head < (lane + 1) * heads_per_lane() && capacity > 0;
          ++head)
       for (std::size_t t = 0; t < positions.size(); ++t)
-        distillation.scores[positions[t]] += choice.attention[head * capacity + begin + t];
+        distillation.scores[positions[t]] += choice.attention[head * capacity + t];
   }
 }
 

@@ -22,7 +22,7 @@ class PotLog {
   struct Distillation {
     std::uint64_t tokens_read = 0;
     std::map<std::uint64_t, Mask> kept;
-    /// Attention (or the policy's own scores) of all that there were, summed over the heads that held them.
+    /// Attention paid to all entries (or the policy's own scores), summed over the heads that held them.
     std::map<std::uint64_t, float> scores;
   };
 
@@ -37,7 +37,7 @@ class PotLog {
 
   void choose(const infinipot::Choice& choice);
 
-  /// What is in the pot when reading ends, as if it were distilled once more and all kept.
+  /// Notes what is in the pot when reading ends, as if one more distillation kept it all.
   void end(const infinipot::EntryTable& entries);
 
   const infinipot::Shape& shape() const { return shape_; }

@@ -7,7 +7,7 @@
 
 namespace reading {
 
-/// Redraws one line on standard error, some times a second, if that is a terminal; else says nothing.
+/// Redraws one line on standard error, a few times a second, if that is a terminal; else prints nothing.
 class Progress {
  public:
   Progress();

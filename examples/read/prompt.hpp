@@ -27,7 +27,7 @@ inline void append_answer_header(const TextModel& model, const Turn& turn, std::
   const ChatPiece& piece = model.chat().assistant;
   out.insert(out.end(), piece.tokens.begin(), piece.tokens.end());
   if (const std::string text = piece.space + turn.answer_prefix; !text.empty())
-    encode_behind(model, text, out);
+    encode_after(model, text, out);
 }
 
 /// The model's chat template around a turn's document, which is tokenized as it is read, and its question.
@@ -45,7 +45,7 @@ class Prompt {
         lead_(tokens_of(header.space)),
         limit_(options.max_tokens ? *options.max_tokens + lead_ : SIZE_MAX) {}
 
-  /// Calls feed(tokens, part) with one piece after the other, none of the document's longer than a chunk.
+  /// Calls feed(tokens, part) piece by piece; no piece of the document is longer than a chunk.
   template <class Feed>
   void feed_to(const Feed& feed) {
     if (recorded_.empty()) return read(feed);
@@ -71,7 +71,7 @@ class Prompt {
   /// Tokens before the document.
   std::size_t tokens_before_document() const { return header_tokens() + lead_; }
 
-  /// How much was fed, 0 .. 1; nothing while the length is unknown.
+  /// Share that was fed, 0 .. 1; nothing while the length is unknown.
   std::optional<double> progress() const {
     if (recorded_tokens_ > 0) return static_cast<double>(fed_) / static_cast<double>(recorded_tokens_);
     if (!document_) return std::nullopt;
@@ -102,7 +102,7 @@ class Prompt {
     feed(std::span<const Token>(header_.tokens), Part::header);
     StreamingTokenizer stream(model_);
     // Such a space is the header's own, and no other goes in front of it.
-    if (header_.space.starts_with(' ')) stream.start_behind();
+    if (header_.space.starts_with(' ')) stream.start_after();
     std::vector<Token> tokens;
     stream.push(header_.space, tokens);
     while (document_ && fed_ + tokens.size() < limit_) {
@@ -134,8 +134,8 @@ class Prompt {
     return done;
   }
 
-  /// Appends what the stream still holds of the document, no more than may be, and all that follows it.
-  /// Returns how many of the tokens are the document's.
+  /// Appends what the stream still holds of the document, up to its limit, and all that follows it. Returns
+  /// how many of the tokens are the document's.
   std::size_t end_document(StreamingTokenizer& stream, std::vector<Token>& tokens) const {
     const std::string ending = blank_line() + turn_.question;
     stream.push(ending, tokens);
@@ -144,7 +144,7 @@ class Prompt {
     if (!document_) return 0;
 
     std::vector<Token> alone;
-    encode_behind(model_, ending, alone);
+    encode_after(model_, ending, alone);
     append_answer_header(model_, turn_, alone);
     // White space at the document's end may have merged with the blank line.
     const std::size_t own = tokens.size() - std::min(tokens.size(), alone.size());

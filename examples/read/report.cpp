@@ -18,7 +18,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-/// JSON knows no infinity and no NaN: null, as for what was not measured.
+/// JSON has no infinity and no NaN: null, as for what was not measured.
 Json number(std::optional<double> value) {
   return value && std::isfinite(*value) ? Json(*value) : Json(nullptr);
 }
@@ -57,11 +57,10 @@ Json settings(const Options& options, const Program& program) {
             {"alpha", options.alpha},
             {"granularity", options.granularity},
             {"over_queries", options.over_queries},
-            {"aggregate", options.aggregate},
+            {"over_heads", options.over_heads},
             {"kernel", options.kernel},
             {"sinks", options.sinks},
             {"recent", options.recent},
-            {"pyramid", options.pyramid ? Json(*options.pyramid) : Json(nullptr)},
             {"catalyst", options.catalysts},
             {"answer_prefix", of_turns(options, &Turn::answer_prefix)},
             {"answer", of_turns(options, &Turn::answer)},
@@ -99,7 +98,7 @@ Json to_json(const TurnReport& report, const Turn& turn) {
           {"needle_tokens", report.needle_tokens}};
 }
 
-/// Nats, to four places: there may be very many.
+/// Nats, to four places: there may be millions.
 Json to_json(const std::vector<float>& nuc) {
   Json json = Json::array();
   for (const float nats : nuc) json.push_back(number(std::round(static_cast<double>(nats) * 1e4) / 1e4));
@@ -143,7 +142,6 @@ Json to_json(const Report& report, const Options& options, const Program& progra
             {"turns", turns}};
   if (report.kept) json["kept"] = *report.kept;
   if (!report.nuc.empty()) json["nuc"] = to_json(report.nuc);
-  if (!report.budgets.empty()) json["budgets"] = report.budgets;
   if (!report.timeline.empty()) json["timeline"] = to_json(report.timeline);
   json["settings"] = settings(options, program);
   return json;
@@ -220,8 +218,7 @@ std::string page_title(const Options& options, const Program& program) {
   const std::string& document = options.turns.front().document;
   return program.name + ": " + (document.empty() ? "no document" : document) + " through " +
          std::to_string(options.pot) + " entries by " + options.policy + " (" + options.granularity +
-         "), of which a distillation keeps " + std::to_string(options.keep) +
-         (options.pyramid ? " on average, fewer the deeper a layer is" : "");
+         "), of which a distillation keeps " + std::to_string(options.keep);
 }
 
 void print(const Report& report, const Options& options) {

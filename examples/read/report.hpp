@@ -27,7 +27,7 @@ struct TurnReport {
   std::uint64_t needle_tokens = 0;
 };
 
-/// How far reading was, at one moment.
+/// How far reading had come at one moment.
 struct Sample {
   std::uint64_t tokens = 0;
   double seconds = 0;  ///< since reading began
@@ -36,10 +36,9 @@ struct Sample {
 };
 
 struct Report {
-  std::vector<TurnReport> turns;     ///< at least one
-  std::size_t pot_capacity = 0;      ///< per layer and head, with --pyramid on average
-  std::size_t pot_entries = 0;       ///< the same, after the last prompt
-  std::vector<std::size_t> budgets;  ///< that layers keep, where they differ
+  std::vector<TurnReport> turns;  ///< at least one
+  std::size_t pot_capacity = 0;   ///< per layer and head
+  std::size_t pot_entries = 0;    ///< per layer and head, after the last prompt
   /// Positions in all that was read, ascending, of what the first layer's first head holds after the last
   /// prompt.
   std::optional<std::vector<std::uint64_t>> kept;
@@ -53,7 +52,7 @@ struct Report {
   std::uint64_t peak_rss_bytes = 0;
   double distill_seconds = 0;   ///< catalysts and answers included
   double catalyst_seconds = 0;  ///< of those, the catalysts' forward passes and CaP
-  double cap_seconds = 0;       ///< of those, CaP, as far as it can be told from the engine's forward pass
+  double cap_seconds = 0;  ///< of those, CaP, as far as it can be timed apart from the engine's forward pass
 
   // Sums over the turns.
   std::uint64_t document_tokens() const;

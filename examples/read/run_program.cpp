@@ -6,7 +6,7 @@
 namespace reading {
 namespace {
 
-/// Whatever a message quotes, such as the name of a file, it stays one line.
+/// Keeps a message to one line, whatever it quotes, such as the name of a file.
 std::string one_line(std::string text) {
   std::replace_if(
       text.begin(), text.end(), [](unsigned char c) { return c < ' ' || c == 0x7f; }, '?');

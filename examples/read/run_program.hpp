@@ -1,4 +1,4 @@
-// All of a reading program but its engine.
+// A reading program, all but its engine.
 #pragma once
 
 #include <exception>
@@ -21,8 +21,8 @@ namespace reading {
 int fail(const Program& program, const std::string& message);
 
 /// Reads the documents, answers the questions and reports. `make_backend(Options&)` loads the model and
-/// returns the Backend by value; it may fill in options.threads. It is called when the documents are known to
-/// open. Whatever is thrown becomes a message on standard error.
+/// returns the Backend by value; it may fill in options.threads. It is called once the documents are known
+/// to open. Whatever is thrown becomes a message on standard error.
 ///
 ///     int main(int argc, char** argv) {
 ///       return reading::run_program(program, argc, argv,

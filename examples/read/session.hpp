@@ -1,10 +1,9 @@
-// The main job: a conversation about long documents, from the moment that the model is loaded to the report.
+// The main job: a conversation about long documents, from the loaded model to the report.
 #pragma once
 
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
-#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
@@ -44,26 +43,10 @@ double forked_nll(Memory& memory, const Reader& reader, std::span<const Token> a
   return answer_nll(fork, answer);
 }
 
-/// Entries held, of all lanes on average.
-inline std::size_t mean_entries(const infinipot::EntryTable& entries) {
-  std::size_t sum = 0;
-  for (std::size_t lane = 0; lane < entries.lanes(); ++lane) sum += entries.positions(lane).size();
-  return sum / entries.lanes();
-}
-
-/// What layers keep, if they differ.
-inline std::vector<std::size_t> budgets_of(const infinipot::EntryTable& entries, std::size_t layers) {
-  std::vector<std::size_t> budgets;
-  for (std::size_t layer = 0; layer < layers && !entries.budgets().empty(); ++layer)
-    budgets.push_back(entries.budgets()[layer * entries.lanes() / layers]);
-  return budgets;
-}
-
-/// All turns, one after the other in the same pot. Only the first one's header is pinned.
+/// All turns in the same pot, one after the other. Only the first one's header is pinned.
 template <Backend B, infinipot::Policy P>
 Report converse(B& backend, Options& options, std::vector<Prompt>& prompts, const Texts& texts, P policy) {
-  check_room(policy, options, prompts.front().header_tokens());
-  if (options.pyramid) fit_pyramid(policy, options, prompts.front().header_tokens());
+  check_fits(policy, options, prompts.front().header_tokens());
   const TextModel& model = backend.text();
   smollm2::Sampler sampler(
       {static_cast<float>(options.temperature), static_cast<float>(options.top_p), options.seed});
@@ -71,12 +54,10 @@ Report converse(B& backend, Options& options, std::vector<Prompt>& prompts, cons
   if constexpr (infinipot::RunsProbes<P>) batch = std::max(batch, policy.longest_probe());
   auto memory = backend.memory(options, batch, texts.any_answer());
   auto& store = memory.store();
-  infinipot::Ccd reader(memory.engine(), store, WithNuc<P>(std::move(policy), options.nuc),
-                        {.keep = options.pyramid ? 0 : options.keep,  // the pot has budgets
-                         .sinks = options.sinks,
-                         .recent = options.recent,
-                         .chunk = options.chunk},
-                        executor_of(memory));
+  infinipot::Ccd reader(
+      memory.engine(), store, WithNuc<P>(std::move(policy), options.nuc),
+      {.keep = options.keep, .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk},
+      executor_of(memory));
 
   std::vector<Needle> needles;
   for (const Turn& turn : options.turns) needles.emplace_back(turn.needle);
@@ -100,7 +81,7 @@ Report converse(B& backend, Options& options, std::vector<Prompt>& prompts, cons
     turn.hit_rate = needles[k].hit_rate(store.entries());
     if (needles[k].found()) turn.needle_position = needles[k].positions().front();
     turn.needle_tokens = needles[k].positions().size();
-    report.pot_entries = mean_entries(store.entries());
+    report.pot_entries = store.entries().size();
     const bool last = k + 1 == prompts.size();
     if (options.report_kept && last) {
       const auto kept = store.entries().positions(0);
@@ -115,8 +96,7 @@ Report converse(B& backend, Options& options, std::vector<Prompt>& prompts, cons
   }
   report.timeline = timeline.take();
   if (log != nullptr) log->end(store.entries());
-  report.pot_capacity = options.pyramid ? options.pot : store.capacity();
-  report.budgets = budgets_of(store.entries(), infinipot::Shape(store.shape()).layers);
+  report.pot_capacity = store.capacity();
   report.pot_bytes = memory.bytes();
   report.full_cache_bytes = backend.bytes_per_token() * reader.stats().tokens_read;
   report.distillations = reader.stats().distillations;
@@ -139,7 +119,8 @@ Report run_session(B& backend, Options& options, std::vector<Document> documents
   if (options.policy == "full") fit_full(prompts, texts, options);
   if (options.policy == "context_shift") fit_context_shift(options, prompts.front().header_tokens());
   const auto run = [&]<infinipot::Policy P>(P policy) -> Report {
-    if constexpr (infinipot::watches_entries(P::watch) && !infinipot::ReadableEntries<StoreOf<B>>)
+    if constexpr (infinipot::watches_entries(infinipot::watch_of<P>) &&
+                  !infinipot::ReadableEntries<StoreOf<B>>)
       throw UsageError("--policy " + options.policy + ": this store's entries cannot be read back");
     else
       return converse(backend, options, prompts, texts, std::move(policy));

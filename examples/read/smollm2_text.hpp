@@ -1,4 +1,4 @@
-// The text side of SmolLM2, as the reading programs want it.
+// The text side of SmolLM2, as the reading programs need it.
 #pragma once
 
 #include <string>

@@ -18,11 +18,10 @@ bool is_alphanumeric(char c) {
 
 }  // namespace
 
-void encode_behind(const TextModel& model, std::string_view text, std::vector<Token>& out) {
+void encode_after(const TextModel& model, std::string_view text, std::vector<Token>& out) {
   if (!model.space_prefix() || text.empty() || !is_space(text.front())) return model.encode(text, out);
   if (text.front() == ' ' && text.size() > 1) return model.encode(text.substr(1), out);
-  // A space alone and other white space come out of encode() only behind a letter, with which they never
-  // merge.
+  // encode() gives a lone space and other white space only after a letter, with which they never merge.
   std::vector<Token> letter;
   model.encode("a", letter);
   const std::size_t first = out.size();
@@ -49,7 +48,7 @@ void StreamingTokenizer::push(std::string_view piece, std::vector<Token>& out) {
 
 void StreamingTokenizer::finish(std::vector<Token>& out) {
   emit(buffer_.size(), out);
-  behind_ = false;
+  after_ = false;
 }
 
 bool StreamingTokenizer::is_safe_cut(std::size_t at) const {
@@ -79,11 +78,11 @@ void StreamingTokenizer::drain(std::vector<Token>& out) {
 void StreamingTokenizer::emit(std::size_t length, std::vector<Token>& out) {
   if (length == 0) return;
   const auto text = std::string_view(buffer_).substr(0, length);
-  if (behind_)
-    encode_behind(*model_, text, out);
+  if (after_)
+    encode_after(*model_, text, out);
   else
     model_->encode(text, out);
-  behind_ = true;
+  after_ = true;
   buffer_.erase(0, length);
   searched_ = 0;
 }

@@ -1,11 +1,12 @@
-// What the reading programs need to know of a model's texts: the seam between them and an engine's tokenizer.
+// What the reading programs need to know about a model's texts: the seam between them and an engine's
+// tokenizer.
 #pragma once
 
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "infinipot/entries.hpp"
+#include "infinipot/pot/entries.hpp"
 
 namespace reading {
 

@@ -20,10 +20,10 @@ struct Texts {
   bool any_answer() const { return longest(answers) > 0; }
 };
 
-/// Tokens of a text behind others. Throws UsageError naming the option for a text that has none.
+/// Tokens of a text that continues others. Throws UsageError naming the option for a text that has none.
 inline std::vector<Token> tokens_of(const TextModel& model, std::string_view text, const char* option) {
   std::vector<Token> tokens;
-  if (!text.empty()) encode_behind(model, text, tokens);
+  if (!text.empty()) encode_after(model, text, tokens);
   // Some control characters have no token.
   if (tokens.empty() && !text.empty()) throw UsageError(std::string(option) + ": the text has no tokens");
   return tokens;
@@ -37,7 +37,7 @@ inline std::string catalyst_text(const Options& options, const std::string& cata
   return catalyst;
 }
 
-/// What is read again is no question, so that no answer follows.
+/// The catalyst of reread is no question, so no answer follows it.
 inline std::vector<Token> catalyst_of(const TextModel& model, const Options& options,
                                       const std::string& catalyst, const Turn& turn) {
   std::vector<Token> tokens = tokens_of(model, catalyst_text(options, catalyst, turn), "--catalyst");

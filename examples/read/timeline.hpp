@@ -6,12 +6,12 @@
 #include <utility>
 #include <vector>
 
-#include "infinipot/ccd_settings.hpp"
+#include "infinipot/ccd/ccd_settings.hpp"
 #include "report.hpp"
 
 namespace reading {
 
-/// Takes a sample whenever another `every` tokens were read; none if `every` is 0.
+/// Takes a sample whenever another `every` tokens have been read; none if `every` is 0.
 class Timeline {
  public:
   explicit Timeline(std::uint64_t every) : every_(every), due_(every) {}

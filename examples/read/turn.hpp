@@ -66,7 +66,7 @@ void prefill(Reader& reader, Prompt& prompt, infinipot::Retention header, const 
   for (Needle& needle : needles) needle.end_text();
 }
 
-/// Mean cross-entropy of `answer`, of which there must be some, read token by token. Nats per token.
+/// Mean cross-entropy of `answer`, in nats per token, reading it token by token. It must not be empty.
 template <class Reader>
 double answer_nll(Reader& reader, std::span<const Token> answer) {
   double total = 0;
@@ -77,7 +77,7 @@ double answer_nll(Reader& reader, std::span<const Token> answer) {
   return total / static_cast<double>(answer.size());
 }
 
-/// Generates up to `most` tokens, or to the model's end of turn. `log` may be null.
+/// Generates at most `most` tokens, up to the model's end of turn. `log` may be null.
 template <class Reader>
 void generate(Reader& reader, const TextModel& model, smollm2::Sampler& sampler, std::size_t most,
               PotLog* log, TurnReport& report) {

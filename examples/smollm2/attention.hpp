@@ -18,8 +18,8 @@ namespace smollm2 {
 
 /// Softmax attention with grouped queries. The queries of a few tokens that share a kv head are taken
 /// together, as rows of two matrix products per tile of keys; the softmax over all tiles is kept up to date
-/// from tile to tile (flash attention), so that scores never leave the cache. Tiles begin at the layer's
-/// first entry and rows do not mix: a row's result depends on nothing but its query, keys and values.
+/// from tile to tile (flash attention), so that scores never leave the cache. Rows do not mix: a row's
+/// result depends on nothing but its query, keys and values.
 template <KvMemory Memory>
 class Attention {
  public:
@@ -28,7 +28,7 @@ class Attention {
     for (std::size_t i = 0; i < pool.size(); ++i) scratch_.emplace_back(shape_);
   }
 
-  /// Attention of queries.count tokens at positions `first` ..., each to the layer's entries up to its own,
+  /// Attention of queries.count tokens at positions `first` ..., each to the entries up to its own,
   /// into out (count, query_heads * head_dim).
   void run(std::size_t layer, const infinipot::Queries& queries, std::size_t first, MatrixView out) noexcept {
     const std::size_t tokens = tokens_per_task(shape_);
@@ -83,7 +83,7 @@ class Attention {
     std::fill_n(s.softmax.begin(), rows, Softmax{});
     std::fill_n(s.mixed.row(0), rows * s.mixed.view().stride, 0.0F);
     const std::size_t end = task.position + task.tokens;  // the last token's keys end here
-    for (std::size_t key = begin_of(memory_, task.layer); key < end; key += key_tile) {
+    for (std::size_t key = 0; key < end; key += key_tile) {
       const std::size_t count = std::min(key_tile, end - key);
       score(task, key, count, rows, s);
       weigh(task, key, count, rows, s);
@@ -106,7 +106,7 @@ class Attention {
   /// scores = queries * keys^T. Columns from `count` on are not to be read.
   void score(const Task& task, std::size_t key, std::size_t count, std::size_t rows,
              Scratch& s) const noexcept {
-    const infinipot::KeyRows keys = memory_.key_rows(task.layer, task.kv_head, key, count, s.keys.row(0));
+    const infinipot::FloatRows keys = memory_.key_rows(task.layer, task.kv_head, key, count, s.keys.row(0));
     transpose({keys.data, count, static_cast<std::size_t>(keys.stride)}, shape_.head_dim, s.columns.view());
     for (std::size_t column = 0; column < count; column += panel_width)
       multiply(s.queries.view().slice(0, rows), s.columns.view().from_column(column),
@@ -139,8 +139,8 @@ class Attention {
                              Scratch& s) const noexcept {
     const std::size_t d = shape_.head_dim;
     const bool fills_panels = d % panel_width == 0;
-    const infinipot::KeyRows rows = memory_.value_rows(task.layer, task.kv_head, key, count,
-                                                       fills_panels ? s.values.row(0) : s.keys.row(0));
+    const infinipot::FloatRows rows = memory_.value_rows(task.layer, task.kv_head, key, count,
+                                                         fills_panels ? s.values.row(0) : s.keys.row(0));
     if (fills_panels && rows.stride > 0) return {rows.data, count, static_cast<std::size_t>(rows.stride)};
     for (std::size_t i = 0; i < count; ++i)
       std::copy_n(rows.data + static_cast<std::ptrdiff_t>(i) * rows.stride, d, s.values.row(i));

@@ -13,7 +13,7 @@ using ConstRow = Eigen::Map<const Eigen::Array<float, 1, Eigen::Dynamic>>;
 constexpr std::size_t task_panels = 8;
 
 /// Calls function(panel, 0, rows, thread) for every panel of `linear`. Threads share the panels out in runs
-/// of equal length, since with few rows a panel takes no longer than to agree on who does it.
+/// of equal length, since with few rows a panel takes no longer than agreeing on who takes it.
 template <class Function>
 void for_each_panel(const Linear& linear, std::size_t rows, Workspace& workspace,
                     const Function& function) noexcept {

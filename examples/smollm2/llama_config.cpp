@@ -50,7 +50,8 @@ class Reader {
   const GgufFile& file_;
 };
 
-/// What some files of the architecture have and this engine does not know: better no answer than a wrong one.
+/// Features that some files of the architecture have and this engine lacks: better no answer than a wrong
+/// one.
 void reject_unknown_features(const GgufFile& file) {
   if (file.string_value("general.architecture") != "llama")
     fail(file, "metadata key 'general.architecture' is ", quoted(file.string_value("general.architecture")),

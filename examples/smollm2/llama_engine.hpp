@@ -12,7 +12,7 @@
 #include "attention.hpp"
 #include "batch_angles.hpp"
 #include "infinipot/concepts.hpp"
-#include "infinipot/online_nuc.hpp"
+#include "infinipot/nuc/online_nuc.hpp"
 #include "kv_memory.hpp"
 #include "linear.hpp"
 #include "llama_weights.hpp"
@@ -22,17 +22,14 @@
 
 namespace smollm2 {
 
-/// Runs tokens through a Llama model; meets infinipot::YieldsQueries, and AttendsFromBegin over memories with
-/// a begin(). Keys and values go to a KvMemory and come from there, nowhere else: the engine itself remembers
-/// nothing between calls. Results are the same bits for any number of threads and however the tokens are
-/// split into calls.
+/// Runs tokens through a Llama model; meets infinipot::YieldsQueries. Keys and values go to a KvMemory and
+/// come from there, nowhere else: the engine itself remembers nothing between calls. Results are the same
+/// bits for any number of threads and however the tokens are split into calls.
 ///
 /// Memory is allocated in the constructor only. Weights, memory and pool must outlive the engine.
 template <KvMemory Memory>
 class LlamaEngine {
  public:
-  static constexpr bool attends_from_begin = BeginsByLayer<Memory>;
-
   /// At most `max_batch` tokens go through the layers at once. Throws std::invalid_argument if it is 0 or
   /// the memory is of another shape than the model.
   LlamaEngine(const LlamaWeights& weights, Memory& memory, ThreadPool& pool, std::size_t max_batch)
@@ -69,9 +66,9 @@ class LlamaEngine {
     }
   }
 
-  /// The same, and gives each layer's queries. These are of all tokens, so there may be no more of those than
-  /// max_batch(): throws std::invalid_argument. Of the layers above those that are of interest nothing is
-  /// computed, nor written, where no logits are wanted.
+  /// The same, and gives each layer's queries. They are of all tokens, so throws std::invalid_argument for
+  /// more tokens than max_batch(). Where no logits are wanted, layers above those that the sink asks for
+  /// are neither computed nor written.
   void forward(std::span<const infinipot::Token> tokens, std::size_t first, infinipot::LogitsSink& logits,
                infinipot::QuerySink& queries) {
     check(tokens, first);
@@ -135,7 +132,7 @@ class LlamaEngine {
     });
     for (std::size_t layer = 0; layer < layers; ++layer) {
       project(layer, batch, queries);
-      // Behind the last layer's keys and values only the rows with logits are of any use.
+      // After the last layer's keys and values only the rows with logits matter.
       const std::size_t from = layer + 1 < layers ? 0 : unwanted;
       if (from == count) return;
       attend(layer, batch, from);
@@ -144,7 +141,7 @@ class LlamaEngine {
     predict(batch, unwanted, logits);
   }
 
-  /// All, unless nobody wants more than the queries of the lower ones.
+  /// All, unless only queries of the lower ones are wanted.
   std::size_t layers_needed(bool logits, const infinipot::QuerySink* queries) const noexcept {
     const std::size_t all = config().layers;
     return logits || queries == nullptr ? all : std::min(all, queries->layers());

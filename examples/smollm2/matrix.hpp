@@ -8,7 +8,7 @@
 
 namespace smollm2 {
 
-/// A view of rows that stand `stride` floats apart. How long a row is, the use of the view says.
+/// A view of rows that stand `stride` floats apart. Its user knows how long a row is.
 template <class Float>
 struct RowView {
   Float* data = nullptr;
@@ -33,7 +33,7 @@ using ConstMatrixView = RowView<const float>;
 using Packet = Eigen::internal::packet_traits<float>::type;
 inline constexpr std::size_t lanes = Eigen::internal::packet_traits<float>::size;
 
-/// Columns that a matrix product makes at once (see product.hpp): a panel, of so many packets.
+/// Columns that a matrix product makes at once (see product.hpp): a panel of several packets.
 inline constexpr std::size_t panel_packets = 4;
 inline constexpr std::size_t panel_width = panel_packets * lanes;
 

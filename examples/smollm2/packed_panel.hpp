@@ -1,5 +1,5 @@
-// A panel of weights that stay as small as their file has them: codes of 4 or 8 bits, and what turns 32 of
-// them into numbers.
+// A panel of weights that stay as small as they are in their file: codes of 4 or 8 bits, and what turns 32
+// of them into numbers.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,7 @@ struct PackedBlock {
   std::int32_t codes[words][panel_width];
 };
 
-/// A view of a panel's blocks, one behind the other.
+/// A view of a panel's blocks, one after the other.
 template <unsigned Bits>
 struct PackedPanel {
   const PackedBlock<Bits>* blocks = nullptr;

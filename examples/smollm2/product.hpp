@@ -20,7 +20,7 @@ template <class Function>
   }
 }
 
-/// What a product does to what stands in its place.
+/// What a product does to the numbers already there.
 enum class Write { set, add };
 
 /// Rows that a product takes at once. With a panel's 4 packets these are the sums held in registers: 24 of

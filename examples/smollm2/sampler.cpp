@@ -67,7 +67,7 @@ bool Sampler::less_probable(const Candidate& a, const Candidate& b) {
 }
 
 // A heap yields the nucleus, usually few tokens, without sorting the whole vocabulary. Popping moves
-// each most probable candidate behind the heap, so the nucleus ends up at the back.
+// each most probable candidate past the heap's end, so the nucleus ends up at the back.
 double Sampler::keep_nucleus(double total) {
   const double wanted = static_cast<double>(settings_.top_p) * total;
   double kept = 0;

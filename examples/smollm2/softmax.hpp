@@ -8,7 +8,7 @@
 namespace smollm2 {
 
 /// A softmax-weighted sum, taken up a tile of scores at a time. Weights are relative to the largest score so
-/// far, so that none overflows; `sum` is what the weighted sum is to be divided by.
+/// far, so that none overflows; the weighted sum is to be divided by `sum`.
 struct Softmax {
   float largest = -std::numeric_limits<float>::infinity();
   float sum = 0;

@@ -6,7 +6,7 @@
 namespace smollm2 {
 namespace {
 
-/// What `unclaimed_` holds when the workers are to go home.
+/// What `unclaimed_` holds when the workers are to end.
 constexpr std::uint32_t no_more = std::numeric_limits<std::uint32_t>::max();
 
 /// Pauses before a worker sleeps: some ten microseconds, longer than the gap between two loops of a forward
@@ -79,7 +79,8 @@ void ThreadPool::work(std::size_t thread) noexcept {
   }
 }
 
-/// Runs one item if `unclaimed` items still are; else another thread was faster, and it returns false.
+/// Runs one item if `unclaimed` is still the number of items left; else another thread was faster, and it
+/// returns false.
 bool ThreadPool::take_item(std::uint32_t unclaimed, std::size_t thread) noexcept {
   if (!unclaimed_.compare_exchange_weak(unclaimed, unclaimed - 1, std::memory_order_acq_rel,
                                         std::memory_order_relaxed))

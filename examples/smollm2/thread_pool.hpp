@@ -1,4 +1,4 @@
-// A small pool of threads that shares out the items of a loop, quick to start enough for single tokens.
+// A small pool of threads that shares out the items of a loop, quick enough to start for single tokens.
 #pragma once
 
 #include <atomic>

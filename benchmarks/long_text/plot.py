@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Draws the pictures of the README from the figures beside them (CSV), as SVG. Needs matplotlib.
+"""Draws lengths.csv and million.csv, as lengths.svg and million.svg. Needs matplotlib.
 
-    benchmarks/plots.py            all pictures
-    benchmarks/plots.py drift      one of them: drift, lengths, million
+    benchmarks/long_text/plot.py            both
+    benchmarks/long_text/plot.py million    one of them
 """
 
 import argparse
@@ -33,32 +33,9 @@ def save(figure, path, rect=(0, 0, 1, 1)):
     print(path)
 
 
-def drift():
-    """Relative error of keys against the number of distillations, a panel for each element type."""
-    rows = rows_of(HERE / "drift.csv")
-    types = list(dict.fromkeys(row["type"] for row in rows))
-    figure, panels = plt.subplots(1, len(types), figsize=(2.6 * len(types), 3.2), sharey=True)
-    for panel, type_ in zip(panels, types):
-        for storage, pairing in dict.fromkeys((row["storage"], row["pairing"]) for row in rows):
-            own = [row for row in rows if (row["type"], row["storage"], row["pairing"]) == (type_, storage, pairing)]
-            x = [int(row["distillations"]) for row in own]
-            style = "-" if pairing == "half_split" else "--"
-            colour = "tab:blue" if storage == "rotated" else "tab:green"
-            panel.plot(x, [float(row["error"]) for row in own], style, color=colour, label=f"infinipot, {storage}, {pairing}")
-            if own[0]["error_shifted_in_place"]:
-                panel.plot(x, [float(row["error_shifted_in_place"]) for row in own], style, color="tab:red",
-                           label=f"shifted in place, {pairing}")
-        panel.set(title=type_, xscale="log", yscale="log", xlabel="distillations survived")
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("RMS error / RMS of the key")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=3, fontsize="small", frameon=False)
-    save(figure, HERE / "drift.svg", rect=(0, 0.17, 1, 1))
-
-
 def lengths():
     """Time per token at the end, time to first token and peak memory against the length of the text."""
-    rows = rows_of(HERE / "long_text/lengths.csv")
+    rows = rows_of(HERE / "lengths.csv")
     figure, panels = plt.subplots(1, 3, figsize=(13, 4))
     what = [("ms_per_token_at_end", "ms per token, over the last quarter"), ("ttft_seconds", "seconds to the first token"),
             ("peak_rss_mib", "peak memory, MiB")]
@@ -74,12 +51,12 @@ def lengths():
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=5, frameon=False)
-    save(figure, HERE / "long_text/lengths.svg", rect=(0, 0.08, 1, 1))
+    save(figure, HERE / "lengths.svg", rect=(0, 0.08, 1, 1))
 
 
 def million():
     """Memory and time per token along one long text."""
-    rows = rows_of(HERE / "long_text/million.csv")
+    rows = rows_of(HERE / "million.csv")
     tokens, seconds = [int(row["tokens"]) for row in rows], [float(row["seconds"]) for row in rows]
     step = max(1, round(WINDOW / (tokens[1] - tokens[0])))
     at = range(step, len(rows), step)
@@ -94,15 +71,15 @@ def million():
     time.legend(loc="lower right", fontsize="small")
     for panel in (memory, time):
         panel.grid(alpha=0.3)
-    save(figure, HERE / "long_text/million.svg")
+    save(figure, HERE / "million.svg")
 
 
-PICTURES = {"drift": drift, "lengths": lengths, "million": million}
+PICTURES = {"lengths": lengths, "million": million}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", nargs="*", choices=[[], *PICTURES], help="[all]")
+    parser.add_argument("pictures", nargs="*", choices=[[], *PICTURES], help="[both]")
     plt.rcParams.update({"svg.hashsalt": "infinipot", "svg.fonttype": "none", "font.family": "sans-serif"})
     for name in parser.parse_args().pictures or PICTURES:
         PICTURES[name]()

@@ -1,5 +1,6 @@
-// Stands for an inference engine that knows nothing of infinipot: its own memory, its own forward pass. It is
-// a toy (one layer, made-up weights) so that the quick start can be run; its interface is what engines have.
+// Stands for an inference engine that knows nothing of infinipot: its own memory, its own forward
+// pass. It is a toy (one layer, made-up weights) so that the example can run; its interface is like
+// that of real engines.
 #pragma once
 
 #include <algorithm>
@@ -13,13 +14,14 @@
 
 class MyEngine {
  public:
-  static constexpr std::size_t n_layers = 1, n_heads = 4, n_kv_heads = 2, head_dim = 8, n_vocab = 128,
-                               n_rows = 64;
+  static constexpr std::size_t n_layers = 1, n_heads = 4, n_kv_heads = 2, head_dim = 8,
+                               n_vocab = 128, n_rows = 64;
 
   // Called with the queries of a layer, (tokens, n_heads, head_dim), if set.
   std::function<void(std::size_t layer, const float* queries)> on_queries;
 
-  // Keys and values as this engine likes them: (n_layers, n_rows, n_kv_heads, head_dim), rotated in place.
+  // Keys and values as this engine likes them: (n_layers, n_rows, n_kv_heads, head_dim), rotated in
+  // place.
   float* keys() { return keys_.data(); }
   float* values() { return values_.data(); }
 
@@ -55,8 +57,8 @@ class MyEngine {
 
   static void rotate(float* row, std::size_t position) {
     for (std::size_t i = 0; i < head_dim / 2; ++i) {
-      const float angle =
-          static_cast<float>(position) * std::pow(10000.0F, -2.0F * static_cast<float>(i) / head_dim);
+      const float angle = static_cast<float>(position) *
+                          std::pow(10000.0F, -2.0F * static_cast<float>(i) / head_dim);
       const float x = row[i], y = row[i + head_dim / 2];
       row[i] = x * std::cos(angle) - y * std::sin(angle);
       row[i + head_dim / 2] = x * std::sin(angle) + y * std::cos(angle);

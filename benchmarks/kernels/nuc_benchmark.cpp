@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "infinipot/nuc.hpp"
-#include "infinipot/nuc_from_hidden.hpp"
+#include "infinipot/nuc/nuc_from_hidden.hpp"
 #include "inputs.hpp"
 
 namespace {
@@ -120,7 +120,9 @@ struct Prediction {
     logits.noalias() = map(hidden, rows) * map(output, vocab).transpose();
   }
 
-  RowMajor room() const { return {static_cast<Eigen::Index>(rows), static_cast<Eigen::Index>(vocab)}; }
+  RowMajor empty_logits() const {
+    return {static_cast<Eigen::Index>(rows), static_cast<Eigen::Index>(vocab)};
+  }
 
   void scores_of(const RowMajor& logits, std::vector<float>& scores) const {
     for (std::size_t row = 0; row < rows; ++row)
@@ -133,7 +135,7 @@ struct Prediction {
   }
 };
 
-/// Scores from elements of T, which are checked against the baseline's from the same ones as floats.
+/// Scores from elements of T, checked against the baseline's from the same elements as floats.
 template <class T>
 void from_hidden(benchmark::State& state) {
   Prediction prediction(state);
@@ -149,7 +151,7 @@ void from_hidden(benchmark::State& state) {
     benchmark::DoNotOptimize(scores.data());
     benchmark::ClobberMemory();
   }
-  RowMajor logits = prediction.room();
+  RowMajor logits = prediction.empty_logits();
   prediction.multiply(logits);
   prediction.scores_of(logits, expected);
   inputs::expect_near(state, scores, expected, 1e-5F);
@@ -158,7 +160,7 @@ void from_hidden(benchmark::State& state) {
 
 void eigen_gemm_and_nuc(benchmark::State& state) {
   const Prediction prediction(state);
-  RowMajor logits = prediction.room();
+  RowMajor logits = prediction.empty_logits();
   std::vector<float> scores(prediction.rows);
   for (auto _ : state) {
     prediction.multiply(logits);
@@ -172,7 +174,7 @@ void eigen_gemm_and_nuc(benchmark::State& state) {
 /// What the fused kernel would take if NuC cost nothing.
 void eigen_gemm_alone(benchmark::State& state) {
   const Prediction prediction(state);
-  RowMajor logits = prediction.room();
+  RowMajor logits = prediction.empty_logits();
   for (auto _ : state) {
     prediction.multiply(logits);
     benchmark::DoNotOptimize(logits.data());

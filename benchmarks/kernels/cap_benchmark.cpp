@@ -34,7 +34,7 @@ struct Input {
     return {queries.data(), count, static_cast<std::ptrdiff_t>(shape.query_heads) * d, d};
   }
 
-  infinipot::KeyRows key_rows(std::size_t from) const {
+  infinipot::FloatRows key_rows(std::size_t from) const {
     return {keys.data() + from * shape.head_dim, static_cast<std::ptrdiff_t>(shape.head_dim)};
   }
 };
@@ -131,7 +131,7 @@ void cap_keys_of(benchmark::State& state) {
   std::vector<float> scores(in.entries());
   const auto keys = [&](std::size_t from, std::size_t count, float* tile) {
     infinipot::detail::to_float(stored.data() + from * d, count * d, tile);
-    return infinipot::KeyRows{tile, static_cast<std::ptrdiff_t>(d)};
+    return infinipot::FloatRows{tile, static_cast<std::ptrdiff_t>(d)};
   };
   score(state, in, keys, {}, infinipot::Reduce::sum, scores);
   expect_same(state, in, scores, std::is_same_v<T, infinipot::f16> ? 1e-2F : 1e-1F);

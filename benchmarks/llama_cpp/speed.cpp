@@ -43,13 +43,13 @@ struct Work {
 
   Kind kind;
   std::size_t depth;   ///< tokens already read
-  std::size_t tokens;  ///< tokens that follow: all at once, or one after the other
+  std::size_t tokens;  ///< tokens that follow, all at once or one by one
 
   const char* name() const { return kind == Kind::prefill ? "prefill" : "decode"; }
   bool operator==(const Work&) const = default;
 };
 
-/// Prompts, each read from nothing, and generation behind others.
+/// Prompts, each read from the start, and generation after others.
 std::vector<Work> all_work(const Options& options) {
   std::vector<Work> all;
   for (const std::size_t length : options.lengths) all.push_back({Work::Kind::prefill, 0, length});
@@ -130,7 +130,7 @@ class Engine {
     }
   }
 
-  /// The tokens from `first` on one by one, with the logits of each, as if they were chosen by those.
+  /// The tokens from `first` on, one by one, with the logits of each, as if each had been sampled.
   void generate(Tokens tokens, std::size_t first) {
     for (; first < tokens.size(); ++first) {
       Unread sink(0, {});
@@ -237,26 +237,25 @@ void add_options(CLI::App& app, Options& options) {
       ->check(CLI::ExistingFile);
   app.add_option("--tokens", options.lengths, "Prompt lengths")
       ->delimiter(',')
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--generate", options.generate, "Tokens to generate; 0 measures prompts alone")
-      ->check(CLI::Range(0, 1 << 20))
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--depth", options.depths, "Tokens read before those generated")
       ->delimiter(',')
-      ->check(CLI::Range(0, 1 << 20))
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--threads", options.threads, "Threads; 0 is one per core")->capture_default_str();
   app.add_option("--chunk", options.chunk, "Tokens per forward pass")
-      ->check(CLI::Range(1, 1 << 16))
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--repeat", options.repeat, "Runs of each")
-      ->check(CLI::Range(1, 1000))
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option(
          "--logits", options.logits,
-         "Whose logits of a prompt are computed: those of all tokens, the last, or the last and NuC of "
-         "all")
+         "Logits of a prompt to compute: of all tokens, of the last, or of the last and the NuC of all")
       ->check(CLI::IsMember({"all", "last", "nuc"}))
       ->capture_default_str();
   app.add_option("--llama-bench", options.llama_bench, "llama.cpp's llama-bench, to run in turn")

@@ -1,4 +1,4 @@
-// What the benchmarks share: inputs that are the same everywhere, checks, and the machine's own limits.
+// What the benchmarks share: inputs that are the same on every machine, checks, and counters.
 #pragma once
 
 #include <benchmark/benchmark.h>

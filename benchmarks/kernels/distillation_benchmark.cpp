@@ -8,8 +8,8 @@
 
 #include "infinipot/cap.hpp"
 #include "infinipot/policy/infinipot.hpp"
+#include "infinipot/policy/selector.hpp"
 #include "infinipot/pot.hpp"
-#include "infinipot/selector.hpp"
 #include "inputs.hpp"
 
 namespace {
@@ -26,7 +26,7 @@ struct Case {
 constexpr Case smollm{{30, 9, 3, 64}, 2048, 1024, 32};        // SmolLM2-135M
 constexpr Case llama_layer{{1, 32, 8, 128}, 4096, 2048, 32};  // one of the 32 layers of Llama-3-8B
 
-/// A full pot of f32, the attention that its entries received, and the catalyst's queries of one layer.
+/// A full pot of f32, the attention paid to its entries, and the catalyst's queries of one layer.
 class Fixture {
  public:
   Fixture(const Case& c, Granularity granularity)
@@ -44,8 +44,8 @@ class Fixture {
         entries_(c.capacity) {
     const std::size_t floats = c.shape.heads() * c.capacity * c.shape.head_dim;
     const auto random = inputs::floats(floats, 1);
-    std::ranges::copy(random, pot_.keys().data);
-    std::ranges::copy(random, pot_.values().data);
+    std::ranges::copy(random, pot_.keys(0).data);
+    std::ranges::copy(random, pot_.values(0).data);
     const auto nuc = inputs::floats(c.capacity, 4);
     for (std::size_t t = 0; t < entries_.size(); ++t) entries_[t] = {t, 0, nuc[t], false};
     for (float& score : attention_) score += 1;

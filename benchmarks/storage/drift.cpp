@@ -1,6 +1,6 @@
 // infinipot-drift: how exact keys are after thousands of distillations, in every element type, key storage
-// and pairing; and beside them the same keys turned in place, rounded and turned again, as engines do that
-// shift their caches.
+// and pairing; and for comparison the same keys turned in place, rounded and turned again, as engines that
+// shift their caches do.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "infinipot/pot.hpp"
-#include "infinipot/quantized_pot.hpp"
-#include "infinipot/reindex.hpp"
+#include "infinipot/pot/quantized_pot.hpp"
+#include "infinipot/rope/reindex.hpp"
 #include "reference/random.hpp"
 #include "reference/reference_rope.hpp"
 
@@ -99,8 +99,8 @@ struct Row {
   std::optional<double> naive;  ///< of the same keys, shifted in place
 };
 
-/// A full pot, of which every distillation drops one entry at random, and which gets one new. Some that stood
-/// at its end in the beginning are never dropped: they travel, by a position at a time.
+/// A full pot. Every distillation drops one entry at random, and a new one comes in. Some entries that begin
+/// near its end are never dropped: they travel to the front, one position at a time.
 template <class T>
 class Journey {
  public:
@@ -231,7 +231,7 @@ int main(int argc, char** argv) {
   Options options;
   CLI::App app("Follows keys through thousands of distillations, in every type, storage and pairing.");
   app.add_option("--rounds", options.rounds, "Distillations")
-      ->check(CLI::Range(1, 1'000'000))
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--capacity", options.capacity, "Entries of the pot")
       ->check(CLI::Range(512, 1 << 20))

@@ -1,6 +1,5 @@
-// What each element type of a pot costs in memory and in words: one long text, read through pots that differ
-// in nothing else, and a question about it. The cross-entropy of every token is what the engine gets for NuC
-// anyway.
+// What each element type of a pot saves in memory and costs in accuracy: reads one long text through pots
+// that differ in nothing else, and asks a question about it. The cross-entropy of every token is its NuC.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -81,18 +80,18 @@ class Reader {
                                                          : reading::key_channels(weights_, text_, threads_);
                                             });
     smollm2::LlamaEngine<reading::AnyPot> engine(weights_, pot, threads_, options_.chunk);
-    infinipot::Ccd reader(
-        engine, pot,
-        infinipot::Infinipot(
-            {.catalysts = {catalyst_}, .alpha = 0.25, .over_heads = infinipot::Aggregate::max, .kernel = 9}),
-        {.keep = options_.keep, .chunk = options_.chunk}, smollm2::PoolExecutor(threads_));
+    infinipot::Ccd reader(engine, pot,
+                          infinipot::Infinipot({.catalysts = {catalyst_},
+                                                .alpha = 0.25,
+                                                .over_heads = infinipot::ReduceHeads::max_share,
+                                                .kernel = 9}),
+                          {.keep = options_.keep, .chunk = options_.chunk}, smollm2::PoolExecutor(threads_));
     const auto start = Clock::now();
     double sum = 0, squares = 0;
     for (std::span<const Token> rest = tokens_; !rest.empty();) {
-      // What is left of a pot, so that none of these tokens is dropped before it was looked at.
-      const std::size_t room = pot.entries().size() == reader.limit() ? reader.limit() - options_.keep
-                                                                      : reader.limit() - pot.entries().size();
-      const std::size_t count = std::min({rest.size(), room, options_.chunk});
+      // No more than the pot has spare, so that no token is dropped before its NuC is read.
+      const std::size_t held = pot.entries().size() == reader.limit() ? options_.keep : pot.entries().size();
+      const std::size_t count = std::min({rest.size(), reader.limit() - held, options_.chunk});
       reader.feed(rest.first(count));
       rest = rest.subspan(count);
       for (const float nuc : pot.entries().nuc(0).last(count)) {
@@ -137,7 +136,7 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--types", options.types, "Element types")
       ->delimiter(',')
       ->check(CLI::IsMember({"f32", "f16", "bf16", "int8", "int4"}));
-  app.add_option("--tokens", options.tokens, "Tokens of the text")
+  app.add_option("--tokens", options.tokens, "Tokens of the text to read")
       ->check(CLI::Range(2, 1 << 30))
       ->capture_default_str();
   app.add_option("--pot", options.pot, "Entries of the pot")
@@ -150,16 +149,16 @@ void add_options(CLI::App& app, Options& options) {
       ->capture_default_str();
   app.add_option("--answer", options.answer, "The rest of it, whose cross-entropy is measured")
       ->capture_default_str();
-  app.add_option("--turns", options.turns, "Times that each type reads the text; the speed is the median")
-      ->check(CLI::Range(1, 1000))
+  app.add_option("--turns", options.turns, "Times to read the text with each type; the speed is the median")
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--threads", options.threads, "Threads; 0 is one per core")->capture_default_str();
-  app.add_flag("--plain-channels", options.plain_channels, "Quantise keys without knowing their channels");
+  app.add_flag("--plain-channels", options.plain_channels, "Quantise keys without looking at their channels");
   app.add_option("--json", options.json_file, "File to write the results to");
 }
 
-/// Every type once, then again: so that a machine that drifts does so for all. The results are those of each
-/// type's first reading (they are all the same), the speed is the median.
+/// Every type once, then all again, so that a machine that slows down does so for all of them. Results are
+/// those of each type's first reading (all readings give the same), the speed is the median.
 json measure_in_turn(Reader& reader, const Options& options) {
   json results = json::array();
   std::vector<std::vector<double>> speeds(options.types.size());

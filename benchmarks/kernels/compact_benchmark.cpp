@@ -40,8 +40,8 @@ infinipot::Pot<T> full_pot(const Case& c, infinipot::KeyStorage storage) {
                          .rope = infinipot::plain_rope(c.shape.head_dim, 500000)});
   const std::size_t floats = c.shape.heads() * c.capacity * c.shape.head_dim;
   const auto random = inputs::floats(floats, 1);
-  infinipot::detail::from_float(random.data(), floats, pot.keys().data);
-  infinipot::detail::from_float(random.data(), floats, pot.values().data);
+  infinipot::detail::from_float(random.data(), floats, pot.keys(0).data);
+  infinipot::detail::from_float(random.data(), floats, pot.values(0).data);
   return pot;
 }
 
@@ -114,8 +114,8 @@ struct CopyAndRotate {
 
   void keep_head(const infinipot::Pot<T>& pot, std::size_t layer, std::size_t head,
                  std::span<const Index> kept) {
-    T* const old_keys = pot.keys().head(layer, head);
-    T* const old_values = pot.values().head(layer, head);
+    T* const old_keys = pot.keys(layer).row(head, 0);
+    T* const old_values = pot.values(layer).row(head, 0);
     gather(old_keys, kept, keys);
     gather(old_values, kept, values);
     rotate(kept, pot);
@@ -142,12 +142,12 @@ void expect_same(benchmark::State& state, const Case& c, const infinipot::Select
   const std::size_t d = c.shape.head_dim;
   std::vector<float> ours(c.keep * d), theirs(c.keep * d);
   const auto compare = [&](const infinipot::Rows<T>& mine, const infinipot::Rows<T>& other) {
-    infinipot::detail::to_float(mine.head(0, 1), ours.size(), ours.data());
-    infinipot::detail::to_float(other.head(0, 1), theirs.size(), theirs.data());
+    infinipot::detail::to_float(mine.row(1, 0), ours.size(), ours.data());
+    infinipot::detail::to_float(other.row(1, 0), theirs.size(), theirs.data());
     inputs::expect_near(state, ours, theirs, 1e-2F);
   };
-  compare(pot.keys(), copied.keys());
-  compare(pot.values(), copied.values());
+  compare(pot.keys(0), copied.keys(0));
+  compare(pot.values(0), copied.values(0));
 }
 
 template <class T>

@@ -1,0 +1,53 @@
+// The README's integration example, with an engine to run it on. A test compares the two.
+#include "my_engine.hpp"
+
+// [readme]
+#include <infinipot/infinipot.hpp>
+using namespace infinipot;
+
+struct Adapter {  // your forward pass: tokens at positions first .. against rows 0 .. first - 1
+  MyEngine& engine;
+  Shape shape() const {
+    return {engine.n_layers, engine.n_heads, engine.n_kv_heads, engine.head_dim};
+  }
+  std::size_t vocab_size() const { return engine.n_vocab; }
+  void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits) {
+    engine.decode(tokens, first);
+    for (std::size_t i = logits.first_row(); i < tokens.size(); ++i)
+      logits.row(i, engine.logits(i));
+  }
+  void forward(std::span<const Token> tokens, std::size_t first, LogitsSink& logits,
+               QuerySink& queries) {
+    engine.on_queries = [&](std::size_t layer, const float* q) {
+      queries.layer(layer, contiguous_queries(q, tokens.size(), shape()));
+    };
+    forward(tokens, first, logits);
+    engine.on_queries = nullptr;
+  }
+};
+
+void answer(MyEngine& engine, std::span<const Token> text, const std::vector<Token>& question) {
+  // Your memory, (layers, rows, kv heads, head_dim), and its strides in elements.
+  constexpr std::size_t layers = MyEngine::n_layers;
+  constexpr std::ptrdiff_t head = MyEngine::head_dim, row = MyEngine::n_kv_heads * head,
+                           layer = MyEngine::n_rows * row;
+  Adapter adapter{engine};
+  Pot<float> pot({.shape = adapter.shape(),
+                  .capacity = engine.n_rows,
+                  .granularity = Granularity::shared,
+                  .rope = plain_rope(engine.head_dim, /*theta=*/10000, Pairing::half_split)},
+                 KvLayout<float>{strided_rows(engine.keys(), layers, layer, head, row),
+                                 strided_rows(engine.values(), layers, layer, head, row)});
+  Ccd reader(adapter, pot, recommended_settings(question));
+  reader.feed(text);
+  reader.feed(question);
+  reader.generate(20, &MyEngine::greedy, [&](Token token) { return engine.print(token); });
+}
+// [readme]
+
+int main() {
+  MyEngine engine;
+  std::vector<Token> text, question{104, 111, 119, 63};
+  for (Token i = 0; i < 1000; ++i) text.push_back(i * i % 100);
+  answer(engine, text, question);
+}
