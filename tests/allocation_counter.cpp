@@ -15,7 +15,7 @@ std::atomic<std::size_t> total_bytes{0};
 void* allocate(std::size_t size, std::size_t alignment) noexcept {
   total_calls.fetch_add(1, std::memory_order_relaxed);
   total_bytes.fetch_add(size, std::memory_order_relaxed);
-  // aligned_alloc wants a multiple of the alignment, and may give null for 0 bytes.
+  // aligned_alloc wants a multiple of the alignment, and may return null for 0 bytes.
   if (size > std::numeric_limits<std::size_t>::max() - alignment) return nullptr;
   const std::size_t blocks = size == 0 ? 1 : (size + alignment - 1) / alignment;
   return std::aligned_alloc(alignment, blocks * alignment);

@@ -10,7 +10,7 @@ namespace allocation_counter {
 std::size_t calls() noexcept;
 std::size_t bytes() noexcept;
 
-/// Counts from its construction on. Read it before a GTest assertion, since those allocate.
+/// Counts from its construction. Read it before a GTest assertion, since those allocate.
 class Scope {
  public:
   std::size_t calls() const noexcept { return allocation_counter::calls() - calls_; }

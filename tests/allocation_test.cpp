@@ -1,32 +1,24 @@
-// Reading and distilling allocate nothing after construction (with an engine that does not either).
+// Reading and distilling allocate nothing after construction (if the engine does not either).
 #include <gtest/gtest.h>
 
 #include <cstddef>
 #include <new>
 #include <span>
-#include <utility>
 
 #include "allocation_counter.hpp"
+#include "ccd_trial.hpp"
 #include "infinipot/infinipot.hpp"
 #include "toy_engine.hpp"
 
 namespace {
 
-using infinipot::Granularity;
-using infinipot::Token;
+using namespace trial;
 
 /// Reads and generates through several distillations.
-template <class T, toy::Shows shows, class P>
-void expect_no_allocation(P policy, Granularity granularity, infinipot::KeyStorage storage) {
-  SCOPED_TRACE(policy.name());
-  const toy::Model model;
+void expect_no_allocation(AnyReader& reader) {
   const auto text = toy::text(150, 1);
-  auto pot = toy::make_pot<T>(model, 40, 20, granularity, storage);
-  toy::Engine<infinipot::Pot<T>, shows> engine(model, pot);
-  infinipot::Ccd reader(engine, pot, std::move(policy), {.keep = 20, .sinks = 2, .chunk = 16});
-
   const allocation_counter::Scope counted;
-  reader.feed(std::span(text).first(5), infinipot::Retention::pinned);
+  reader.feed(std::span(text).first(5), Retention::pinned);
   reader.feed(std::span(text).subspan(5));
   reader.generate(
       50, [](std::span<const float> logits) { return static_cast<Token>(logits[0] > 0 ? 1 : 2); },
@@ -37,40 +29,36 @@ void expect_no_allocation(P policy, Granularity granularity, infinipot::KeyStora
   EXPECT_GE(reader.stats().distillations, 8U);
 }
 
-template <class T, toy::Shows shows>
-void expect_no_allocation_by_any_policy(Granularity granularity, infinipot::KeyStorage storage) {
-  const auto check = [&](auto policy) {
-    expect_no_allocation<T, shows>(std::move(policy), granularity, storage);
-  };
-  check(infinipot::Infinipot({.catalysts = {{7, 21, 3}, {4}}, .kernel = 3}));
-  check(infinipot::Infinipot({.catalysts = {{7, 21, 3}},
-                              .over_queries = infinipot::Reduce::max,
-                              .over_heads = infinipot::Aggregate::max}));
-  check(infinipot::SnapKv(6, 3));
-  check(infinipot::Tova());
-  check(infinipot::H2o());
-  check(infinipot::StreamingLlm());
-  check(infinipot::SirLlm());
-  check(infinipot::KeyDiff());
-  check(infinipot::TemporalRedundancy(3, 2));
-  if constexpr (shows == toy::Shows::queries)
-    check(infinipot::ExpectedAttention({.rope = infinipot::plain_rope(8, 100)}));
+template <class T = float, toy::Shows shows = toy::Shows::queries>
+void expect_no_allocation(const CcdSpec& spec, KeyStorage storage = KeyStorage::rotated) {
+  SCOPED_TRACE(trace(spec));
+  const toy::Model model;
+  with_run<T, shows>(model, spec, storage, 16, [](AnyRun<T>& run) { expect_no_allocation(run.reader); });
 }
 
 TEST(Allocation, NoneWhileReadingAndDistilling) {
-  for (const auto granularity : {Granularity::head, Granularity::layer, Granularity::shared}) {
-    expect_no_allocation_by_any_policy<float, toy::Shows::queries>(granularity,
-                                                                   infinipot::KeyStorage::rotated);
-    expect_no_allocation_by_any_policy<float, toy::Shows::attention>(granularity,
-                                                                     infinipot::KeyStorage::rotated);
+  for (const Kind kind : all_kinds)
+    for (const Granularity granularity : all_granularities) {
+      expect_no_allocation(spec_of(kind, granularity));
+      expect_no_allocation<float, toy::Shows::attention>(spec_of(kind, granularity));
+    }
+}
+
+TEST(Allocation, NoneWithWhatInfinipotMayBeAsked) {
+  for (const Granularity granularity : all_granularities) {
+    auto spec = spec_of(Kind::infinipot, granularity);
+    spec.catalysts = {{7, 21, 3}, {4}};
+    spec.kernel = 3;
+    expect_no_allocation(spec);
+    spec.max_over_queries = true;
+    spec.over_heads = ReduceHeads::max_share;
+    expect_no_allocation(spec);
   }
 }
 
 TEST(Allocation, NoneWithKeysThatAreConvertedToBeRead) {
-  using infinipot::KeyStorage;
-  expect_no_allocation_by_any_policy<float, toy::Shows::queries>(Granularity::head, KeyStorage::unrotated);
-  expect_no_allocation_by_any_policy<infinipot::f16, toy::Shows::queries>(Granularity::head,
-                                                                          KeyStorage::rotated);
+  for (const Kind kind : all_kinds) expect_no_allocation(spec_of(kind), KeyStorage::unrotated);
+  for (const Kind kind : ways_to_look) expect_no_allocation<infinipot::f16>(spec_of(kind));
 }
 
 /// Bytes that the constructor of a reader asks for.

@@ -1,4 +1,4 @@
-#include "infinipot/attention_form.hpp"
+#include "infinipot/cap/attention_form.hpp"
 
 #include <gtest/gtest.h>
 

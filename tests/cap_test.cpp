@@ -24,7 +24,7 @@ namespace {
 using infinipot::Alibi;
 using infinipot::AttentionForm;
 using infinipot::CapScorer;
-using infinipot::KeyRows;
+using infinipot::FloatRows;
 using infinipot::Queries;
 using infinipot::Reduce;
 using infinipot::Shape;
@@ -41,7 +41,7 @@ std::vector<float> random_floats(std::size_t n, std::uint64_t seed, float spread
   return values;
 }
 
-/// `first` entries in front of `count` queries. `spread` of queries and keys sets the size of the logits.
+/// `first` entries before `count` queries. `spread` of queries and keys sets the size of the logits.
 CapCase random_case(const Shape& shape, std::size_t first, std::size_t count, std::uint64_t seed,
                     float spread = 1.5F) {
   CapCase c{.shape = shape, .first = first, .count = count, .queries = {}, .keys = {}, .bias = {}};
@@ -58,7 +58,7 @@ Queries queries_of(const CapCase& c) {
 
 auto keys_of(const CapCase& c) {
   return [&c](std::size_t from, std::size_t, float*) {
-    return KeyRows{c.keys.data() + from * c.shape.head_dim, static_cast<std::ptrdiff_t>(c.shape.head_dim)};
+    return FloatRows{c.keys.data() + from * c.shape.head_dim, static_cast<std::ptrdiff_t>(c.shape.head_dim)};
   };
 }
 
@@ -102,47 +102,13 @@ TEST(Cap, MatchesTheReferenceForEveryNumberOfQueriesAndEntries) {
       ASSERT_NO_FATAL_FAILURE(expect_reference(random_case(heads(2, 1, 12), first, count, seed++)));
 }
 
-/// The same entries behind `begin` places where there are none: the same bits, and nothing else is touched.
-void expect_same_behind(std::size_t begin, const CapCase& c, const AttentionForm& form) {
-  std::vector<float> keys(begin * c.shape.head_dim, nan);
-  keys.insert(keys.end(), c.keys.begin(), c.keys.end());
-  const auto rows = [&](std::size_t from, std::size_t, float*) {
-    return KeyRows{keys.data() + from * c.shape.head_dim, static_cast<std::ptrdiff_t>(c.shape.head_dim)};
-  };
-  for (const Reduce reduce : {Reduce::sum, Reduce::max}) {
-    std::vector<float> scores(begin, -3), expected = scores;
-    scores.resize(begin + c.entries(), 0);
-    CapScorer(c.shape, begin + c.entries())
-        .accumulate(queries_of(c), c.kv_head, begin + c.first, rows, form, reduce, scores, begin);
-    const std::vector<float> without = scores_of(c, form, reduce);
-    expected.insert(expected.end(), without.begin(), without.end());
-    ASSERT_EQ(scores, expected) << "begin " << begin << " first " << c.first << " queries " << c.count;
-  }
-}
-
-TEST(Cap, EntriesMayBeginAnywhere) {
-  // Distances below 2^24, so that ALiBi is the same bits wherever entries stand.
-  const std::vector<float> slopes{0.5F, 0.25F};
-  const SlidingWindow window(20);
-  const Alibi alibi(slopes);
-  std::uint64_t seed = 900;
-  for (const std::size_t begin : {0U, 1U, 63U, 64U, 100U})
-    for (const std::size_t count : {1U, 3U, 17U, 40U})
-      for (const std::size_t first : {0U, 5U, 130U}) {
-        const CapCase c = random_case(heads(2, 1, 16), first, count, seed++);
-        ASSERT_NO_FATAL_FAILURE(expect_same_behind(begin, c, {}));
-        ASSERT_NO_FATAL_FAILURE(expect_same_behind(begin, c, {.soft_cap = 2, .bias = &window}));
-        ASSERT_NO_FATAL_FAILURE(expect_same_behind(begin, c, {.bias = &alibi}));
-      }
-}
-
 std::function<double(std::size_t, std::size_t, std::size_t)> window_bias(std::size_t window) {
   return [window](std::size_t, std::size_t query, std::size_t t) {
     return query - t < window ? 0 : -reference::infinity;
   };
 }
 
-/// Blocks of every width, of which only narrow ones with such head_dim are multiplied along it.
+/// Blocks of every width; only narrow ones with such a head_dim are multiplied along it.
 TEST(Cap, MatchesTheReferenceForEveryNumberOfRows) {
   constexpr std::size_t widest = 2 * infinipot::detail::packet_size;
   for (const std::size_t d : {1U, 5U, 16U, 20U, 48U})
@@ -272,10 +238,10 @@ TEST(Cap, AQueryThatSeesNothingPaysNothing) {
 
 TEST(Cap, LargeLogitsDoNotOverflow) {
   for (const std::size_t count : {1U, 20U}) {
-    const auto c = random_case(heads(2, 1, 64), 300, count, count, 100);  // logits of some 1e4
+    const auto c = random_case(heads(2, 1, 64), 300, count, count, 100);  // logits around 1e4
     ASSERT_NO_FATAL_FAILURE(expect_reference(c));
   }
-  // One entry far above the others, at each place: it gets all, and 0 * overflow is nowhere.
+  // One entry far above the others, at each place: it gets everything, and no 0 * overflow appears.
   for (std::size_t top = 0; top <= 70; ++top) {
     CapCase c = random_case(heads(1, 1, 2), 70, 1, 1);
     std::fill(c.queries.begin(), c.queries.end(), 100.0F);
@@ -302,7 +268,7 @@ TEST(Cap, ScoresAddUpToTheNumberOfRows) {
     double total = 0;
     for (const float score : scores_of(c, {}, Reduce::sum)) total += static_cast<double>(score);
     const auto rows = static_cast<double>(3 * count);
-    // Each of the rows sums to 1 within the roundings of its sum; each score within those of its additions.
+    // Each row sums to 1 within the roundings of its sum, each score within those of its additions.
     EXPECT_NEAR(total, rows, rows * reference::unit * 200);
   }
 }
@@ -346,7 +312,7 @@ TEST(Cap, ReadsStridedKeysAndQueries) {
       std::copy_n(c.queries.data() + (i * 4 + h) * 10, 10, queries.data() + (h * 20 + i) * 13);
   for (std::size_t t = 0; t < 95; ++t) std::copy_n(c.keys.data() + t * 10, 10, keys.data() + t * 17);
   const auto rows = [&](std::size_t from, std::size_t, float*) {
-    return KeyRows{keys.data() + from * 17, 17};
+    return FloatRows{keys.data() + from * 17, 17};
   };
   std::vector<float> scores(95, 0);
   CapScorer(c.shape, 95)
@@ -370,7 +336,7 @@ TYPED_TEST(CapOf, KeysThatAreConvertedTileByTile) {
       EXPECT_LE(from + count, c.entries());
       most = std::max(most, count);
       infinipot::detail::to_float(stored.data() + from * 20, count * 20, tile);
-      return KeyRows{tile, 20};
+      return FloatRows{tile, 20};
     };
     std::vector<float> scores(c.entries(), 0);
     CapScorer(c.shape, c.entries()).accumulate(queries_of(c), 0, c.first, rows, {}, Reduce::sum, scores);
@@ -381,17 +347,17 @@ TYPED_TEST(CapOf, KeysThatAreConvertedTileByTile) {
   }
 }
 
-/// Keys of which some are in place and some must be converted, in calls of which the scorer makes few.
+/// Keys partly in place and partly to be converted, with few calls by the scorer.
 TEST(Cap, KeysAreConvertedOnceForAllQueries) {
   for (const std::size_t first : {100U, 8150U, 8256U, 8400U}) {
     const auto c = random_case(heads(3, 1, 4), first, 30, first);  // 90 rows
     for (const std::size_t in_place : {0U, 1U, 2U, 3U}) {          // of four tiles
       std::vector<std::size_t> conversions((c.entries() + 63) / 64, 0);
       const auto rows = [&](std::size_t from, std::size_t count, float* tile) {
-        if (from / 64 % 4 < in_place) return KeyRows{c.keys.data() + from * 4, 4};
+        if (from / 64 % 4 < in_place) return FloatRows{c.keys.data() + from * 4, 4};
         ++conversions[from / 64];
         std::copy_n(c.keys.data() + from * 4, count * 4, tile);
-        return KeyRows{tile, 4};
+        return FloatRows{tile, 4};
       };
       std::vector<float> scores(c.entries(), 0);
       CapScorer(c.shape, c.entries()).accumulate(queries_of(c), 0, first, rows, {}, Reduce::sum, scores);
@@ -457,7 +423,7 @@ TEST(Cap, AKeyThatNobodySeesMayBeAnything) {
 }
 
 TEST(Cap, AKeyOfMinusInfinityIsNotPaid) {
-  // 5 rows do not fill a block: what pads it must not turn 0 * inf into NaN.
+  // 5 rows do not fill a block: its padding must not turn 0 * inf into NaN.
   auto c = random_case(heads(1, 1, 4), 20, 5, 2);
   std::fill(c.queries.begin(), c.queries.end(), 1.0F);
   c.keys[4 * 7] = -inf;

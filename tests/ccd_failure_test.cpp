@@ -64,8 +64,9 @@ TEST(CcdErrors, SettingsThatCannotWork) {
   expect_invalid(reader_of(policy, {.keep = 38}, 39),
                  {"capacity 40", "38 kept", "3 catalyst tokens", "at least 42"});
   expect_invalid(reader_of(policy, {.keep = 37}, 39), {"capacity 40", "37 kept", "at least 41"});
-  expect_invalid(reader_of(infinipot::Infinipot({.catalysts = {{1, 2, 3}}, .room = 21}), {.keep = 20}),
-                 {"capacity 40", "20 kept", "21 catalyst tokens", "at least 42"});
+  expect_invalid(
+      reader_of(infinipot::Infinipot({.catalysts = {{1, 2, 3}}, .longest_catalyst = 21}), {.keep = 20}),
+      {"capacity 40", "20 kept", "21 catalyst tokens", "at least 42"});
   expect_invalid(reader_of(infinipot::SnapKv(11), {.keep = 30}, 39),
                  {"capacity 40", "30 kept", "window of 11", "at least 41"});
   expect_invalid(reader_of(infinipot::SnapKv(64), {.keep = 20}), {"capacity 40", "64"});
@@ -80,7 +81,7 @@ TEST(CcdErrors, CatalystAsLongAsThePot) {
                  {"capacity 40", "40 catalyst"});
 }
 
-// A difference that fell below zero wraps around; sums with it must not.
+// A difference below zero wraps around; sums with it must not.
 TEST(CcdErrors, NumbersThatWrapAround) {
   const auto minus = [](std::size_t n) { return std::size_t{0} - n; };
   const infinipot::StreamingLlm policy;
@@ -96,7 +97,8 @@ TEST(CcdErrors, SettingsAtTheLimitsWork) {
   EXPECT_NO_THROW(reader_of(simple, {.keep = 20, .sinks = 14, .recent = 6})());
   EXPECT_NO_THROW(reader_of(simple, {.keep = 39, .sinks = 20, .recent = 19}, 39)());
   EXPECT_NO_THROW(reader_of(infinipot::Infinipot({.catalysts = {{1, 2, 3}}}), {.keep = 36}, 39)());
-  EXPECT_NO_THROW(reader_of(infinipot::Infinipot({.catalysts = {{1, 2, 3}}, .room = 19}), {.keep = 20})());
+  EXPECT_NO_THROW(
+      reader_of(infinipot::Infinipot({.catalysts = {{1, 2, 3}}, .longest_catalyst = 19}), {.keep = 20})());
   EXPECT_NO_THROW(reader_of(infinipot::SnapKv(10), {.keep = 30}, 39)());
   EXPECT_NO_THROW(reader_of(simple, {.keep = 1, .sinks = 0})());
 }
@@ -206,7 +208,7 @@ TEST(CcdErrors, PinningMoreThanFitsChangesNothing) {
     EXPECT_EQ(run.reader.stats().distillations, 3U);
     EXPECT_EQ(std::ranges::count(run.pot.entries().pinned(0), 1), 15);
   });
-  // Tokens that are sinks anyway take no room of their own.
+  // Tokens that are sinks anyway take no extra room.
   with_run(model, spec_of(Kind::sirllm), KeyStorage::rotated, 4, [&](auto& run) {
     expect_invalid(pin(run, 18), {"cannot pin 18", "16 pinned"});
     run.reader.feed(1);
@@ -233,7 +235,7 @@ TEST(CcdErrors, FailedPinningIsNotCounted) {
 
 // ---------------------------------------------------------------- a policy that does not fit
 
-/// Reads on through distillations while `next` is offered again and again, and refused.
+/// Reads on through distillations while `next` is offered repeatedly, and refused.
 template <class P>
 void expect_refused(const P& policy, const P& next, const std::vector<std::string>& parts) {
   const toy::Model model;
@@ -246,7 +248,7 @@ void expect_refused(const P& policy, const P& next, const std::vector<std::strin
     const std::size_t limit = run.reader.limit();
     for (std::size_t at = 0; at < text.size(); at += 25) {
       if (offered) expect_invalid([&] { run.reader.set_policy(next); }, parts);
-      if (testing::Test::HasFailure()) break;  // it was taken, and the pot may overflow
+      if (testing::Test::HasFailure()) break;  // it was accepted, and the pot may overflow
       EXPECT_EQ(run.reader.limit(), limit);
       run.reader.feed(std::span(text).subspan(at, 25));
     }
@@ -267,7 +269,7 @@ struct RecentH2o : infinipot::H2o {
   std::size_t recent(std::size_t /*keep*/) const { return wanted; }
 };
 
-/// A policy with a rule of a user's, for the newest entries or (-1) the oldest.
+/// A policy with a user's rule, for the newest entries or (-1) the oldest.
 struct RuledBy : infinipot::StreamingLlm {
   std::array<infinipot::Rule, 1> row;
   float sign;
@@ -284,8 +286,9 @@ TEST(CcdErrors, PolicyThatNeedsWhatTheFirstDidNotIsRefused) {
   const Infinipot four({.catalysts = {{7, 21, 3, 44}}});
   expect_refused(four, Infinipot({.catalysts = {{1, 2, 3, 4, 5}}}), {"needs 5 tokens", "room for 4"});
   expect_refused(four, Infinipot({.catalysts = {{1}, {1, 2, 3, 4, 5, 6}}}), {"needs 6 tokens", "room for 4"});
-  expect_refused(four, Infinipot({.catalysts = {{1}}, .room = 7}), {"needs 7 tokens", "room for 4"});
-  expect_refused(Infinipot({.catalysts = {{1}}, .room = 6}),
+  expect_refused(four, Infinipot({.catalysts = {{1}}, .longest_catalyst = 7}),
+                 {"needs 7 tokens", "room for 4"});
+  expect_refused(Infinipot({.catalysts = {{1}}, .longest_catalyst = 6}),
                  Infinipot({.catalysts = {{1, 2, 3, 4, 5, 6, 7}}}), {"needs 7 tokens", "room for 6"});
   expect_refused(Infinipot({.catalysts = {}, .alpha = 1}), four, {"needs 4 tokens", "room for 0"});
   expect_refused(Infinipot({.catalysts = {{1, 2}}, .alpha = 0}),
@@ -309,8 +312,10 @@ TEST(CcdErrors, PolicyThatJustFitsIsTaken) {
     EXPECT_NO_THROW(run.reader.feed(toy::text(100, 16)));
   };
   take(Infinipot({.catalysts = {{7, 21, 3, 44}}}), Infinipot({.catalysts = {{1, 2, 3, 4}, {5, 6, 7, 8}}}));
-  take(Infinipot({.catalysts = {{1}}, .room = 6}), Infinipot({.catalysts = {{1}}, .room = 6}));
-  take(Infinipot({.catalysts = {}, .alpha = 1, .room = 2}), Infinipot({.catalysts = {{1, 2}}, .alpha = 0}));
+  take(Infinipot({.catalysts = {{1}}, .longest_catalyst = 6}),
+       Infinipot({.catalysts = {{1}}, .longest_catalyst = 6}));
+  take(Infinipot({.catalysts = {}, .alpha = 1, .longest_catalyst = 2}),
+       Infinipot({.catalysts = {{1, 2}}, .alpha = 0}));
   take(infinipot::SnapKv(6, 3), infinipot::SnapKv(6, 1));
   take(RecentH2o(5), RecentH2o(5));
   take(infinipot::TemporalRedundancy(1, 6), infinipot::TemporalRedundancy(6, 1));  // with more scratch memory
@@ -402,7 +407,7 @@ TEST(CcdFailure, FailingTwiceIsNoWorse) {
   }
 }
 
-/// By what a policy chose at every distillation.
+/// What a policy chose by, at every distillation.
 template <class AnyTrial>
 void note_scores(AnyTrial& run, std::vector<std::vector<float>>& scores) {
   run.reader.on_choice([&](const infinipot::Choice& choice) {
@@ -410,7 +415,7 @@ void note_scores(AnyTrial& run, std::vector<std::vector<float>>& scores) {
   });
 }
 
-// Selection may hide a small trace; the scores themselves must be the same bits.
+// Selection may hide a small trace; the scores themselves must have the same bits.
 TEST(CcdFailure, QueriesOfAFailedChunkAreNotInTheStatistics) {
   const toy::Model model;
   const auto text = toy::text(60, 10);
@@ -430,7 +435,7 @@ TEST(CcdFailure, QueriesOfAFailedChunkAreNotInTheStatistics) {
         note_scores(run, scores);
         run.engine.quirks.fault = toy::Fault{call, layer, 0};
         EXPECT_THROW(run.reader.feed(text), std::runtime_error);
-        // Chunks of other lengths than the one that failed, which do not just write over it.
+        // Chunks of other lengths than the failed one, which do not just overwrite it.
         run.reader.feed(text[run.reader.stats().tokens_read]);
         run.reader.feed(std::span(text).subspan(run.reader.stats().tokens_read));
         EXPECT_EQ(scores, expected) << "call " << call << ", layer " << layer;
@@ -485,10 +490,10 @@ TEST(CcdNan, NanQueriesAreReportedAndLeaveOtherHeadsAlone) {
   }
 }
 
-// Of the heads that choose together only the first one is NaN: the others must not hide it.
+// Of the heads that choose together only the first is NaN: the others must not hide it.
 TEST(CcdNan, NanOfOneHeadIsNotHiddenByTheOthers) {
   const toy::Model model;
-  for (const Aggregate over_heads : {Aggregate::sum, Aggregate::max, Aggregate::peak})
+  for (const ReduceHeads over_heads : {ReduceHeads::sum, ReduceHeads::max_share, ReduceHeads::max})
     for (const Granularity granularity : {Granularity::layer, Granularity::shared}) {
       auto spec = spec_of(Kind::infinipot, granularity);
       spec.over_heads = over_heads;
@@ -520,7 +525,7 @@ TEST(CcdNan, TextIsReadOnWhateverTheScores) {
           EXPECT_EQ(positions[1], 1U);
           EXPECT_EQ(positions.back(), text.size() - 1);
         }
-        // These have read neither attention nor logits, or leave out a query that is not a number.
+        // These read neither attention nor logits, or skip a query that is NaN.
         constexpr std::array blind{
             Kind::streaming_llm,      Kind::truncation,         Kind::knorm, Kind::keydiff, Kind::value_norm,
             Kind::expected_attention, Kind::temporal_redundancy};
@@ -550,7 +555,7 @@ TEST(CcdNan, NanNucLosesAgainstNumbers) {
     spec.capacity = 40;
     SCOPED_TRACE(trace(spec));
     with_run(model, spec, KeyStorage::rotated, 16, [&](auto& run) {
-      run.engine.quirks.nan_logits_after = 30;  // so that nobody knows how new token 31 is
+      run.engine.quirks.nan_logits_after = 30;  // so that token 31 has no NuC
       run.reader.feed(marked_text());
       EXPECT_EQ(run.reader.stats().nan_scores, 4U) << "one in each lane";
       for (std::size_t lane = 0; lane < 4; ++lane) {

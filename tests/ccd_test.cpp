@@ -130,7 +130,7 @@ TEST(Ccd, StoreOfWholeCellsAgreesWithASharedPot) {
       expected = snapshot(run);
     });
     with_policy(model, spec, [&]<class P>(P policy) {
-      if constexpr (!infinipot::watches_entries(P::watch)) {  // its keys cannot be read back
+      if constexpr (!infinipot::watches_entries(infinipot::watch_of<P>)) {  // its keys cannot be read back
         Trial<P, CellStore, toy::Shows::attention> run(model, spec, policy, CellStore(model, spec.capacity),
                                                        16);
         run.reader.feed(text);
@@ -161,7 +161,7 @@ TEST(Ccd, TextThatJustFillsThePotIsNotDistilled) {
   const toy::Model model;
   for (const Kind kind : all_kinds)
     with_run(model, spec_of(kind), KeyStorage::rotated, 16, [&](auto& run) {
-      SCOPED_TRACE(run.reader.policy().name());
+      SCOPED_TRACE(trace(spec_of(kind)));
       EXPECT_EQ(run.reader.limit(), kind == Kind::infinipot ? 36U : kind == Kind::reread ? 31U : 40U);
       run.reader.feed(toy::text(run.reader.limit(), 5));
       EXPECT_EQ(run.reader.stats().distillations, 0U);
@@ -247,7 +247,7 @@ TEST(Ccd, DistilsEarlyWhenAsked) {
       run.reader.distil();
       EXPECT_EQ(run.pot.entries().size(), spec.keep);
       EXPECT_EQ(run.reader.stats().distillations, 1U);
-      // As if the next token had asked for it.
+      // As if the next token had caused it.
       with_run(model, spec, KeyStorage::rotated, 7, [&](auto& other) {
         other.reader.feed(text);
         other.reader.feed(text[0]);
@@ -342,7 +342,7 @@ TEST(Ccd, NucComesFromTheTextAloneAcrossChunksAndDistillations) {
 TEST(Ccd, NucIsNotMeasuredForPoliciesThatDoNotUseIt) {
   const toy::Model model;
   with_run(model, spec_of(Kind::h2o), KeyStorage::rotated, 5, [&](auto& run) {
-    run.engine.quirks.all_logits = true;  // rows that nobody asked for
+    run.engine.quirks.all_logits = true;  // rows not asked for
     run.reader.feed(toy::text(30, 8));
     for (const float nuc : run.pot.entries().nuc(0)) EXPECT_EQ(nuc, 0.0F);
   });
@@ -350,49 +350,46 @@ TEST(Ccd, NucIsNotMeasuredForPoliciesThatDoNotUseIt) {
 
 // ---------------------------------------------------------------- forks
 
+template <class P>
+using QueryTrial = Trial<P, Pot<float>, toy::Shows::queries>;
+
 TEST(Ccd, ForkGoesOnAsTheOriginalWouldAndLeavesItAlone) {
   const toy::Model model;
   const auto text = toy::text(120, 3);
   const auto later = std::span(text).subspan(50);
   for (const Kind kind : all_kinds)
     with_run(model, spec_of(kind), KeyStorage::rotated, 16, [&](auto& run) {
-      SCOPED_TRACE(run.reader.policy().name());
+      SCOPED_TRACE(trace(spec_of(kind)));
       run.reader.feed(std::span(text).first(50));
       const Snapshot before = snapshot(run);
-      auto pot = run.pot.fork();
-      std::remove_cvref_t<decltype(run.engine)> engine(model, pot);
-      auto reader = run.reader.fork(engine, pot);
-      reader.feed(later);
+      const auto fork = run.fork();
+      fork->reader.feed(later);
       EXPECT_EQ(snapshot(run), before);
       run.reader.feed(later);
       EXPECT_GE(run.reader.stats().distillations, 3U);
-      EXPECT_EQ(snapshot(run), snapshot_of(pot, reader));
+      EXPECT_EQ(snapshot(run), snapshot(*fork));
     });
 }
 
 TEST(Ccd, ForkRejectsAStoreThatIsNoCopy) {
   const toy::Model model;
-  with_run(model, spec_of(Kind::h2o), KeyStorage::rotated, 16, [&](auto& run) {
-    run.reader.feed(toy::text(30, 3));
-    auto empty = toy::make_pot(model, 40, 20);
-    std::remove_cvref_t<decltype(run.engine)> engine(model, empty);
-    EXPECT_THROW(run.reader.fork(engine, empty), std::invalid_argument);
-  });
+  QueryTrial<infinipot::H2o> run(model, spec_of(Kind::h2o), {}, toy::make_pot(model, 40, 20), 16);
+  run.reader.feed(toy::text(30, 3));
+  auto empty = toy::make_pot(model, 40, 20);
+  toy::QueryEngine<Pot<float>> engine(model, empty);
+  EXPECT_THROW(run.reader.fork(engine, empty), std::invalid_argument);
 }
 
 // ---------------------------------------------------------------- another policy
 
-template <class P>
-using QueryTrial = Trial<P, Pot<float>, toy::Shows::queries>;
-
-/// Heads of a layer keep the same, so that it matters how their scores become one.
+/// Heads of a layer keep the same tokens, so how their scores become one matters.
 template <class P>
 QueryTrial<P> trial_of(const toy::Model& model, P policy) {
   return {model, spec_of(Kind::infinipot), std::move(policy),
           toy::make_pot(model, 40, 20, Granularity::layer), 16};
 }
 
-/// Reads with `policy`, which from the token `at` on gives way to `next`.
+/// Reads with `policy`, and from token `at` on with `next`.
 template <class P>
 Snapshot read_and_change(const P& policy, std::size_t at, const P& next, std::span<const Token> text) {
   const toy::Model model;
@@ -403,7 +400,7 @@ Snapshot read_and_change(const P& policy, std::size_t at, const P& next, std::sp
   return snapshot(run);
 }
 
-/// Before the first distillation it does not matter which policy was there.
+/// Before the first distillation the policy does not matter.
 template <class P>
 void expect_as_from_the_start(const P& policy, const P& next) {
   const toy::Model model;
@@ -421,22 +418,24 @@ void expect_as_from_the_start(const P& policy, const P& next) {
 TEST(Ccd, PolicySetBeforeTheFirstDistillationIsAsOneFromTheStart) {
   using infinipot::Infinipot;
   const std::vector<std::vector<Token>> catalyst{{7, 21, 3, 44}}, other{{1, 30, 2}};
-  const Infinipot first({.catalysts = catalyst, .room = 6});
-  expect_as_from_the_start(first, Infinipot({.catalysts = other, .room = 6}));
-  expect_as_from_the_start(first, Infinipot({.catalysts = {{9, 8, 7, 6, 5, 4}}, .room = 1}));
-  expect_as_from_the_start(first, Infinipot({.catalysts = {{7, 21, 3, 44}, {30}}, .room = 6}));
-  expect_as_from_the_start(first, Infinipot({.catalysts = catalyst, .alpha = 0.2, .room = 6}));
-  expect_as_from_the_start(first, Infinipot({.catalysts = {}, .alpha = 1, .room = 6}));
+  const Infinipot first({.catalysts = catalyst, .longest_catalyst = 6});
+  expect_as_from_the_start(first, Infinipot({.catalysts = other, .longest_catalyst = 6}));
+  expect_as_from_the_start(first, Infinipot({.catalysts = {{9, 8, 7, 6, 5, 4}}, .longest_catalyst = 1}));
+  expect_as_from_the_start(first, Infinipot({.catalysts = {{7, 21, 3, 44}, {30}}, .longest_catalyst = 6}));
+  expect_as_from_the_start(first, Infinipot({.catalysts = catalyst, .alpha = 0.2, .longest_catalyst = 6}));
+  expect_as_from_the_start(first, Infinipot({.catalysts = {}, .alpha = 1, .longest_catalyst = 6}));
   expect_as_from_the_start(
-      first, Infinipot({.catalysts = catalyst, .over_queries = infinipot::Reduce::max, .room = 6}));
-  expect_as_from_the_start(
-      first, Infinipot({.catalysts = catalyst, .over_heads = infinipot::Aggregate::max, .room = 6}));
-  expect_as_from_the_start(first, Infinipot({.catalysts = catalyst, .kernel = 5, .room = 6}));
+      first,
+      Infinipot({.catalysts = catalyst, .over_queries = infinipot::Reduce::max, .longest_catalyst = 6}));
+  expect_as_from_the_start(first, Infinipot({.catalysts = catalyst,
+                                             .over_heads = infinipot::ReduceHeads::max_share,
+                                             .longest_catalyst = 6}));
+  expect_as_from_the_start(first, Infinipot({.catalysts = catalyst, .kernel = 5, .longest_catalyst = 6}));
   expect_as_from_the_start(infinipot::SnapKv(6, 1), infinipot::SnapKv(6, 5));
   expect_as_from_the_start(infinipot::SirLlm(0.9), infinipot::SirLlm(0.1));
 }
 
-/// What set_policy ought to amount to, as one policy: `before` until `changed`, then `after`. Both must have
+/// What set_policy should amount to, as one policy: `before` until `changed`, then `after`. Both must have
 /// the same rules.
 struct Turncoat {
   static constexpr infinipot::Watch watch = infinipot::Watch::probes;
@@ -458,16 +457,16 @@ struct Turncoat {
 };
 
 TEST(Ccd, PolicySetAfterDistillationsDecidesTheLaterOnes) {
-  using infinipot::Aggregate;
   using infinipot::Infinipot;
   using infinipot::Reduce;
+  using infinipot::ReduceHeads;
   const toy::Model model;
   const auto text = toy::text(150, 18);
-  const Infinipot before({.catalysts = {{7, 21, 3, 44}}, .room = 6});
+  const Infinipot before({.catalysts = {{7, 21, 3, 44}}, .longest_catalyst = 6});
   for (const Infinipot& after :
        {Infinipot({.catalysts = {{1, 30, 2}}}), Infinipot({.catalysts = {{9, 8, 7, 6, 5, 4}, {3}}}),
         Infinipot({.catalysts = {{7, 21, 3, 44}}, .over_queries = Reduce::max}),
-        Infinipot({.catalysts = {{7, 21, 3, 44}}, .over_heads = Aggregate::max})}) {
+        Infinipot({.catalysts = {{7, 21, 3, 44}}, .over_heads = ReduceHeads::max_share})}) {
     bool changed = false;
     auto run = trial_of(model, before), unchanged = trial_of(model, before);
     auto expected = trial_of(model, Turncoat{before, after, &changed});
@@ -503,7 +502,7 @@ TEST(Ccd, PolicyOfAForkIsItsOwn) {
   using infinipot::Infinipot;
   const toy::Model model;
   const auto text = toy::text(120, 19);
-  const Infinipot policy({.catalysts = {{7, 21, 3, 44}}, .room = 6}),
+  const Infinipot policy({.catalysts = {{7, 21, 3, 44}}, .longest_catalyst = 6}),
       question({.catalysts = {{5, 6, 7, 8, 9}}});
   auto run = trial_of(model, policy), undisturbed = trial_of(model, policy);
   run.reader.feed(std::span(text).first(60));
@@ -518,7 +517,7 @@ TEST(Ccd, PolicyOfAForkIsItsOwn) {
   undisturbed.reader.feed(text);
   EXPECT_EQ(snapshot(run), snapshot(undisturbed));
 
-  // And a fork made after the change goes on with the new policy.
+  // A fork made after the change goes on with the new policy.
   run.reader.set_policy(question);
   auto later_pot = run.pot.fork();
   toy::QueryEngine<Pot<float>> later_engine(model, later_pot);

@@ -1,11 +1,15 @@
-// A reader over a toy engine, as the tests of the loop run it, and all that it shows.
+// A reader over a toy engine, as tests of the loop run it, and all it shows.
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,10 +20,10 @@
 
 namespace trial {
 
-using infinipot::Aggregate;
 using infinipot::Granularity;
 using infinipot::KeyStorage;
 using infinipot::Pot;
+using infinipot::ReduceHeads;
 using infinipot::Retention;
 using infinipot::Token;
 using reference::CcdSpec;
@@ -44,6 +48,15 @@ inline CcdSpec spec_of(Kind kind, Granularity granularity = Granularity::head) {
           .kernel = kind == Kind::snapkv ? std::size_t{3} : 1,
           .window = 6};
 }
+
+/// One policy of each way to look at a store: not at all, at keys of all queries, at keys of a probe's, and
+/// at keys and values themselves.
+inline constexpr std::array ways_to_look{Kind::streaming_llm, Kind::h2o, Kind::infinipot,
+                                         Kind::expected_attention};
+template <class P>
+inline constexpr bool looks_its_own_way =
+    std::same_as<P, infinipot::StreamingLlm> || std::same_as<P, infinipot::H2o> ||
+    std::same_as<P, infinipot::Infinipot> || std::same_as<P, infinipot::ExpectedAttention>;
 
 /// Calls f with the library's policy of a spec for a model.
 template <class F>
@@ -87,6 +100,17 @@ void with_policy(const toy::Model& model, const CcdSpec& spec, const F& f) {
   }
 }
 
+/// The same for the few policies of ways_to_look.
+template <class F>
+void with_way_to_look(const toy::Model& model, const CcdSpec& spec, const F& f) {
+  with_policy(model, spec, [&]<class P>(const P& policy) {
+    if constexpr (looks_its_own_way<P>)
+      f(policy);
+    else
+      throw std::logic_error("not one of ways_to_look");
+  });
+}
+
 inline infinipot::CcdSettings settings_of(const CcdSpec& spec, std::size_t chunk) {
   return {.keep = spec.keep, .sinks = spec.sinks, .recent = spec.recent, .chunk = chunk};
 }
@@ -104,18 +128,61 @@ struct Trial {
   infinipot::Ccd<toy::Engine<Kv, shows>, Kv, P> reader;
 };
 
-/// Calls f with a run of the spec's policy over a pot of T, unless the engine does not show what it needs.
+/// A reader of any policy, so that a test of all of them is compiled once.
+class AnyReader {
+ public:
+  using Sample = std::function<Token(std::span<const float>)>;
+
+  AnyReader() = default;
+  AnyReader(const AnyReader&) = delete;
+  AnyReader& operator=(const AnyReader&) = delete;
+  virtual ~AnyReader() = default;
+
+  void feed(std::span<const Token> tokens, Retention retention = Retention::evictable) {
+    do_feed(tokens, retention);
+  }
+  void feed(Token token, Retention retention = Retention::evictable) { do_feed({&token, 1}, retention); }
+
+  virtual void distil() = 0;
+  virtual std::size_t generate(std::size_t most, const Sample& sample,
+                               const std::function<bool(Token)>& accept) = 0;
+  virtual std::span<const float> logits() const = 0;
+  virtual void on_distillation(std::function<void(const infinipot::Distillation&)> observer) = 0;
+  virtual void on_choice(std::function<void(const infinipot::Choice&)> observer) = 0;
+  virtual const infinipot::CcdStats& stats() const = 0;
+  virtual std::size_t limit() const = 0;
+  virtual bool uses_nuc() const = 0;
+
+ private:
+  virtual void do_feed(std::span<const Token> tokens, Retention retention) = 0;
+};
+
+/// A store, an engine that runs against it, and a reader of both.
+template <class T>
+struct AnyRun {
+  AnyRun(Pot<T>& store, toy::EngineControls& controls, AnyReader& any)
+      : pot(store), engine(controls), reader(any) {}
+  AnyRun(const AnyRun&) = delete;
+  AnyRun& operator=(const AnyRun&) = delete;
+  virtual ~AnyRun() = default;
+
+  virtual std::unique_ptr<AnyRun> fork() const = 0;
+
+  Pot<T>& pot;
+  toy::EngineControls& engine;
+  AnyReader& reader;
+};
+
+/// A run of the spec's policy over a pot of T; none if the engine does not show what the policy needs. With
+/// 16-bit elements there are runs of ways_to_look, by queries, alone.
+template <class T>
+std::unique_ptr<AnyRun<T>> make_run(const toy::Model& model, const CcdSpec& spec, KeyStorage storage,
+                                    std::size_t chunk, toy::Shows shows);
+
 template <class T = float, toy::Shows shows = toy::Shows::queries, class F>
 void with_run(const toy::Model& model, const CcdSpec& spec, KeyStorage storage, std::size_t chunk,
               const F& f) {
-  with_policy(model, spec, [&]<class P>(P policy) {
-    if constexpr (!infinipot::ObservesQueries<P> || shows == toy::Shows::queries) {
-      Trial<P, Pot<T>, shows> run(
-          model, spec, std::move(policy),
-          toy::make_pot<T>(model, spec.capacity, spec.keep, spec.granularity, storage, spec.budgets), chunk);
-      f(run);
-    }
-  });
+  if (const auto run = make_run<T>(model, spec, storage, chunk, shows)) f(*run);
 }
 
 inline std::string trace(const CcdSpec& spec) {
@@ -128,7 +195,7 @@ inline std::string trace(const CcdSpec& spec) {
          granularities[static_cast<std::size_t>(spec.granularity)];
 }
 
-/// All that a reader and its store show. Floats are compared as they are: equal means bit for bit.
+/// All that a reader and its store show. Floats are compared exactly: equal means bit for bit.
 struct Snapshot {
   std::vector<std::vector<std::uint64_t>> positions;
   std::vector<std::vector<Token>> tokens;
@@ -156,11 +223,10 @@ Snapshot snapshot_of(Kv& pot, const Reader& reader) {
   const infinipot::Shape shape = pot.shape();
   for (std::size_t layer = 0; layer < shape.layers; ++layer)
     for (std::size_t head = 0; head < shape.kv_heads; ++head)
-      for (std::size_t t = entries.begin(shape.lane_of(layer, head, pot.granularity())); t < entries.size();
-           ++t)
+      for (std::size_t t = 0; t < entries.size(); ++t)
         for (std::size_t k = 0; k < shape.head_dim; ++k) {
-          s.rows.push_back(pot.keys().row(layer, head, t)[k]);
-          s.rows.push_back(pot.values().row(layer, head, t)[k]);
+          s.rows.push_back(pot.keys(layer).row(head, t)[k]);
+          s.rows.push_back(pot.values(layer).row(head, t)[k]);
         }
   const auto& stats = reader.stats();
   if (stats.tokens_read > 0) s.logits.assign(reader.logits().begin(), reader.logits().end());

@@ -61,13 +61,14 @@ class CellStore {
   struct CellRows {
     const CellStore* store;
     float* data;
-    float* row(std::size_t layer, std::size_t head, std::size_t entry) const {
+    std::size_t layer;
+    float* row(std::size_t head, std::size_t entry) const {
       const infinipot::Shape& shape = store->shape_;
       return data + (store->cells_[entry] * shape.heads() + layer * shape.kv_heads + head) * shape.head_dim;
     }
   };
-  CellRows keys() { return {this, keys_.data()}; }
-  CellRows values() { return {this, values_.data()}; }
+  CellRows keys(std::size_t layer) { return {this, keys_.data(), layer}; }
+  CellRows values(std::size_t layer) { return {this, values_.data(), layer}; }
 
   std::vector<std::uint64_t> removed;  // positions in the text
   std::vector<Shift> shifts;

@@ -1,4 +1,4 @@
-#include "infinipot/compact.hpp"
+#include "infinipot/pot/compact.hpp"
 
 #include <gtest/gtest.h>
 
@@ -12,7 +12,7 @@ namespace {
 
 using infinipot::Index;
 
-/// A ramp that starts anew after 251 values: every T holds them exactly, and no stride here is a multiple.
+/// A ramp that restarts after 251 values: every T holds them exactly, and no stride here is a multiple.
 template <class T>
 std::vector<T> numbered(std::size_t count) {
   std::vector<T> values(count);
@@ -67,21 +67,8 @@ TYPED_TEST(CompactRows, FirstLastAndEveryOther) {
   expect_compacted<TypeParam>(10, 4, 6, {5, 6, 7, 8, 9});
 }
 
-TYPED_TEST(CompactRows, MayCountFromAnyRow) {
-  // Rows 100 .. 109 are those that there are.
-  const std::vector<TypeParam> before = numbered<TypeParam>(10 * 5);
-  std::vector<TypeParam> plain = before, counted = before;
-  infinipot::compact_rows(plain.data(), 5, 4, std::span<const Index>(std::vector<Index>{0, 3, 4, 9}));
-  infinipot::compact_rows(counted.data(), 5, 4,
-                          std::span<const Index>(std::vector<Index>{100, 103, 104, 109}), 100);
-  EXPECT_EQ(counted, plain);
-  infinipot::compact(std::span(counted = before), std::span<const Index>(std::vector<Index>{101, 149}), 100);
-  EXPECT_EQ(counted[0], before[1]);
-  EXPECT_EQ(counted[1], before[49]);
-}
-
 TEST(CompactRows, StrideMayBeNegative) {
-  // Row i of a matrix that is stored from the end.
+  // Row i of a matrix stored backwards.
   std::vector<int> values{50, 51, 40, 41, 30, 31, 20, 21, 10, 11, 0, 1};
   infinipot::compact_rows(values.data() + 10, -2, 2, std::span<const Index>(std::vector<Index>{1, 4}));
   EXPECT_EQ(values, (std::vector<int>{50, 51, 40, 41, 30, 31, 20, 21, 40, 41, 10, 11}));

@@ -1,5 +1,5 @@
-// The seams: what counts as an engine, a store, a policy, and that the loop takes the smallest ones, and the
-// richest way to see attention that an engine and a store have together.
+// The seams: what counts as an engine, a store, a policy; that the loop accepts the smallest ones, and takes
+// the richest way to see attention that an engine and a store offer together.
 #include "infinipot/concepts.hpp"
 
 #include <gtest/gtest.h>
@@ -111,7 +111,7 @@ TEST(Seams, NucNeedsNoMoreThanTheLeastEngine) {
   EXPECT_EQ(store.table.nuc(0)[0], 0.0F);
 }
 
-/// Shows both queries and probabilities, and counts which were asked for.
+/// Shows queries and probabilities, and counts which were asked for.
 struct BothEngine {
   explicit BothEngine(toy::AttentionEngine<Pot>& other) : engine(other) {}
 
@@ -134,7 +134,7 @@ struct BothEngine {
   int queries_asked = 0, attention_asked = 0;
 };
 
-/// Shows either, whichever it is told to.
+/// Shows whichever it is told to.
 class ChoosingEngine {
  public:
   ChoosingEngine(const toy::Model& model, Pot& pot) : by_queries_(model, pot), by_attention_(model, pot) {}
@@ -210,13 +210,13 @@ TEST(Seams, EngineThatShowsNoQueriesNowIsNotReadByAPolicyThatObservesThem) {
   EXPECT_EQ(engine.asked, "qqq");
 }
 
-/// A policy that notes the scores it gives.
+/// A policy that records its scores.
 template <class P>
 struct Witness : P {
   Witness(P policy, std::vector<float>& noted) : P(std::move(policy)), seen(&noted) {}
 
   void score(std::size_t rule, const infinipot::ScoreView& view, std::span<float> scores) const {
-    P::score(rule, view, scores);
+    infinipot::score(static_cast<const P&>(*this), rule, view, scores);
     seen->insert(seen->end(), scores.begin(), scores.end());
   }
 
@@ -248,11 +248,11 @@ Seen distil(const P& policy, Way way) {
   return seen;
 }
 
-/// How far two sums of probabilities may be apart, relatively. Weights are below 0.4 and a normed input of 16
-/// channels has length 4, so that no channel of a query or key exceeds 0.4 * 4 * 4 = 6.4 and no logit
-/// L = 8 * 6.4^2 / sqrt(8) < 116. A logit, of 8 products and a scale, is off by 10 L units (2^-24) at most,
-/// its difference from the largest by 2 L more, exp by 3 + 1.5 * 2 L; the sum of up to 42 of them adds as
-/// much and 42, the sum of up to 84 probabilities 84, quotients a few. Either way may be off by all that.
+/// How far apart two sums of probabilities may be, relatively. Weights are below 0.4 and a normed input of 16
+/// channels has length 4, so no channel of a query or key exceeds 0.4 * 4 * 4 = 6.4 and no logit L = 8 *
+/// 6.4^2 / sqrt(8) < 116. A logit, of 8 products and a scale, is off by 10 L units (2^-24) at most, its
+/// difference from the largest by 2 L more, exp by 3 + 1.5 * 2 L; the sum of up to 42 of them adds as much
+/// and 42, the sum of up to 84 probabilities 84, quotients a few. Either sum may be off by all that.
 constexpr double both_ways = 2 * (2 * ((10 + 2 + 3) * 116 + 3) + 42 + 84 + 4) * 0x1p-24;
 
 template <class P>
@@ -261,7 +261,7 @@ void expect_same_either_way(const P& policy, std::size_t free) {
   ASSERT_EQ(by_queries.scores.size() % 4, 0U);
   const std::size_t size = by_queries.scores.size() / 4;
   for (std::size_t lane = 0; lane < 4; ++lane) {
-    // What is chosen among: all but the recent that are protected.
+    // The candidates: all but the protected recent ones.
     std::vector<float> ranked(by_queries.scores.begin() + static_cast<std::ptrdiff_t>(lane * size),
                               by_queries.scores.begin() + static_cast<std::ptrdiff_t>((lane + 1) * size));
     ranked.resize(size - (20 - free));
@@ -308,8 +308,7 @@ struct KeylessStore {
   bool full = false;
 };
 
-// A store may have taken cells for rows that were written (llama.cpp), and must hear that they are free
-// again.
+// A store may have allocated cells for written rows (llama.cpp) and must be told that they are free again.
 TEST(Seams, StoreIsToldToDropRowsThatWereOnlyWritten) {
   const toy::Model model;
   auto pot = toy::make_pot(model, 20, 10);
@@ -354,7 +353,7 @@ TEST(Seams, QueriesArePreferredWhereKeysCanBeRead) {
   }
 }
 
-/// An engine that says nothing of the form of its attention.
+/// An engine that does not state the form of its attention.
 struct FormlessEngine {
   explicit FormlessEngine(toy::QueryEngine<Pot>& other) : engine(other) {}
 
@@ -404,8 +403,8 @@ TEST(Seams, AttentionFormNeedNotBeConst) {
   EXPECT_GT(counting.asked, 0);
 }
 
-/// A policy of a user: a third of the free budget to tokens that all heads of a layer take together, by the
-/// sum of their attention, the rest by each head's own. It probes with what it read last.
+/// A user's policy: a third of the free budget for tokens that all heads of a layer take together, by the sum
+/// of their attention, the rest by each head's own. It probes with the last tokens read.
 class ReRead {
  public:
   static constexpr infinipot::Watch watch = infinipot::Watch::probes;
@@ -424,7 +423,7 @@ class ReRead {
 
   void score(std::size_t rule, const infinipot::ScoreView& view, std::span<float> scores) const {
     EXPECT_EQ(view.heads(), rule == 0 ? 2U : 1U);
-    view.aggregate_attention(infinipot::Aggregate::sum, scores);
+    view.reduce_heads(infinipot::ReduceHeads::sum, scores);
   }
 
   mutable std::vector<std::vector<Token>> fresh;
@@ -460,8 +459,8 @@ TEST(Seams, PolicyOfAUserSeesWhatWasReadSinceTheLastDistillation) {
   EXPECT_EQ(engine.calls(), 1U + 7 + 1 + 4 + 1 + 4 + 1) << "the probes: 20 tokens by threes, then 10, twice";
 }
 
-/// What a reader of 5 layers keeps, and how many layers its engine ran, with re-reading by the first two. No
-/// attention of others gets into the scores then, shown or not.
+/// What a reader of 5 layers keeps, and how many layers its engine ran, with re-reading by the first two.
+/// Other layers' attention must not reach the scores, shown or not.
 template <class Engine>
 std::pair<std::vector<std::uint64_t>, std::size_t> reread_by_two(Granularity granularity, bool all_layers) {
   const toy::Model model(infinipot::plain_rope(8, 100),
@@ -485,7 +484,7 @@ std::pair<std::vector<std::uint64_t>, std::size_t> reread_by_two(Granularity gra
 TEST(Seams, LayersAboveThoseThatCountAreNotRun) {
   const auto compare = [](auto tag) {
     using Engine = typename decltype(tag)::type;
-    // 81 tokens by fives: at 20, and at every 10 more, 20 and then 10 are read again by fours.
+    // 81 tokens by fives: at 20, and every 10 after, 20 and then 10 are reread by fours.
     const std::size_t probes = 5 + 6 * 3, chunks = 4 + 6 * 2 + 1;
     const auto lower = reread_by_two<Engine>(Granularity::shared, false);
     const auto whole = reread_by_two<Engine>(Granularity::shared, true);

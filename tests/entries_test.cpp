@@ -1,4 +1,4 @@
-#include "infinipot/entries.hpp"
+#include "infinipot/pot/entries.hpp"
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "allocation_counter.hpp"
-#include "infinipot/selection.hpp"
+#include "infinipot/pot/selection.hpp"
 #include "reference/random.hpp"
 
 namespace {

@@ -26,8 +26,8 @@ void fill(Pot<T>& pot, int seed) {
         for (std::size_t k = 0; k < shape.head_dim; ++k) {
           const auto number =
               static_cast<float>((entry * 7 + head * 5 + layer * 3 + k * 11) % 17) + static_cast<float>(seed);
-          pot.keys().row(layer, head, entry)[k] = static_cast<T>(number);
-          pot.values().row(layer, head, entry)[k] = static_cast<T>(-number);
+          pot.keys(layer).row(head, entry)[k] = static_cast<T>(number);
+          pot.values(layer).row(head, entry)[k] = static_cast<T>(-number);
         }
   std::vector<Entry> entries(capacity - first);
   for (std::size_t i = 0; i < entries.size(); ++i)
@@ -49,8 +49,8 @@ std::vector<float> contents(const Pot<T>& pot) {
     for (std::size_t head = 0; head < shape.kv_heads; ++head)
       for (std::size_t entry = 0; entry < pot.size(); ++entry)
         for (std::size_t k = 0; k < shape.head_dim; ++k) {
-          all.push_back(static_cast<float>(pot.keys().row(layer, head, entry)[k]));
-          all.push_back(static_cast<float>(pot.values().row(layer, head, entry)[k]));
+          all.push_back(static_cast<float>(pot.keys(layer).row(head, entry)[k]));
+          all.push_back(static_cast<float>(pot.values(layer).row(head, entry)[k]));
         }
   for (std::size_t lane = 0; lane < pot.entries().lanes(); ++lane)
     for (std::size_t entry = 0; entry < pot.size(); ++entry) {
@@ -73,7 +73,8 @@ void expect_fork_stands_alone(infinipot::KeyStorage storage) {
   const std::ptrdiff_t row = shape.head_dim, entry = 2 * row * 4, head = 2 * row, layer = 4 * row;
   std::vector<T> memory(capacity *
                         static_cast<std::size_t>(entry));  // one row per entry, [layer][kv_head][K, V]
-  Pot<T> pot(settings, {{memory.data(), layer, head, entry}, {memory.data() + row, layer, head, entry}});
+  Pot<T> pot(settings, {infinipot::strided_rows(memory.data(), shape.layers, layer, head, entry),
+                        infinipot::strided_rows(memory.data() + row, shape.layers, layer, head, entry)});
   fill(pot, 1);
   pot.keep(every_other());
   fill(pot, 2);
@@ -81,7 +82,7 @@ void expect_fork_stands_alone(infinipot::KeyStorage storage) {
   Pot<T> fork = pot.fork();
   const auto before = contents(pot);
   EXPECT_EQ(contents(fork), before);
-  // Survivors have their first keys in the fork too: both turn them alike, and neither touches the other.
+  // Survivors have their first keys in the fork too: both rotate them alike, and neither touches the other.
   fork.keep(every_other());
   EXPECT_EQ(contents(pot), before);
   pot.keep(every_other());

@@ -1,4 +1,4 @@
-#include "infinipot/mrope.hpp"
+#include "infinipot/rope/mrope.hpp"
 
 #include <gtest/gtest.h>
 
@@ -25,7 +25,7 @@ using infinipot::Pairing;
 using infinipot::plain_rope;
 using infinipot::Rope;
 
-/// Qwen3-VL's map: text, height, width in turn, as far as the sections reach, then text.
+/// Qwen3-VL's map: text, height, width in turn while the sections last, then text.
 Mrope qwen3(Rope rope, std::size_t height, std::size_t width) {
   Mrope mrope{std::move(rope), {}};
   for (std::size_t i = 0; i < mrope.rope.frequencies.size(); ++i)
@@ -72,7 +72,7 @@ TEST(Mrope, EqualsHuggingFace) {
     const std::vector<double> raw = line.at("key"), expected = line.at("rotated");
     const auto key = rotated(raw, mrope, {position[0], position[1], position[2]});
     const auto norms = reference::pair_norms(raw, rope);
-    // There angles are products in float of frequencies in float: an error of up to 3u of the angle.
+    // Theirs are float products of float frequencies: an error of up to 3u of the angle.
     const auto farthest = static_cast<double>(*std::ranges::max_element(position));
     const double bound = 2 * reference::rotation_error + 3 * 0x1p-24 * farthest;
     for (std::size_t c = 0; c < raw.size(); ++c)
@@ -124,7 +124,7 @@ TEST(Mrope, ThreeEqualPositionsArePlainRope) {
 }
 
 /// Keys of a text with an image in it (a grid), written into a pot and distilled: each kept key must be that
-/// of its position with the same shift taken off all three axes, within the bound for plain RoPE.
+/// of its position with the same shift subtracted from all three axes, within the bound for plain RoPE.
 template <class T>
 void expect_pot_shifts_all_axes(Pairing pairing) {
   const std::size_t d = 40, capacity = 60, rotary = 32;
@@ -142,7 +142,7 @@ void expect_pot_shifts_all_axes(Pairing pairing) {
               : std::vector<double>{at, at, at});
     raw.push_back(random.uniforms(d));
     const auto exact = reference_rotated(raw[i], mrope, positions[i][0], positions[i][1], positions[i][2]);
-    std::ranges::transform(exact, pot.keys().row(0, 0, i), reference::stored<T>);
+    std::ranges::transform(exact, pot.keys(0).row(0, i), reference::stored<T>);
   }
   pot.append(std::vector<infinipot::Entry>(capacity));
   std::vector<std::size_t> original(capacity);
@@ -157,7 +157,7 @@ void expect_pot_shifts_all_axes(Pairing pairing) {
       const double shift = static_cast<double>(original[j]) - static_cast<double>(j);
       const auto& p = positions[original[j]];
       const auto exact = reference_rotated(raw[original[j]], mrope, p[0] - shift, p[1] - shift, p[2] - shift);
-      ASSERT_LE(reference::stored_error(pot.keys().row(0, 0, j), exact, raw[original[j]], mrope.rope), 1)
+      ASSERT_LE(reference::stored_error(pot.keys(0).row(0, j), exact, raw[original[j]], mrope.rope), 1)
           << "entry " << original[j] << " at " << j;
     }
   }

@@ -1,4 +1,4 @@
-#include "infinipot/nuc_from_hidden.hpp"
+#include "infinipot/nuc/nuc_from_hidden.hpp"
 
 #include <gtest/gtest.h>
 
@@ -26,7 +26,7 @@ using infinipot::Token;
 constexpr float inf = std::numeric_limits<float>::infinity();
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 
-/// Hidden rows, an output matrix whose rows stand a few elements further apart than they are long, targets.
+/// Hidden rows, an output matrix with a few elements between rows, targets.
 template <Element T>
 struct Case {
   std::size_t rows, width, vocab, hidden_stride, output_stride;
@@ -77,8 +77,8 @@ struct Truth {
   double nuc, tolerance;
 };
 
-/// A sum of `width` products in float is off by width + 1 roundings of their magnitudes at most, in a log-sum
-/// and in the target's logit; then as for NuC of logits. Sums of blocks of fewer logits only are more exact.
+/// A sum of `width` products in float errs by at most width + 1 roundings of their magnitudes, in a log-sum
+/// and in the target's logit; then as for NuC of logits. Sums of shorter blocks are only more exact.
 template <Element T>
 Truth truth(const Case<T>& c, std::size_t row) {
   double largest_error = 0, top = -reference::infinity;
@@ -161,7 +161,7 @@ TYPED_TEST(NucFromHiddenOf, BadNumbers) {
       c.targets[2] = static_cast<Token>(token);
       const auto scores = c.scores();
       for (std::size_t r = 0; r < c.rows; ++r) {
-        // A logit of -inf is a token that cannot come.
+        // A logit of -inf is an impossible token.
         const float logit = r == 33 ? -bad : bad;
         if (logit < 0) {
           EXPECT_EQ(scores[r] == inf, r == 2) << r;

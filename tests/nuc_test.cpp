@@ -256,7 +256,7 @@ TEST(Exponential, HasExactEnds) {
 
 // --- NucTracker --------------------------------------------------------------------------------------------
 
-/// Scores of a stream whose row t of logits is made after token t, read in chunks that end at `cuts`.
+/// Scores of a stream whose logits row t follows token t, read in chunks that end at `cuts`.
 std::vector<float> stream_scores(const std::vector<Token>& tokens,
                                  const std::vector<std::vector<float>>& rows,
                                  const std::vector<std::size_t>& cuts) {

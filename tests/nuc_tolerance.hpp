@@ -7,15 +7,15 @@
 #include <span>
 
 #include "infinipot/detail/simd.hpp"
-#include "infinipot/log_sum_exp.hpp"
+#include "infinipot/nuc/log_sum_exp.hpp"
 #include "reference/reference_scores.hpp"
 
 namespace reference {
 
-/// Of log_sum_exp. Each block adds block / (4 * packet_size) exponentials one after the other in float, then
-/// at most 6 partial sums, each rounding once; exp is good to 3 + 1.5 |x| units of 2^-24, and x = logit -
-/// shift, where the shift is at most 16 below the largest logit of the block, is rounded once. The logarithm
-/// makes these relative errors absolute ones. Blocks are joined in double.
+/// Of log_sum_exp. Each block adds block / (4 * packet_size) exponentials in sequence in float, then at most
+/// 6 partial sums, each rounding once; exp is good to 3 + 1.5 |x| units of 2^-24, and x = logit - shift,
+/// where the shift is at most 16 below the largest logit of the block, is rounded once. The logarithm turns
+/// these relative errors into absolute ones. Blocks are joined in double.
 inline double sum_tolerance(std::span<const float> logits) {
   const double truth = log_sum_exp(logits);
   const auto top = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
@@ -29,7 +29,7 @@ inline double sum_tolerance(std::span<const float> logits) {
   return unit * (additions + 3 + 2.5 * distance) + 0x1p-50 * std::abs(truth);
 }
 
-/// Of NuC, which is rounded to float once more.
+/// Of NuC, which is rounded to float again.
 inline double nuc_tolerance(std::span<const float> logits, infinipot::Token token) {
   return sum_tolerance(logits) + unit * std::abs(nuc(logits, token));
 }

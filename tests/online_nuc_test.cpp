@@ -1,4 +1,4 @@
-#include "infinipot/online_nuc.hpp"
+#include "infinipot/nuc/online_nuc.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,17 +1,19 @@
-// Every policy against its formula, with an engine whose attention and predictions are scripted, and what
-// each policy asks of an engine.
+// Every policy against its formula, with scripted attention and predictions, and what each policy asks of an
+// engine.
 //
-// Token i of a text is the number i, so that tokens name their positions; catalysts are made of 60 .. 63.
+// Token i of a text is the number i, so tokens name their positions; catalysts consist of 60 .. 63.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <functional>
 #include <map>
 #include <numeric>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -41,7 +43,7 @@ struct Script {
 /// One call of forward().
 struct Call {
   Tokens tokens;
-  std::size_t first_row = 0;  // of the logits that are wanted
+  std::size_t first_row = 0;  // of the logits wanted
   bool watched = false;
 };
 
@@ -101,6 +103,22 @@ class ScriptedEngine : public PlainEngine {
   }
 };
 
+/// One that shows queries, all alike.
+class QueryingEngine : public PlainEngine {
+ public:
+  using PlainEngine::forward;
+  using PlainEngine::PlainEngine;
+
+  void forward(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits,
+               infinipot::QuerySink& sink) {
+    forward(tokens, first, logits);
+    const Shape shape = pot_.shape();
+    const std::vector<float> queries(tokens.size() * shape.query_heads * shape.head_dim, 1.0F);
+    for (std::size_t layer = 0; layer < shape.layers; ++layer)
+      sink.layer(layer, infinipot::contiguous_queries(queries.data(), tokens.size(), shape));
+  }
+};
+
 constexpr Shape one_head{.layers = 1, .query_heads = 1, .kv_heads = 1, .head_dim = 2};
 
 Pot make_pot(std::size_t capacity, const Shape& shape = one_head,
@@ -124,8 +142,8 @@ Tokens kept(const Pot& pot, std::size_t lane = 0) {
   return {tokens.begin(), tokens.end()};
 }
 
-/// The tokens that a policy keeps of 0 .. limit - 1, in every lane; the token that made it distil is left
-/// out.
+/// The tokens that a policy keeps of 0 .. limit - 1, in every lane, without the token that caused the
+/// distillation.
 template <class P>
 std::vector<Tokens> survivors(const Script& script, Pot pot, const P& policy,
                               infinipot::CcdSettings settings) {
@@ -156,7 +174,7 @@ TEST(InfinipotPolicy, CapSumsOverQueriesAndTheHeadsOfTheGroup) {
     if (a.entry == 2) return asks(a.query) ? 0.2F : 0.0F;                 // a little from everyone
     if (a.entry == 5) return a.query == 61 && a.head == 1 ? 0.5F : 0.0F;  // much from one
     if (a.entry == 6) return asks(a.query) && a.head == 0 ? 0.3F : 0.0F;  // 0.6 from one head
-    return asks(a.query) ? 0.0F : 0.9F;                                   // the text's own does not count
+    return asks(a.query) ? 0.0F : 0.9F;                                   // the text's own do not count
   };
   const Shape group{.layers = 1, .query_heads = 2, .kv_heads = 1, .head_dim = 2};
   const auto keep = [&](infinipot::Reduce reduce, std::size_t count) {
@@ -203,15 +221,15 @@ TEST(InfinipotPolicy, LargestShareRaisesAQuietHead) {
     return a.entry == 7 ? 0.08F : a.entry == 3 ? 0.02F : 0.0F;
   };
   const Shape heads{.layers = 1, .query_heads = 2, .kv_heads = 2, .head_dim = 2};
-  const auto keep = [&](infinipot::Aggregate aggregate, std::size_t count, Granularity granularity) {
-    const infinipot::Infinipot policy({.catalysts = {{60}}, .alpha = 0, .over_heads = aggregate});
+  const auto keep = [&](infinipot::ReduceHeads over_heads, std::size_t count, Granularity granularity) {
+    const infinipot::Infinipot policy({.catalysts = {{60}}, .alpha = 0, .over_heads = over_heads});
     return survivors(script, make_pot(10, heads, granularity), policy, {.keep = count, .sinks = 1})[0];
   };
-  using infinipot::Aggregate;
-  EXPECT_EQ(keep(Aggregate::sum, 2, Granularity::layer), (Tokens{0, 3}));  // .32
-  EXPECT_EQ(keep(Aggregate::max, 2, Granularity::layer), (Tokens{0, 7}));  // .08 / .1 > .3 / .9
-  EXPECT_EQ(keep(Aggregate::max, 4, Granularity::shared), (Tokens{0, 3, 4, 7}));
-  EXPECT_EQ(keep(Aggregate::max, 2, Granularity::head), (Tokens{0, 3}));
+  using infinipot::ReduceHeads;
+  EXPECT_EQ(keep(ReduceHeads::sum, 2, Granularity::layer), (Tokens{0, 3}));        // .32
+  EXPECT_EQ(keep(ReduceHeads::max_share, 2, Granularity::layer), (Tokens{0, 7}));  // .08 / .1 > .3 / .9
+  EXPECT_EQ(keep(ReduceHeads::max_share, 4, Granularity::shared), (Tokens{0, 3, 4, 7}));
+  EXPECT_EQ(keep(ReduceHeads::max_share, 2, Granularity::head), (Tokens{0, 3}));
 }
 
 TEST(InfinipotPolicy, KernelLiftsNeighboursButNotThoseOfASink) {
@@ -275,14 +293,15 @@ TEST(InfinipotPolicy, SettingsMayChangeBetweenDistillations) {
   auto pot = make_pot(13);
   ScriptedEngine engine(script, pot);
   using infinipot::Infinipot;
-  infinipot::Ccd reader(engine, pot, Infinipot({.catalysts = {{60}}, .room = 2}), {.keep = 4, .sinks = 0});
+  infinipot::Ccd reader(engine, pot, Infinipot({.catalysts = {{60}}, .longest_catalyst = 2}),
+                        {.keep = 4, .sinks = 0});
   Token next = 0;
   const auto distil = [&] {
     const auto more = static_cast<Token>(reader.limit() - pot.size());
     reader.feed(numbers(next, next + more + 1));
     next += more + 1;
     auto left = kept(pot);
-    left.pop_back();  // the token that made it distil
+    left.pop_back();  // the token that caused it
     return left;
   };
 
@@ -303,7 +322,7 @@ TEST(InfinipotPolicy, PaperSettingsAreThePapers) {
   EXPECT_EQ(settings.catalysts, (std::vector<Tokens>{{60, 61}}));
   EXPECT_EQ(settings.alpha, 0.5);
   EXPECT_EQ(settings.over_queries, infinipot::Reduce::sum);
-  EXPECT_EQ(settings.over_heads, infinipot::Aggregate::sum);
+  EXPECT_EQ(settings.over_heads, infinipot::ReduceHeads::sum);
   EXPECT_EQ(settings.kernel, 1U);
 }
 
@@ -312,7 +331,7 @@ TEST(InfinipotPolicy, RecommendedSettingsKeepWhateverAnyTokenOfTheCatalystNeeds)
   EXPECT_EQ(settings.catalysts, (std::vector<Tokens>{{60, 61}}));
   EXPECT_EQ(settings.alpha, 0);
   EXPECT_EQ(settings.over_queries, infinipot::Reduce::max);
-  EXPECT_EQ(settings.over_heads, infinipot::Aggregate::peak);
+  EXPECT_EQ(settings.over_heads, infinipot::ReduceHeads::max);
   EXPECT_EQ(settings.kernel, 17U);
 }
 
@@ -511,18 +530,12 @@ TEST(SirLlmPolicy, ForgetsATenthByDefault) {
 /// Half of the budget goes to tokens that both heads take, the other half is each head's own.
 class HalfTogether {
  public:
-  static constexpr infinipot::Watch watch = infinipot::Watch::probes;
-
   std::string_view name() const { return "half_together"; }
-  bool uses_nuc() const { return false; }
   std::span<const infinipot::Rule> rules() const { return rules_; }
   infinipot::Reduce reduce() const { return infinipot::Reduce::sum; }
   std::size_t longest_probe() const { return 1; }
   std::span<const Token> probe(std::size_t i, const infinipot::ProbeContext&) const {
     return std::span<const Token>(question_).first(i == 0 ? 1 : 0);
-  }
-  void score(std::size_t, const infinipot::ScoreView& view, std::span<float> scores) const {
-    view.aggregate_attention(infinipot::Aggregate::sum, scores);
   }
 
  private:
@@ -531,13 +544,12 @@ class HalfTogether {
                                         infinipot::Rule{}};
 };
 
-// After the first distillation an entry has another index in each head.
 /// Scores of a pot's only head by an entry policy.
 template <class P>
 std::vector<float> entry_scores(const P& policy, const Pot& pot) {
-  auto rooms = infinipot::detail::entry_rooms(pot, policy, 1);
+  auto memory = infinipot::detail::entry_memory(pot, policy, 1);
   std::vector<float> scores(pot.size());
-  policy.score_entries(infinipot::EntryRows<Pot>(pot, 0, 0, rooms[0]), scores);
+  policy.score_entries(infinipot::EntryRows(pot, 0, 0, memory[0]), scores);
   return scores;
 }
 
@@ -603,7 +615,7 @@ TEST(EntryPolicies, RecentKeysThatAreNotFiniteAreNotComparedWith) {
 infinipot::ExpectedAttention expecting(infinipot::ExpectedAttentionSettings settings,
                                        const std::vector<std::array<float, 2>>& queries) {
   infinipot::ExpectedAttention policy(std::move(settings));
-  policy.begin(one_head, 0, 20, 1);
+  policy.begin(one_head, 20, 1);
   for (std::size_t i = 0; i < queries.size(); ++i) {
     policy.observe(0, i, infinipot::contiguous_queries(queries[i].data(), 1, one_head));
     policy.commit(0, 0);
@@ -612,7 +624,7 @@ infinipot::ExpectedAttention expecting(infinipot::ExpectedAttentionSettings sett
 }
 
 TEST(EntryPolicies, ExpectedAttentionIsTheMeanOverGaussianQueries) {
-  // Without the first one their mean is (1, 2), their covariance ((2, 1), (1, 2)) / 3 * 2 with RoPE off.
+  // Without the first, their mean is (1, 2), their covariance ((2, 1), (1, 2)) / 3 * 2 with RoPE off.
   const std::vector<std::array<float, 2>> queries{{9, 9}, {0, 1}, {1, 2}, {2, 3}};
   const std::vector<std::array<float, 2>> rows{{7, 7}, {1, 0}, {0, 1}, {-1, 0.5F}};
   const double variance = 2.0 / 3;
@@ -634,7 +646,7 @@ TEST(EntryPolicies, ExpectedAttentionIsTheMeanOverGaussianQueries) {
   }
 }
 
-// A pair that turns by pi a position: over two positions the rotation averages out, and so do the queries.
+// A pair that turns by pi per position: over two positions the rotation averages out, and so do the queries.
 TEST(EntryPolicies, ExpectedAttentionAveragesTheRotation) {
   const infinipot::Rope rope{infinipot::Pairing::half_split, {3.14159265358979323846}, 1};
   const std::vector<std::array<float, 2>> queries{{1, 2}}, rows{{3, 4}, {0, 1}, {1, 0}};
@@ -683,6 +695,7 @@ TEST(EntryPolicies, BadKeysSpoilTheirOwnScoreOnly) {
   EXPECT_EQ(entry_scores(infinipot::ValueNorm(), spoilt)[3], infinity);
 }
 
+// After the first distillation an entry has another index in each head.
 TEST(RulesOfAPolicy, HeadsThatChooseTogetherMeanTheSameToken) {
   Script script;
   script.pays = [](const Attention& a) {
@@ -712,6 +725,145 @@ TEST(RulesOfAPolicy, HeadsThatChooseTogetherMeanTheSameToken) {
   reader.feed(numbers(9, 13));
   EXPECT_EQ(kept(pot, 0), (Tokens{0, 6, 7, 9, 12})) << "9 (.7) and 6 (.56) together";
   EXPECT_EQ(kept(pot, 1), (Tokens{2, 3, 6, 9, 12}));
+}
+
+// ---------------------------------------------------------------- what a policy may leave out
+
+namespace least {
+
+/// The least possible: name() and something to go by.
+struct Declared {
+  static constexpr infinipot::Watch watch = infinipot::Watch::every_query;
+  std::string_view name() const { return "declared"; }
+};
+
+struct Nothing {
+  std::string_view name() const { return "nothing"; }
+};
+struct Scores : Nothing {
+  void score(std::size_t, const infinipot::ScoreView& view, std::span<float> scores) const {
+    for (std::size_t t = 0; t < view.size(); ++t) scores[t] = static_cast<float>(view.token(t) % 3);
+  }
+};
+struct Window : Nothing {
+  std::size_t window() const { return 3; }
+};
+struct Probes : Nothing {
+  std::size_t longest_probe() const { return 1; }
+  infinipot::Reduce reduce() const { return infinipot::Reduce::sum; }
+  std::span<const Token> probe(std::size_t i, const infinipot::ProbeContext&) const {
+    return std::span(question).first(i == 0 ? 1 : 0);
+  }
+  std::array<Token, 1> question{60};
+};
+struct Entries : Nothing {
+  void score_entries(const infinipot::EntryRows& rows, std::span<float> scores) const {
+    rows.for_each_key([&](std::size_t t, const float* key) { scores[t] = -std::abs(key[0] - 4); });
+  }
+};
+struct QueriesAndEntries : Entries {
+  void begin(const Shape&, std::size_t, std::size_t) {}
+  void observe(std::size_t, std::size_t, const infinipot::Queries&) noexcept {}
+  void commit(std::size_t, std::size_t) noexcept {}
+  void forget() noexcept {}
+};
+struct DeclaredAgainstItsMembers : Window {
+  static constexpr infinipot::Watch watch = infinipot::Watch::every_query;
+};
+
+using infinipot::Watch, infinipot::watch_of, infinipot::Policy;
+static_assert(watch_of<Declared> == Watch::every_query);
+static_assert(watch_of<Scores> == Watch::nothing);
+static_assert(watch_of<Window> == Watch::last_queries);
+static_assert(watch_of<Probes> == Watch::probes);
+static_assert(watch_of<Entries> == Watch::entries);
+static_assert(watch_of<QueriesAndEntries> == Watch::queries_and_entries);
+static_assert(watch_of<DeclaredAgainstItsMembers> == Watch::every_query, "what is declared counts");
+static_assert(Policy<Declared> && Policy<Scores> && Policy<Window> && Policy<Probes> && Policy<Entries> &&
+              Policy<QueriesAndEntries>);
+static_assert(!Policy<Nothing>, "there is nothing to go by");
+
+}  // namespace least
+
+TEST(LeastPolicy, OneRuleTheSumOverHeadsAndNoNucAreDefaults) {
+  const infinipot::Rule rule = infinipot::rules_of(least::Declared())[0];
+  EXPECT_EQ(infinipot::rules_of(least::Declared()).size(), 1U);
+  EXPECT_EQ(rule.share, 1);
+  EXPECT_EQ(rule.scope, Granularity::head);
+  EXPECT_EQ(rule.smoothing.kernel, 1U);
+  EXPECT_FALSE(infinipot::uses_nuc(least::Declared()));
+  EXPECT_TRUE(infinipot::uses_nuc(infinipot::SirLlm()));
+  EXPECT_EQ(infinipot::rules_of(infinipot::Tova())[0].scope, Granularity::layer);
+}
+
+TEST(LeastPolicy, WhatItWatchesIsSummedOverTheHeadsThatChooseTogether) {
+  Script script;
+  script.pays = [](const Attention& a) {
+    if (a.entry == 2) return 0.2F;                        // .4 of both heads
+    if (a.entry == 4) return a.head == 0 ? 0.35F : 0.0F;  // the most of a single one
+    return a.entry == 6 ? 0.01F * static_cast<float>(a.query) : 0.0F;
+  };
+  const Shape heads{.layers = 1, .query_heads = 2, .kv_heads = 2, .head_dim = 2};
+  const auto keep = [&](const auto& policy, std::size_t count, Granularity granularity) {
+    return survivors(script, make_pot(10, heads, granularity), policy, {.keep = count, .sinks = 0});
+  };
+  // Of the queries of 0 .. 9 entry 2 received 8 * .4, 4 6 * .35 and 6 .01 * (6 + 7 + 8 + 9) * 2.
+  EXPECT_EQ(keep(least::Declared(), 1, Granularity::layer), (Lanes{{2}}));
+  EXPECT_EQ(keep(least::Declared(), 3, Granularity::layer), (Lanes{{2, 4, 6}}));
+  EXPECT_EQ(keep(least::Declared(), 2, Granularity::head), (Lanes{{2, 4}, {2, 6}}));
+  // Of those of 7 .. 9 alone 3 * .4, 3 * .35 and .48.
+  EXPECT_EQ(keep(least::Window(), 1, Granularity::layer), (Lanes{{2}}));
+  EXPECT_EQ(keep(least::Window(), 2, Granularity::head), (Lanes{{2, 4}, {2, 6}}));
+  // Of 60 alone .4, .35 and 1.2.
+  EXPECT_EQ(keep(least::Probes(), 1, Granularity::layer), (Lanes{{6}}));
+  EXPECT_EQ(keep(least::Probes(), 2, Granularity::layer), (Lanes{{2, 6}}));
+  EXPECT_EQ(keep(least::Probes(), 2, Granularity::head), (Lanes{{4, 6}, {2, 6}}));
+  EXPECT_EQ(keep(least::Scores(), 3, Granularity::layer), (Lanes{{2, 5, 8}}));
+}
+
+TEST(LeastPolicy, OneThatScoresEntriesNeedsNoMore) {
+  auto pot = make_pot(8);
+  PlainEngine engine({}, pot);
+  infinipot::Ccd reader(engine, pot, least::Entries(), {.keep = 3, .sinks = 0});
+  for (std::size_t t = 0; t < 8; ++t) {
+    const std::array key{static_cast<float>(t), 0.0F};
+    pot.write(0, 0, t, key.data(), key.data());
+  }
+  reader.feed(numbers(0, 9));
+  EXPECT_EQ(kept(pot), (Tokens{3, 4, 5, 8}));
+}
+
+TEST(Settings, StandForTheirPolicy) {
+  Pot pot({.shape = one_head, .capacity = 20, .rope = {}});
+  ScriptedEngine engine({}, pot);
+  const auto feed = [&](auto reader) {
+    EXPECT_EQ(pot.size(), 0U);
+    reader.feed(numbers(0, 30));
+    EXPECT_GE(reader.stats().distillations, 1U);
+    pot.truncate(0);
+    return std::string(reader.policy().name());
+  };
+  using infinipot::Ccd;
+  Ccd recommended(engine, pot, infinipot::recommended_settings({60, 61}));
+  static_assert(std::same_as<decltype(recommended), Ccd<ScriptedEngine, Pot, infinipot::Infinipot>>);
+  EXPECT_EQ(recommended.limit(), 18U);
+  EXPECT_EQ(feed(std::move(recommended)), "infinipot");
+  Ccd paper(engine, pot, infinipot::paper_settings({60}), {.keep = 6, .sinks = 0});
+  static_assert(std::same_as<decltype(paper), Ccd<ScriptedEngine, Pot, infinipot::Infinipot>>);
+  EXPECT_EQ(paper.settings().keep, 6U);
+  EXPECT_EQ(feed(std::move(paper)), "infinipot");
+  Ccd reread(engine, pot, infinipot::RereadSettings{.block = 4}, {.keep = 10});
+  static_assert(std::same_as<decltype(reread), Ccd<ScriptedEngine, Pot, infinipot::Reread>>);
+  EXPECT_EQ(reread.limit(), 16U);
+  EXPECT_EQ(feed(std::move(reread)), "reread");
+  Ccd threaded(engine, pot, infinipot::RereadSettings{.block = 4}, {.keep = 10}, infinipot::Serial{});
+  static_assert(std::same_as<decltype(threaded), decltype(reread)>);
+  EXPECT_EQ(feed(std::move(threaded)), "reread");
+
+  QueryingEngine querying({}, pot);
+  Ccd expected(querying, pot, infinipot::ExpectedAttentionSettings{.rope = {}, .future = 8}, {.keep = 10});
+  static_assert(std::same_as<decltype(expected), Ccd<QueryingEngine, Pot, infinipot::ExpectedAttention>>);
+  EXPECT_EQ(feed(std::move(expected)), "expected_attention");
 }
 
 // ---------------------------------------------------------------- what policies ask for
@@ -746,7 +898,7 @@ TEST(PolicyNeeds, OnlyPoliciesThatUseNucWantLogitsOfEveryToken) {
   EXPECT_EQ(most_rows_wanted(SirLlm()), 20U);
 }
 
-/// How often tokens of a catalyst went through the engine, and what else was watched.
+/// How often catalyst tokens went through the engine, and what else was watched.
 struct Runs {
   std::size_t catalysts = 0, watched_text = 0;
 };
@@ -795,7 +947,7 @@ TEST(PolicyNeeds, RoomForCatalystsIsTheLongestOrMore) {
     auto pot = make_pot(20);
     ScriptedEngine engine({}, pot);
     const auto limit = [&](const std::vector<Tokens>& catalysts, double alpha) {
-      const Infinipot policy({.catalysts = catalysts, .alpha = alpha, .room = room});
+      const Infinipot policy({.catalysts = catalysts, .alpha = alpha, .longest_catalyst = room});
       return infinipot::Ccd(engine, pot, policy, {.keep = 4, .sinks = 0}).limit();
     };
     EXPECT_EQ(limit({{60}, {61, 62, 63}}, 0.5), 20 - std::max<std::size_t>(room, 3));
@@ -809,7 +961,7 @@ TEST(PolicyNeeds, RoomForCatalystsServesALongerOne) {
   using infinipot::Infinipot;
   auto pot = make_pot(10);
   ScriptedEngine engine({}, pot);
-  infinipot::Ccd reader(engine, pot, Infinipot({.catalysts = {{60}}, .alpha = 0, .room = 4}),
+  infinipot::Ccd reader(engine, pot, Infinipot({.catalysts = {{60}}, .alpha = 0, .longest_catalyst = 4}),
                         {.keep = 5, .sinks = 0});
   reader.feed(numbers(0, 6));
   reader.set_policy(Infinipot({.catalysts = {{60, 61, 62, 63}}, .alpha = 0}));

@@ -1,4 +1,4 @@
-#include "infinipot/pot_file.hpp"
+#include "infinipot/pot/pot_file.hpp"
 
 #include <gtest/gtest.h>
 
@@ -60,18 +60,12 @@ void fill(Pot<T>& pot, std::size_t size, reference::Random& random, std::uint64_
   }
 }
 
-/// Keeps `keep` random entries, or where layers have budgets, as many as these say.
+/// Keeps `keep` random entries.
 template <class T>
 void distil(Pot<T>& pot, std::size_t keep, reference::Random& random) {
-  const auto& entries = pot.entries();
-  Selection kept =
-      entries.budgets().empty() ? Selection(entries.lanes(), keep) : Selection(entries.budgets());
-  for (std::size_t lane = 0; lane < kept.lanes(); ++lane) {
-    const std::size_t begin = entries.begin(lane), held = pot.size() - begin;
-    kept.set_count(lane, std::min(kept.lane(lane).size(), held));
-    std::ranges::copy(random.subset<Index>(kept.lane(lane).size(), held), kept.lane(lane).begin());
-    for (Index& index : kept.lane(lane)) index += static_cast<Index>(begin);
-  }
+  Selection kept(pot.entries().lanes(), keep);
+  for (std::size_t lane = 0; lane < kept.lanes(); ++lane)
+    std::ranges::copy(random.subset<Index>(keep, pot.size()), kept.lane(lane).begin());
   pot.keep(kept);
 }
 
@@ -100,14 +94,6 @@ PotSettings small_settings(KeyStorage storage = KeyStorage::rotated,
           .rope = plain_rope(34, 10000, pairing)};
 }
 
-/// Of two layers, one of which keeps less and so has fewer rows.
-PotSettings settings_with_budgets(Granularity granularity = Granularity::head,
-                                  KeyStorage storage = KeyStorage::rotated) {
-  PotSettings settings = small_settings(storage, granularity);
-  settings.budgets = {4, 9};
-  return settings;
-}
-
 template <class T>
 class PotFiles : public testing::Test {};
 using Types = testing::Types<float, f16, bf16, int8, int4>;
@@ -119,9 +105,6 @@ void for_all_settings(Check check) {
     for (const Granularity granularity : {Granularity::head, Granularity::layer, Granularity::shared})
       for (const Pairing pairing : {Pairing::half_split, Pairing::interleaved})
         check(small_settings(storage, granularity, pairing));
-  for (const Granularity granularity : {Granularity::head, Granularity::layer})
-    for (const KeyStorage storage : {KeyStorage::rotated, KeyStorage::unrotated})
-      check(settings_with_budgets(granularity, storage));
 }
 
 TYPED_TEST(PotFiles, GoOnAsIfNothingHadHappened) {
@@ -172,7 +155,7 @@ TYPED_TEST(PotFiles, AreRestoredIntoALargerPot) {
   const Bytes file = saved(pot);
   infinipot::restore_pot(file, into);
   ASSERT_EQ(into.size(), pot.size());
-  // What it does next is what the other would.
+  // It goes on exactly as the other would.
   auto loaded = infinipot::load_pot<TypeParam>(file);
   reference::Random random(16), same(16);
   distil(into, 5, random);
@@ -212,7 +195,6 @@ void expect_damage_is_noticed(const PotSettings& settings) {
 
 TYPED_TEST(PotFiles, EveryDamagedByteIsNoticedAndNothingChanges) {
   expect_damage_is_noticed<TypeParam>(small_settings());
-  expect_damage_is_noticed<TypeParam>(settings_with_budgets());
 }
 
 TYPED_TEST(PotFiles, EveryShorterOrLongerFileIsRefused) {
@@ -224,15 +206,13 @@ TYPED_TEST(PotFiles, EveryShorterOrLongerFileIsRefused) {
   EXPECT_THROW(infinipot::check_pot_file(file), std::invalid_argument);
 }
 
-/// Random damage, some of it with all checksums made right again: what a hostile file would be.
+/// Random damage, some of it with all checksums corrected, as in a hostile file.
 TYPED_TEST(PotFiles, HostileOnesDoNoHarm) {
   reference::Random random(20);
   const Bytes files[] = {
       saved(used_pot<TypeParam>(small_settings(), 2, 21)),
       saved(used_pot<TypeParam>(small_settings(KeyStorage::unrotated, Granularity::shared), 1, 22)),
-      saved(Pot<TypeParam>({.shape = {1, 1, 1, 2}, .capacity = 2, .rope = plain_rope(2)})),
-      saved(used_pot<TypeParam>(settings_with_budgets(Granularity::layer), 1, 22)),
-      saved(Pot<TypeParam>(settings_with_budgets()))};
+      saved(Pot<TypeParam>({.shape = {1, 1, 1, 2}, .capacity = 2, .rope = plain_rope(2)}))};
   const std::uint64_t numbers[] = {0,
                                    1,
                                    2,
@@ -248,9 +228,9 @@ TYPED_TEST(PotFiles, HostileOnesDoNoHarm) {
                                    ~std::uint64_t{0} / 8};
   std::size_t accepted = 0;
   for (int round = 0; round < 4000; ++round) {
-    Bytes file = files[random.below(5)];
+    Bytes file = files[random.below(3)];
     for (std::size_t change = 1 + random.below(3); change > 0; --change) {
-      // Mostly in the header, where numbers are.
+      // Mostly in the header, where the numbers are.
       const std::size_t end = random.below(4) == 0 ? file.size() : std::min<std::size_t>(file.size(), 520);
       const std::size_t at = random.below(end - 8) / 4 * 4;
       const std::uint64_t number = numbers[random.below(std::size(numbers))];
@@ -295,7 +275,6 @@ TEST(PotFile, OfAnotherPotIsRefusedWithTheReason) {
   into([](PotSettings& s) { s.rope.attention_factor = 1.1; }, "another RoPE");
   into([](PotSettings& s) { s.capacity = 16; }, "17 entries");
   into([](PotSettings& s) { s.max_keep = 5; }, "max_keep is 5");
-  into([](PotSettings& s) { s.budgets = {9, 8}; }, "other budgets for layers");
   EXPECT_NE(message_of([&] { infinipot::load_pot<f16>(file); }).find("another element type"),
             std::string::npos);
 }
@@ -309,14 +288,12 @@ TEST(PotFile, ThatIsNoneIsRefusedWithTheReason) {
   EXPECT_NE(reason("infinpot").find("ends inside its header"), std::string::npos);
   Bytes file = saved(used_pot<float>(small_settings(), 1, 24));
   file[8] = std::byte{3};
-  EXPECT_NE(message_of([&] {
-              infinipot::check_pot_file(file);
-            }).find("version 3; this library reads versions 1 .. 2"),
-            std::string::npos);
+  EXPECT_NE(
+      message_of([&] { infinipot::check_pot_file(file); }).find("version 3; this library reads version 1"),
+      std::string::npos);
 }
 
-/// As the library wrote it before there were budgets: five tokens in two layers of one kv head, three of
-/// which a distillation kept, and two more.
+/// Five tokens in two layers of one kv head, three of which a distillation kept, and two more.
 const char version_1[] =
     "696e66696e706f7401000000b0010000c0040000000000000000000000000000000000000000000002000000000000000100"
     "0000000000000100000000000000020000000000000006000000000000000300000000000000050000000000000003000000"
@@ -344,13 +321,11 @@ const char version_1[] =
     "0000010000000100000001000000000000000000000001000000010000000100000000000000000000000000000000000000"
     "00000000000000000000000000000000";
 
-TEST(PotFile, OfVersion1IsRead) {
+TEST(PotFile, OfVersion1IsReadAndWrittenToTheByte) {
   Bytes file;
   for (const char* hex = version_1; *hex != 0; hex += 2)
     file.push_back(static_cast<std::byte>(std::stoi(std::string(hex, 2), nullptr, 16)));
   const auto info = infinipot::check_pot_file(file);
-  EXPECT_TRUE(info.settings.budgets.empty());
-  EXPECT_TRUE(info.begins.empty());
   EXPECT_EQ(info.survivors, 3U);
   const auto pot = infinipot::load_pot<float>(file);
   ASSERT_EQ(pot.size(), 5U);
@@ -363,47 +338,10 @@ TEST(PotFile, OfVersion1IsRead) {
       EXPECT_EQ(pot.entries().nuc(lane)[t], 0.25F * static_cast<float>(position));
       EXPECT_EQ(pot.entries().pinned(lane)[t], position == 2 ? 1 : 0);
       EXPECT_EQ(pot.entries().survived(lane)[t], t < 3 ? 1U : 0U);
-      EXPECT_EQ(pot.values().row(lane, 0, t)[0], -static_cast<float>(position));
+      EXPECT_EQ(pot.values(lane).row(0, t)[0], -static_cast<float>(position));
     }
   }
-  // Written again it is of this version.
-  const Bytes again = saved(pot);
-  EXPECT_EQ(again[8], std::byte{2});
-  EXPECT_EQ(saved(infinipot::load_pot<float>(again)), again);
-}
-
-TEST(PotFile, KeepsBudgets) {
-  const auto pot = used_pot<float>(settings_with_budgets(), 2, 27);
-  const Bytes file = saved(pot);
-  const auto info = infinipot::check_pot_file(file);
-  EXPECT_EQ(info.settings.budgets, (std::vector<std::size_t>{4, 9}));
-  EXPECT_EQ(info.begins, (std::vector<std::size_t>{5, 0}));
-  const auto loaded = infinipot::load_pot<float>(file);
-  EXPECT_EQ(loaded.begin(0), 5U);
-  EXPECT_EQ(loaded.begin(1), 0U);
-  EXPECT_EQ(loaded.bytes(), pot.bytes());
-  // The first layer's rows take less.
-  EXPECT_EQ(infinipot::detail::checked_header(file).table[0].bytes,
-            (2 * (pot.size() - 5) + 2 * pot.size()) * 36 * sizeof(float));
-}
-
-/// Budgets and beginnings that a pot cannot have, with checksums that are right.
-TEST(PotFile, WithImpossibleBudgetsIsRefusedWithTheReason) {
-  const Bytes file = saved(used_pot<float>(settings_with_budgets(), 2, 28));
-  constexpr std::size_t budgets_at = 8 + 2 * 4 + 8 + 4 * 4 + 11 * 8 + 8 + 17 * 8;
-  const auto reason = [&](std::size_t number, std::uint64_t value) {
-    Bytes damaged = file;
-    std::memcpy(damaged.data() + budgets_at + 8 * number, &value, sizeof value);
-    fuzz::repair_checksums(damaged);
-    return message_of([&] { infinipot::check_pot_file(damaged); });
-  };
-  EXPECT_NE(reason(0, 0).find("budget 0 of layer 0"), std::string::npos) << reason(0, 0);
-  EXPECT_NE(reason(0, 9).find("all the same"), std::string::npos) << reason(0, 9);
-  EXPECT_NE(reason(1, 8).find("max_keep 9 is not the largest budget, 8"), std::string::npos) << reason(1, 8);
-  EXPECT_NE(reason(2, 4).find("layer 0 begins at 4, which is out of range 5 .. 5"), std::string::npos)
-      << reason(2, 4);
-  EXPECT_NE(reason(3, 6).find("layer 1 begins at 6, which is out of range 0 .. 5"), std::string::npos)
-      << reason(3, 6);
+  EXPECT_EQ(saved(pot), file);
 }
 
 TEST(PotFile, SaysWhatIsInIt) {
@@ -438,10 +376,10 @@ TEST(PotFile, SectionsStandOnCacheLines) {
   const Bytes file = saved(pot);
   const auto header = infinipot::detail::checked_header(file);
   for (const auto& section : header.table) EXPECT_EQ(section.offset % 64, 0U);
-  // The first key, where the file has it.
+  // The first key's place in the file.
   float first = 0;
   std::memcpy(&first, file.data() + header.table[0].offset, sizeof first);
-  EXPECT_EQ(first, *pot.keys().row(0, 0, 0));
+  EXPECT_EQ(first, *pot.keys(0).row(0, 0));
 }
 
 TEST(Crc32, IsThatOfZlib) {

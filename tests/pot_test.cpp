@@ -35,6 +35,7 @@ using infinipot::PotSettings;
 using infinipot::Rope;
 using infinipot::Selection;
 using infinipot::Shape;
+using infinipot::strided_rows;
 
 static_assert(infinipot::Store<Pot<float>> && infinipot::Store<Pot<f16>> && infinipot::Store<Pot<bf16>>);
 static_assert(infinipot::ReadableKeys<Pot<float>> && infinipot::ReadableKeys<Pot<f16>>);
@@ -76,7 +77,7 @@ class Engine {
   Engine(const PotSettings& settings, std::uint64_t seed)
       : settings_(settings), model_(settings.shape, settings.granularity), random_(seed) {}
 
-  /// Writes `count` tokens into all the pots, the same ones.
+  /// Writes the same `count` tokens into all pots.
   void feed(std::size_t count, const std::vector<Pot<T>*>& pots) {
     std::vector<Entry> entries(count);
     for (Entry& entry : entries) {
@@ -105,7 +106,7 @@ class Engine {
           const reference::Item& item = model_.head(layer, head)[i];
           ASSERT_NO_FATAL_FAILURE(expect_record(pot, model_.lane(layer, head), i, item));
           ASSERT_NO_FATAL_FAILURE(
-              expect_rows(pot.keys().row(layer, head, i), pot.values().row(layer, head, i), i, item));
+              expect_rows(pot.keys(layer).row(head, i), pot.values(layer).row(head, i), i, item));
         }
   }
 
@@ -120,8 +121,8 @@ class Engine {
         const std::vector<double> raw = random_.uniforms(d), value = random_.uniforms(d);
         const auto key = exact_key(raw, settings_.rope, settings_.key_storage, at);
         for (Pot<T>* pot : pots) {
-          std::ranges::transform(key, pot->keys().row(layer, head, at), reference::stored<T>);
-          std::ranges::transform(value, pot->values().row(layer, head, at), reference::stored<T>);
+          std::ranges::transform(key, pot->keys(layer).row(head, at), reference::stored<T>);
+          std::ranges::transform(value, pot->values(layer).row(head, at), reference::stored<T>);
         }
         model_.head(layer, head).push_back({raw, {value.begin(), value.end()}, entry, 0});
       }
@@ -197,7 +198,7 @@ TYPED_TEST(Pots, FollowAModelThroughRandomOperations) {
 }
 
 TYPED_TEST(Pots, TruncationBelowTheSurvivorsForgetsTheirOrigins) {
-  // New keys are written where survivors stood; their origins must not be taken for those of the new ones.
+  // New keys are written where survivors stood, whose origins must not be taken for theirs.
   const PotSettings settings =
       settings_of(cases[6], KeyStorage::rotated, Granularity::head, Pairing::half_split);
   Pot<TypeParam> pot(settings);
@@ -260,14 +261,14 @@ TEST(Pot, TwoLanesKeepDifferentTokensAndDoNotTouchEachOther) {
   Pot<float> pot(settings);
   Engine<float> engine(settings, 4);
   engine.feed(8, {&pot});
-  const std::vector<float> before(pot.keys().head(0, 0), pot.keys().head(0, 0) + 4 * 8);
+  const std::vector<float> before(pot.keys(0).row(0, 0), pot.keys(0).row(0, 0) + 4 * 8);
   Selection kept(2, 4);
   std::ranges::copy(std::vector<Index>{0, 1, 2, 3}, kept.lane(0).begin());
   std::ranges::copy(std::vector<Index>{1, 4, 6, 7}, kept.lane(1).begin());
   pot.keep(kept);
   engine.model().keep(kept);
   engine.expect_holds(pot);
-  EXPECT_TRUE(std::equal(before.begin(), before.end(), pot.keys().head(0, 0)));
+  EXPECT_TRUE(std::equal(before.begin(), before.end(), pot.keys(0).row(0, 0)));
   EXPECT_TRUE(std::ranges::equal(pot.entries().positions(0), std::vector<std::uint64_t>{0, 1, 2, 3}));
   EXPECT_TRUE(std::ranges::equal(pot.entries().positions(1), std::vector<std::uint64_t>{1, 4, 6, 7}));
 }
@@ -293,17 +294,17 @@ TEST(Pot, ShowsItsSettings) {
 
 TEST(Pot, RowsStandOnCacheLines) {
   const Pot<f16> pot({.shape = {2, 2, 2, 80}, .capacity = 5, .rope = plain_rope(80)});
-  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pot.keys().data) % 64, 0u);
-  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pot.values().data) % 64, 0u);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pot.keys(0).data) % 64, 0u);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pot.values(0).data) % 64, 0u);
 }
 
 TYPED_TEST(Pots, BeginWithZeros) {
   const PotSettings settings =
       settings_of(cases[5], KeyStorage::rotated, Granularity::head, Pairing::half_split);
   const std::size_t all = settings.shape.heads() * settings.capacity * settings.shape.head_dim;
-  for (int round = 0; round < 2; ++round) {  // the second may get the memory that the first has left behind
+  for (int round = 0; round < 2; ++round) {  // the second may get the memory that the first has freed
     const Pot<TypeParam> pot(settings);
-    for (TypeParam* const rows : {pot.keys().data, pot.values().data}) {
+    for (TypeParam* const rows : {pot.keys(0).data, pot.values(0).data}) {
       EXPECT_EQ(std::count(rows, rows + all, TypeParam(0.0f)), static_cast<std::ptrdiff_t>(all));
       std::fill_n(rows, all, TypeParam(1.0f));
     }
@@ -312,7 +313,7 @@ TYPED_TEST(Pots, BeginWithZeros) {
 
 // --- Layouts ---
 
-/// An engine's own memory: canaries everywhere, so that whatever is no row of the pot can be checked.
+/// An engine's own memory: canaries everywhere, to check whatever is not a row of the pot.
 template <class T>
 struct Memory {
   static constexpr std::size_t guard = 7;
@@ -322,7 +323,7 @@ struct Memory {
 
   static T canary() { return T(-77.0f); }
 
-  /// calm, yalm: separate K and V, (layer, entry, kv_heads * head_dim), with `gap` elements after each entry.
+  /// calm: separate K and V, (layer, entry, kv_heads * head_dim), with `gap` elements after each entry.
   static Memory calm(const Shape& shape, std::size_t capacity, std::size_t gap) {
     const std::size_t entry = shape.kv_heads * shape.head_dim + gap, half = shape.layers * capacity * entry;
     Memory memory(shape, capacity, guard + half + guard + half + guard);
@@ -330,7 +331,8 @@ struct Memory {
                row = static_cast<std::ptrdiff_t>(entry);
     const auto head = static_cast<std::ptrdiff_t>(shape.head_dim);
     T* const keys = memory.data.data() + guard;
-    memory.layout = {{keys, layer, head, row}, {keys + half + guard, layer, head, row}};
+    memory.layout = {strided_rows(keys, shape.layers, layer, head, row),
+                     strided_rows(keys + half + guard, shape.layers, layer, head, row)};
     return memory;
   }
 
@@ -341,18 +343,19 @@ struct Memory {
     const auto layer = static_cast<std::ptrdiff_t>(shape.kv_heads * 2 * d);
     const auto head = static_cast<std::ptrdiff_t>(2 * d), row = static_cast<std::ptrdiff_t>(entry);
     T* const keys = memory.data.data() + guard;
-    memory.layout = {{keys, layer, head, row}, {keys + d, layer, head, row}};
+    memory.layout = {strided_rows(keys, shape.layers, layer, head, row),
+                     strided_rows(keys + d, shape.layers, layer, head, row)};
     return memory;
   }
 
-  /// A copy with all rows of the pot blanked: what is left must never change.
+  /// A copy with all rows of the pot blanked: the rest must never change.
   std::vector<T> outside() {
     std::vector<T> copy = data;
     for (const auto& rows : {layout.keys, layout.values})
       for (std::size_t layer = 0; layer < shape.layers; ++layer)
         for (std::size_t head = 0; head < shape.kv_heads; ++head)
           for (std::size_t i = 0; i < capacity; ++i)
-            std::fill_n(copy.begin() + (rows.row(layer, head, i) - data.data()), shape.head_dim, T(0.0f));
+            std::fill_n(copy.begin() + (rows[layer].row(head, i) - data.data()), shape.head_dim, T(0.0f));
     return copy;
   }
 
@@ -376,11 +379,11 @@ void expect_same_bits(const Pot<T>& a, const Pot<T>& b) {
     for (std::size_t head = 0; head < a.shape().kv_heads; ++head)
       for (std::size_t i = 0; i < a.size(); ++i) {
         const auto same = [&](const infinipot::Rows<T>& x, const infinipot::Rows<T>& y) {
-          return std::memcmp(static_cast<const void*>(x.row(layer, head, i)),
-                             static_cast<const void*>(y.row(layer, head, i)), d * sizeof(T)) == 0;
+          return std::memcmp(static_cast<const void*>(x.row(head, i)),
+                             static_cast<const void*>(y.row(head, i)), d * sizeof(T)) == 0;
         };
-        ASSERT_TRUE(same(a.keys(), b.keys())) << "key " << layer << ", " << head << ", " << i;
-        ASSERT_TRUE(same(a.values(), b.values())) << "value " << layer << ", " << head << ", " << i;
+        ASSERT_TRUE(same(a.keys(layer), b.keys(layer))) << "key " << layer << ", " << head << ", " << i;
+        ASSERT_TRUE(same(a.values(layer), b.values(layer))) << "value " << layer << ", " << head << ", " << i;
       }
 }
 
@@ -415,13 +418,15 @@ TEST(Pot, OverAnEnginesMemoryAllocatesNoRows) {
       2 * settings.shape.heads() * settings.capacity * settings.shape.head_dim * sizeof(float);
   const Pot<float> own(settings), view(settings, memory.layout);
   EXPECT_EQ(own.bytes() - view.bytes(), rows);
-  EXPECT_EQ(view.keys().data, memory.layout.keys.data);
-  EXPECT_EQ(view.values().data, memory.layout.values.data);
+  for (std::size_t layer = 0; layer < settings.shape.layers; ++layer) {
+    EXPECT_EQ(view.keys(layer).data, memory.layout.keys[layer].data);
+    EXPECT_EQ(view.values(layer).data, memory.layout.values[layer].data);
+  }
 }
 
 // --- Reading keys ---
 
-/// A key as read must be the stored one, rotated in double precision for its place if that is left to the
+/// A key as read must be the stored one, rotated in double precision for its position if that is left to the
 /// reader.
 template <class T>
 void expect_key_read(const Pot<T>& pot, const T* stored, std::size_t position, const float* key) {
@@ -432,7 +437,7 @@ void expect_key_read(const Pot<T>& pot, const T* stored, std::size_t position, c
                          ? raw
                          : reference::rotated(raw, pot.rope(), static_cast<double>(position));
   const auto norms = reference::pair_norms(raw, pot.rope());
-  // One more rounding than a rotation has: of the product with the attention factor.
+  // One rounding more than a rotation: the product with the attention factor.
   const double bound = pot.key_storage() == KeyStorage::rotated ? 0 : reference::rotation_error + 0x1.01p-24;
   for (std::size_t c = 0; c < d; ++c) ASSERT_NEAR(key[c], exact[c], bound * norms[c]) << "channel " << c;
 }
@@ -441,14 +446,14 @@ template <class T>
 void expect_key_rows(const Pot<T>& pot, std::size_t layer, std::size_t head, std::size_t first) {
   const std::size_t d = pot.shape().head_dim, count = pot.size() - first;
   std::vector<float> tile(count * d + 1, 42.0f);
-  const infinipot::KeyRows rows = pot.key_rows(layer, head, first, count, tile.data());
+  const infinipot::FloatRows rows = pot.key_rows(layer, head, first, count, tile.data());
   const void* where = tile.data();
   if (std::same_as<T, float> && pot.key_storage() == KeyStorage::rotated)
-    where = pot.keys().row(layer, head, first);
+    where = pot.keys(layer).row(head, first);
   ASSERT_EQ(static_cast<const void*>(rows.data), where);
   ASSERT_EQ(tile.back(), 42.0f);
   for (std::size_t i = 0; i < count; ++i)
-    ASSERT_NO_FATAL_FAILURE(expect_key_read(pot, pot.keys().row(layer, head, first + i), first + i,
+    ASSERT_NO_FATAL_FAILURE(expect_key_read(pot, pot.keys(layer).row(head, first + i), first + i,
                                             rows.data + static_cast<std::ptrdiff_t>(i) * rows.stride));
 }
 
@@ -472,7 +477,7 @@ TYPED_TEST(Pots, KeyRowsAreTheKeysInFloat) {
 
 TEST(Pot, KeyRowsReachWrittenEntriesBeforeTheyAreAppended) {
   Pot<float> pot({.shape = {1, 1, 1, 2}, .capacity = 4, .rope = plain_rope(2)});
-  pot.keys().row(0, 0, 2)[1] = 5;
+  pot.keys(0).row(0, 2)[1] = 5;
   const auto rows = pot.key_rows(0, 0, 2, 1, nullptr);
   EXPECT_EQ(rows.data[1], 5);
 }
@@ -548,7 +553,7 @@ TYPED_TEST(Pots, BytesAreWhatTheArraysNeed) {
 }
 
 TEST(Pot, UnrotatedKeysNeedNoOriginals) {
-  // Keys as projected move as they are: nothing of the size of a key is remembered of them.
+  // Keys as projected move unchanged: the pot holds no copies of them.
   PotSettings settings{.shape = {2, 2, 2, 64}, .capacity = 64, .rope = plain_rope(64)};
   const std::size_t rotated = Pot<float>(settings).bytes();
   settings.key_storage = KeyStorage::unrotated;
@@ -625,7 +630,7 @@ TEST(PotErrors, RopeThatIsNotFinite) {
 
 TEST(PotErrors, SizesThatOverflow) {
   constexpr std::size_t one = 1;
-  // From the second on, products of the dimensions wrap around to something small.
+  // From the second on, products of the dimensions wrap around to small numbers.
   const std::tuple<Shape, std::size_t, std::string> too_large[] = {
       {{one << 20, 1, 1, one << 20}, one << 22, std::to_string(one << 62)},
       {{one << 20, 1, 1, one << 20}, one << 24, "too large"},
@@ -638,6 +643,27 @@ TEST(PotErrors, SizesThatOverflow) {
       expect_error(settings, {part});
     }
   }
+}
+
+/// What the constructor says of a layout.
+std::string error_of(const KvLayout<float>& layout) {
+  try {
+    const Pot<float> pot(good, layout);
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "nothing thrown";
+}
+
+TEST(PotErrors, LayoutsThatLackALayer) {
+  auto memory = Memory<float>::calm(good.shape, good.capacity, 0);
+  EXPECT_EQ(error_of(memory.layout), "nothing thrown");
+  KvLayout<float> without_values = memory.layout, nowhere = memory.layout;
+  without_values.values.pop_back();
+  EXPECT_NE(error_of(without_values).find("values of 1 layers, but the shape has 2"), std::string::npos);
+  nowhere.keys[1].data = nullptr;
+  EXPECT_NE(error_of(nowhere).find("keys of layer 1 are at a null pointer"), std::string::npos);
+  EXPECT_NE(error_of(KvLayout<float>{}).find("keys of 0 layers"), std::string::npos);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "infinipot/quantize.hpp"
+#include "infinipot/pot/quantize.hpp"
 
 #include <gtest/gtest.h>
 
@@ -22,9 +22,8 @@ class Codes : public testing::Test {};
 using Types = testing::Types<int8, int4>;
 TYPED_TEST_SUITE(Codes, Types);
 
-/// What a group of 32 channels may be off by. Half a step, of a scale that was rounded to f16 (2^-11 of it,
-/// by up to 127 or 15 codes, or the subnormal spacing), and for 4 bits the rounding of the smallest value to
-/// f16.
+/// The error of a group of 32 channels: half a step, of a scale rounded to f16 (2^-11 of it, by up to 127 or
+/// 15 codes, or the subnormal spacing), and for 4 bits the rounding of the smallest value to f16.
 template <class T>
 double bound(const std::vector<float>& row, std::size_t channel) {
   const auto first = row.begin() + static_cast<std::ptrdiff_t>(channel / group * group);

@@ -1,4 +1,4 @@
-#include "infinipot/quantized_pot.hpp"
+#include "infinipot/pot/quantized_pot.hpp"
 
 #include <gtest/gtest.h>
 
@@ -43,7 +43,7 @@ constexpr KeyStorage storages[] = {KeyStorage::rotated, KeyStorage::unrotated};
 constexpr Pairing pairings[] = {Pairing::half_split, Pairing::interleaved};
 constexpr Granularity granularities[] = {Granularity::head, Granularity::layer, Granularity::shared};
 
-/// Steps of a code for channels within -1 .. 1, and what else there is: f16 scales, single precision.
+/// Steps of a code for channels within -1 .. 1, and the rest: f16 scales, single precision.
 template <class T>
 constexpr double half_step = std::same_as<T, int8> ? 0.5 / 127 + 0x1p-11 : 0.5 * 2 / 15 + 4 * 0x1p-11;
 
@@ -53,7 +53,7 @@ struct Item {
   Entry entry;
 };
 
-/// Fills pots with random tokens, and remembers in double precision what it wrote.
+/// Fills pots with random tokens, and keeps in double precision what it wrote.
 template <class T>
 class Engine {
  public:
@@ -229,7 +229,7 @@ TYPED_TEST(QuantizedPots, ErrorsFollowTheSpreadOfEachChannel) {
 }
 
 TYPED_TEST(QuantizedPots, DoNotDriftInAThousandDistillations) {
-  // Half is dropped each time but the last entry never: it moves in every round.
+  // Half is dropped each time but never the last entry: it moves in every round.
   for (const KeyStorage storage : storages)
     for (const Pairing pairing : pairings) {
       const PotSettings settings{.shape = {1, 1, 1, 64},
@@ -243,7 +243,7 @@ TYPED_TEST(QuantizedPots, DoNotDriftInAThousandDistillations) {
       std::vector<float> before(64), after(64);
       double once = 0;
       for (int round = 0; round < 1000; ++round) {
-        // One of the first entries goes, until it is the turn of the last.
+        // One of the first entries goes, until it is the last one's turn.
         Selection kept(1, pot.size() - 1);
         const auto gone = static_cast<Index>(engine.random().below(8));
         for (Index i = 0, j = 0; i < pot.size(); ++i)
@@ -261,7 +261,7 @@ TYPED_TEST(QuantizedPots, DoNotDriftInAThousandDistillations) {
 }
 
 TYPED_TEST(QuantizedPots, MoveOnlyBytes) {
-  // An entry that comes back to where it was reads as it did, to the bit.
+  // An entry that returns to its old position reads as before, to the bit.
   const PotSettings settings{.shape = {2, 2, 2, 64}, .capacity = 32, .rope = plain_rope(64)};
   Pot<TypeParam> pot(settings);
   Engine<TypeParam> engine(settings, 7);
@@ -286,7 +286,7 @@ TYPED_TEST(QuantizedPots, AttentionFactorCountsOnce) {
     Pot<TypeParam> pot(settings);
     Engine<TypeParam> engine(settings, 8);
     engine.feed(pot, 8);
-    // Of rotated keys the factor is part of what is quantised.
+    // For rotated keys the factor is part of what is quantised.
     EXPECT_LE(engine.worst_error(pot), storage == KeyStorage::rotated ? 1.3 : 1.0);
   }
 }

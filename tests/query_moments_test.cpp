@@ -1,5 +1,5 @@
 // Mean and covariance of un-rotated queries against the sums of their definition, in double precision.
-#include "infinipot/query_moments.hpp"
+#include "infinipot/policy/query_moments.hpp"
 
 #include <gtest/gtest.h>
 
@@ -32,7 +32,7 @@ struct Case {
   std::size_t tokens = 0;
   std::vector<std::vector<std::vector<Vector>>> raw;
 
-  /// Channel 0 has a mean that is far larger than what it varies by.
+  /// Channel 0 has a mean far larger than its deviation.
   Case(const Shape& dimensions, Rope positions, std::size_t count, double offset)
       : shape(dimensions), rope(std::move(positions)), tokens(count) {
     reference::Random random(count);
@@ -47,7 +47,7 @@ struct Case {
     }
   }
 
-  /// (count, query_heads, head_dim) of one layer, tokens `from` on, which stand at positions `first` on.
+  /// (count, query_heads, head_dim) of one layer, tokens from `from` on, at positions from `first` on.
   std::vector<float> shown(std::size_t layer, std::size_t from, std::size_t count, std::size_t first) const {
     std::vector<float> out;
     for (std::size_t i = 0; i < count; ++i)
@@ -84,9 +84,9 @@ std::vector<float> all(const QueryMoments& moments, const Shape& shape) {
   return result;
 }
 
-/// A query that comes back is off by rounding it when it is shown (1 unit of the length of its pair) and by
-/// turning it (rotation_error), 4 units and a little: e, for a pair of length `norm`. A mean is off by e, and
-/// a covariance, which is mean(x y) - mean(x) mean(y), by 2 (|x| e_y + |y| e_x) with the largest |x| and |y|.
+/// A query turned back is off by its rounding when shown (1 unit of the length of its pair) and by turning it
+/// (rotation_error), 4 units and a little: e, for a pair of length `norm`. A mean is off by e, and a
+/// covariance, which is mean(x y) - mean(x) mean(y), by 2 (|x| e_y + |y| e_x) with the largest |x| and |y|.
 /// Sums in double precision add n 2^-53 of what they sum, which is far less, and the result is rounded once.
 void expect_moments(const QueryMoments& moments, const Case& c, std::size_t from) {
   const std::size_t d = c.shape.head_dim;

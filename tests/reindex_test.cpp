@@ -1,4 +1,4 @@
-#include "infinipot/reindex.hpp"
+#include "infinipot/rope/reindex.hpp"
 
 #include <gtest/gtest.h>
 
@@ -26,7 +26,7 @@ constexpr Pairing pairings[] = {Pairing::half_split, Pairing::interleaved};
 struct Size {
   std::size_t head_dim, rotary_dim;
 };
-// Pair counts on both sides of the tile of 64 among them.
+// Among them pair counts on both sides of the tile of 64.
 constexpr Size sizes[] = {{2, 2},     {64, 64},   {64, 16},   {80, 80},   {96, 72},   {128, 126},
                           {128, 128}, {130, 130}, {256, 256}, {256, 128}, {258, 258}, {260, 254}};
 
@@ -35,7 +35,7 @@ class Keys : public testing::Test {};
 using Elements = testing::Types<float, f16, bf16>;
 TYPED_TEST_SUITE(Keys, Elements);
 
-/// The keys of one head as an engine stores them, beside the raw keys that they came from.
+/// The keys of one head as an engine stores them, with the raw keys they came from.
 template <class T>
 struct Head {
   Head(const Rope& model, std::size_t d, std::size_t rows, std::size_t gap)
@@ -244,10 +244,10 @@ struct Traveller {
   bool forced = false;  // never dropped
 };
 
-/// A pot that crumbles: each round a few new keys are written at the end and as many entries dropped at
-/// random, so that survivors move by a position or so, hundreds of times. Beside it the same keys in the
-/// naive way: turned in place by each round's shift, rounded, and turned again. (Survivors that jump to the
-/// front at once, as when half the pot is dropped, would not move again and show nothing.)
+/// A pot that crumbles: each round writes a few new keys at the end and drops as many entries at random, so
+/// survivors move by about one position, hundreds of times. Beside it, the same keys the naive way: turned in
+/// place by each round's shift, rounded, and turned again. (Survivors that jump to the front at once, as when
+/// half the pot is dropped, would not move again and show nothing.)
 template <class T>
 class Crumbling {
  public:
@@ -304,7 +304,7 @@ class Crumbling {
     for (std::size_t n = 0; n < count; ++n) {
       const std::size_t i = entries_.size();
       entries_.push_back({random_.uniforms(head_dim)});
-      T* const row = pot_.keys().row(0, 0, i);
+      T* const row = pot_.keys(0).row(0, i);
       std::ranges::transform(reference::rotated(entries_[i].raw, rope_, static_cast<double>(i)), row,
                              reference::stored<T>);
       std::copy_n(row, head_dim, naive_.data() + i * head_dim);
@@ -312,7 +312,7 @@ class Crumbling {
     pot_.append(std::vector<infinipot::Entry>(count));
   }
 
-  double error_of(std::size_t i) const { return error_of(pot_.keys().row(0, 0, i), i); }
+  double error_of(std::size_t i) const { return error_of(pot_.keys(0).row(0, i), i); }
 
   double error_of(const T* key, std::size_t i) const {
     const auto exact = reference::rotated(entries_[i].raw, rope_, static_cast<double>(i));
@@ -348,7 +348,7 @@ TYPED_TEST(Keys, DoNotDriftInAThousandDistillations) {
       for (int round = 1; round <= rounds; ++round) {
         pot.round();
         if (round % 100 != 0) continue;
-        // One bound for all, whether an entry was distilled once or a thousand times.
+        // One bound for all, for one distillation or a thousand.
         const auto worst = pot.errors(round);
         ASSERT_LE(worst.once, 1) << "round " << round;
         ASSERT_LE(worst.hundreds, 1) << "round " << round;
@@ -357,7 +357,7 @@ TYPED_TEST(Keys, DoNotDriftInAThousandDistillations) {
       }
       const auto worst = pot.errors(rounds);
       EXPECT_GT(worst.survivors_of_hundreds, 100);
-      // The bound is not so wide that anything would pass ...
+      // The bound is not so wide that anything passes ...
       EXPECT_GT(worst.once, 0.25);
       EXPECT_GT(worst.hundreds, 0.25);
       // ... and the naive way does not.
@@ -365,8 +365,7 @@ TYPED_TEST(Keys, DoNotDriftInAThousandDistillations) {
     }
 }
 
-/// The other extreme: half of a small pot is dropped each time, so that most entries survive once or a few
-/// times.
+/// The other extreme: half of a small pot is dropped each time, so most entries survive only a few times.
 TYPED_TEST(Keys, DoNotDriftWhenHalfIsDropped) {
   for (const Pairing pairing : pairings) {
     reference::Random random(800);

@@ -1,4 +1,4 @@
-// A reader that stops, is saved to a file with its pot, and goes on elsewhere.
+// A reader that stops, is saved with its pot to a file, and goes on elsewhere.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -108,7 +108,7 @@ TEST(Resume, RefusesWhatLeavesNoRoom) {
   setup.reader.resume();
 }
 
-// What queries a policy has observed is not in a file: they count from the resumption on, as those of a new
+// A file does not hold the queries that a policy has observed: they count from resume() on, as for a new
 // policy.
 TEST(Resume, ObservedQueriesAreForgotten) {
   const toy::Model model;

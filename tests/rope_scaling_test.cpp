@@ -1,4 +1,4 @@
-#include "infinipot/rope_scaling.hpp"
+#include "infinipot/rope/rope_scaling.hpp"
 
 #include <gtest/gtest.h>
 

@@ -144,7 +144,7 @@ TEST(Rotate, EqualsDoublePrecisionWithinItsRoundings) {
 }
 
 TEST(Rotate, TurnsTheFirstChannelTowardsTheSecond) {
-  // A quarter turn of (1, 0) is (0, 1): the sign convention, spelled out.
+  // A quarter turn of (1, 0) is (0, 1): the sign convention.
   const std::vector<float> cos{0}, sin{1};
   const infinipot::Angles quarter{cos.data(), sin.data(), 1};
   for (const Pairing pairing : pairings) {

@@ -1,4 +1,4 @@
-#include "infinipot/selector.hpp"
+#include "infinipot/policy/selector.hpp"
 
 #include <gtest/gtest.h>
 
@@ -14,25 +14,24 @@
 #include <vector>
 
 #include "allocation_counter.hpp"
-#include "infinipot/score_view.hpp"
+#include "infinipot/policy/score_view.hpp"
 #include "reference/random.hpp"
 #include "reference/reference_scores.hpp"
 
 namespace {
 
-using infinipot::Aggregate;
 using infinipot::Entry;
 using infinipot::EntryTable;
 using infinipot::Granularity;
 using infinipot::Index;
 using infinipot::Pooling;
 using infinipot::Protection;
+using infinipot::ReduceHeads;
 using infinipot::Rule;
 using infinipot::ScoreView;
 using infinipot::Selector;
 using infinipot::Shape;
 using infinipot::Token;
-using infinipot::Watch;
 
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 constexpr Shape shape{.layers = 2, .query_heads = 6, .kv_heads = 3, .head_dim = 4};
@@ -42,19 +41,17 @@ enum class By : std::uint8_t { nuc, attention };
 
 /// Rules that score by NuC or by attention.
 struct TestPolicy {
-  static constexpr Watch watch = Watch::probes;
   std::vector<Rule> all;
   std::vector<By> by;
-  Aggregate aggregate = Aggregate::sum;
+  ReduceHeads over_heads = ReduceHeads::sum;
 
   std::string_view name() const { return "test"; }
-  bool uses_nuc() const { return true; }
   std::span<const Rule> rules() const { return all; }
   void score(std::size_t rule, const ScoreView& view, std::span<float> scores) const noexcept {
     if (by[rule] == By::nuc)
       for (std::size_t t = 0; t < view.size(); ++t) scores[t] = view.nuc(t);
     else
-      view.aggregate_attention(aggregate, scores);
+      view.reduce_heads(over_heads, scores);
   }
 };
 
@@ -82,7 +79,7 @@ struct Held {
     table.append(entries);
   }
 
-  /// Lanes keep different entries, as an earlier distillation would: whatever is a sink or pinned, else any.
+  /// Lanes keep different entries, as after a distillation: sinks and pinned ones, else any.
   void diverge(std::size_t count, std::size_t sinks, reference::Random& random) {
     infinipot::Selection selection(table.lanes(), count);
     for (std::size_t lane = 0; lane < table.lanes(); ++lane) {
@@ -102,7 +99,7 @@ struct Held {
     table.keep(selection);
   }
 
-  /// Multiples of 1/16 below 2, so that sums are exact in float; with `nans` one in so many is NaN.
+  /// Multiples of 1/16 below 2, so that sums are exact in float; with `nans`, one in that many is NaN.
   void attend(reference::Random& random, std::size_t nans = 0) {
     for (float& x : attention) {
       x = static_cast<float>(random.below(32)) / 16;
@@ -120,8 +117,8 @@ std::size_t index_of(const EntryTable& table, std::size_t lane, std::uint64_t po
                                   positions.begin());
 }
 
-/// Attention scores of a scope, head by head, sums and shares.
-std::vector<float> attention_scores(const Held& held, const reference::Scope& scope, Aggregate aggregate) {
+/// Attention scores of a scope, head by head.
+std::vector<float> attention_scores(const Held& held, const reference::Scope& scope, ReduceHeads over_heads) {
   const std::size_t heads = shape.heads() / held.table.lanes();  // per lane
   std::vector<float> scores(scope.positions.size(), 0);
   for (const std::size_t lane : scope.lanes)
@@ -134,8 +131,10 @@ std::vector<float> attention_scores(const Held& held, const reference::Scope& sc
         if (scope.protected_any[i] == 0 && !std::isnan(paid[i])) total += paid[i];
       }
       for (std::size_t i = 0; i < scores.size(); ++i) {
-        if (aggregate == Aggregate::sum) {
+        if (over_heads == ReduceHeads::sum) {
           scores[i] += paid[i];
+        } else if (over_heads == ReduceHeads::max) {
+          if (paid[i] > scores[i] || std::isnan(paid[i])) scores[i] = paid[i];
         } else if (std::isnan(scores[i]) || std::isnan(paid[i])) {
           scores[i] = nan;
         } else if (total != 0) {
@@ -149,7 +148,7 @@ std::vector<float> attention_scores(const Held& held, const reference::Scope& sc
 reference::Selected expected(const Held& held, const TestPolicy& policy) {
   reference::Selection selection(shape, held.granularity, held.table, held.keep, held.protection);
   return selection.run(policy.all, [&](std::size_t rule, const reference::Scope& scope) {
-    if (policy.by[rule] == By::attention) return attention_scores(held, scope, policy.aggregate);
+    if (policy.by[rule] == By::attention) return attention_scores(held, scope, policy.over_heads);
     std::vector<float> scores;
     for (const std::uint64_t position : scope.positions)
       scores.push_back(held.table.nuc(scope.lanes[0])[index_of(held.table, scope.lanes[0], position)]);
@@ -204,7 +203,7 @@ TestPolicy by_alpha(double alpha, std::size_t kernel = 1, Granularity scope = Gr
   return {{{.share = alpha, .scope = scope, .smoothing = {Pooling::max, kernel}},
            {.scope = scope, .smoothing = {Pooling::max, kernel}}},
           {By::nuc, By::attention},
-          Aggregate::sum};
+          ReduceHeads::sum};
 }
 
 // --- One lane by one ---------------------------------------------------------------------------------------
@@ -213,7 +212,7 @@ TEST(Selector, MatchesTheReferenceAtEveryGranularityAndAlpha) {
   reference::Random random(1);
   for (const Granularity granularity : granularities)
     for (const double alpha : {0.0, 0.25, 0.5, 1.0})
-      for (const Aggregate aggregate : {Aggregate::sum, Aggregate::max})
+      for (const ReduceHeads over_heads : {ReduceHeads::sum, ReduceHeads::max, ReduceHeads::max_share})
         for (int round = 0; round < 25; ++round) {
           SCOPED_TRACE(testing::Message() << "lanes " << shape.lanes(granularity) << " alpha " << alpha);
           Held held(granularity, 40);
@@ -222,7 +221,7 @@ TEST(Selector, MatchesTheReferenceAtEveryGranularityAndAlpha) {
           held.keep = 16 + random.below(5);
           held.attend(random);
           auto policy = by_alpha(alpha, 1 + 2 * random.below(3));
-          policy.aggregate = aggregate;
+          policy.over_heads = over_heads;
           ASSERT_NO_FATAL_FAILURE(expect_reference(held, policy));
         }
 }
@@ -258,7 +257,7 @@ TEST(Selector, ProtectedEntriesStayAndOverlapCountsOnce) {
   held.table.append(entries);
   held.protection = {3, 4};
   held.attend(random);
-  held.keep = 8;  // 0 1 2, 10, 16 17 18 19: all places are taken
+  held.keep = 8;  // 0 1 2, 10, 16 17 18 19: no room is left
   for (const auto& lane : select(held, by_alpha(0.5)).lanes)
     EXPECT_EQ(lane, (std::vector<Index>{0, 1, 2, 10, 16, 17, 18, 19}));
   held.keep = 9;  // one is free
@@ -313,7 +312,7 @@ TEST(Selector, NaNOfProtectedEntriesAndOfRulesWithoutABudgetIsNotCounted) {
 }
 
 TEST(Selector, NaNInOneHeadIsReportedWhicheverHeadItIs) {
-  for (const Aggregate aggregate : {Aggregate::sum, Aggregate::max})
+  for (const ReduceHeads over_heads : {ReduceHeads::sum, ReduceHeads::max, ReduceHeads::max_share})
     for (std::size_t head = 0; head < shape.heads(); ++head) {
       Held held(Granularity::shared, 8);
       reference::Random random(6);
@@ -322,7 +321,7 @@ TEST(Selector, NaNInOneHeadIsReportedWhicheverHeadItIs) {
       std::fill(held.attention.begin(), held.attention.end(), 1.0F);
       held.attention[head * 8 + 5] = nan;
       auto policy = by_alpha(0);
-      policy.aggregate = aggregate;
+      policy.over_heads = over_heads;
       EXPECT_GE(select(held, policy).nans, 1U) << "head " << head;
     }
 }
@@ -349,7 +348,7 @@ TEST(Selector, MeanPoolingIsAppliedToo) {
     held.keep = 12;
     held.protection = {2, 2};
     held.attend(random);
-    const TestPolicy policy{{{.smoothing = {Pooling::mean, 5}}}, {By::attention}, Aggregate::sum};
+    const TestPolicy policy{{{.smoothing = {Pooling::mean, 5}}}, {By::attention}, ReduceHeads::sum};
     ASSERT_NO_FATAL_FAILURE(expect_reference(held, policy));
   }
 }
@@ -379,7 +378,7 @@ TEST(Selector, ACoarseRuleGivesAllLanesOfAScopeTheSame) {
   EXPECT_NE(layered[0], layered[3]) << "layers choose alone";
 }
 
-/// A table whose lanes have gone through distillations of their own, and read on.
+/// A table whose lanes went through their own distillations, and read on.
 Held diverged(Granularity granularity, reference::Random& random, std::size_t nans) {
   Held held(granularity, 48);
   const std::size_t sinks = random.below(4);
@@ -399,11 +398,11 @@ TEST(Selector, MatchesTheReferenceWhereLanesHoldDifferentTokens) {
   reference::Random random(10);
   for (const Granularity granularity : {Granularity::head, Granularity::layer})
     for (const Granularity scope : granularities)
-      for (const Aggregate aggregate : {Aggregate::sum, Aggregate::max})
+      for (const ReduceHeads over_heads : {ReduceHeads::sum, ReduceHeads::max, ReduceHeads::max_share})
         for (int round = 0; round < 60; ++round) {
           const Held held = diverged(granularity, random, round % 3 == 0 ? 200 : 0);
           auto policy = by_alpha(0.25 * static_cast<double>(random.below(5)), 1 + 2 * random.below(3), scope);
-          policy.aggregate = aggregate;
+          policy.over_heads = over_heads;
           ASSERT_NO_FATAL_FAILURE(expect_reference(held, policy))
               << "lanes " << held.table.lanes() << " scope " << static_cast<int>(scope) << " round " << round;
         }
@@ -420,7 +419,7 @@ TEST(Selector, BudgetsMayBePartShared) {
                        {.share = 0.1, .scope = Granularity::head},
                        {.scope = Granularity::head}},
                       {By::attention, By::nuc, By::attention, By::nuc, By::attention},
-                      round % 2 == 0 ? Aggregate::sum : Aggregate::max};
+                      round % 2 == 0 ? ReduceHeads::sum : ReduceHeads::max_share};
     ASSERT_NO_FATAL_FAILURE(expect_reference(held, policy)) << round;
   }
 }
@@ -433,7 +432,7 @@ TEST(Selector, SharesThatExceedTheBudgetEndWithIt) {
                              {.share = 0.7, .scope = Granularity::head},
                              {.share = 0.7, .scope = Granularity::head}},
                             {By::attention, By::nuc, By::attention},
-                            Aggregate::sum};
+                            ReduceHeads::sum};
     ASSERT_NO_FATAL_FAILURE(expect_reference(held, policy)) << round;
   }
 }
@@ -455,8 +454,8 @@ TEST(Selector, LanesThatAgreeOnTooLittleAreFilledWithTheNewest) {
 }
 
 TEST(Selector, ACoarseRuleHasTheBudgetOfTheLaneWithTheLeast) {
-  // Even lanes hold 0 .. 8, odd ones 3 .. 11; 8 is pinned and the last entry protected, which in even lanes
-  // is the same one. Of 5 places 4 are free in even lanes, 3 in odd ones.
+  // Even lanes hold 0 .. 8, odd ones 3 .. 11; 8 is pinned and the last entry protected, which are the same in
+  // even lanes. Of 5 places, 4 are free in even lanes, 3 in odd ones.
   Held held(Granularity::head, 12);
   std::vector<Entry> entries(12);
   for (std::size_t t = 0; t < 12; ++t)
@@ -482,8 +481,8 @@ TEST(Selector, ACoarseRuleHasTheBudgetOfTheLaneWithTheLeast) {
 }
 
 TEST(Selector, ACoarseRuleAfterAFineOneTakesTheBestForAll) {
-  // Each head first takes one entry of its own by attention; then all take two by NuC. What a head took for
-  // itself must not use up the others' places.
+  // Each head first takes one entry of its own by attention; then all take two by NuC. What one head took for
+  // itself must not use up the others' budget.
   Held held(Granularity::head, 12);
   std::vector<Entry> entries(12);
   for (std::size_t t = 0; t < 12; ++t) entries[t] = {t, static_cast<Token>(t), t >= 10 ? 5.0F : 0.0F, false};
@@ -492,7 +491,7 @@ TEST(Selector, ACoarseRuleAfterAFineOneTakesTheBestForAll) {
   held.keep = 3;
   const TestPolicy policy{{{.share = 0.34, .scope = Granularity::head}, {.scope = Granularity::shared}},
                           {By::attention, By::nuc},
-                          Aggregate::sum};
+                          ReduceHeads::sum};
   const auto lanes = select(held, policy).lanes;
   for (Index head = 0; head < 6; ++head) EXPECT_EQ(lanes[head], (std::vector<Index>{head, 10, 11})) << head;
 }
@@ -514,14 +513,12 @@ TEST(Selector, RulesMayComeInAnyOrder) {
 
 // --- The view ----------------------------------------------------------------------------------------------
 
-/// Checks what it is shown, and keeps the first entries.
+/// Checks what it is shown and keeps the first entries.
 struct Inspector {
-  static constexpr Watch watch = Watch::nothing;
   const Held& held;
   Rule rule = {};
 
   std::string_view name() const { return "inspector"; }
-  bool uses_nuc() const { return false; }
   std::span<const Rule> rules() const { return {&rule, 1}; }
 
   void score(std::size_t, const ScoreView& view, std::span<float> scores) const noexcept {
@@ -571,39 +568,38 @@ TEST(ScoreView, ShowsEveryHeadsEntriesOfTheSameToken) {
       }
 }
 
-/// Gives away the view's aggregates.
-struct Aggregator {
-  static constexpr Watch watch = Watch::probes;
-  Aggregate aggregate;
+/// Exposes the view's reduction over all heads.
+struct Reducer {
+  ReduceHeads over_heads;
   std::vector<float>& out;
   Rule rule = {};
-  std::string_view name() const { return "aggregator"; }
-  bool uses_nuc() const { return false; }
+  std::string_view name() const { return "reducer"; }
   std::span<const Rule> rules() const { return {&rule, 1}; }
   void score(std::size_t, const ScoreView& view, std::span<float> scores) const noexcept {
-    view.aggregate_attention(aggregate, scores);
+    view.reduce_heads(over_heads, scores);
     out.assign(scores.begin(), scores.end());
   }
 };
 
-std::vector<float> aggregated(const Held& held, Aggregate aggregate) {
+std::vector<float> reduced(const Held& held, ReduceHeads over_heads) {
   std::vector<float> out;
-  const Aggregator aggregator{aggregate, out};
-  Selector selector(shape, held.granularity, held.capacity(), held.keep, aggregator.rules());
-  selector.select(aggregator, held.table, held.attention, held.protection);
+  const Reducer reducer{over_heads, out};
+  Selector selector(shape, held.granularity, held.capacity(), held.keep, reducer.rules());
+  selector.select(reducer, held.table, held.attention, held.protection);
   return out;
 }
 
-TEST(ScoreView, AggregatesSumsAndLargestShares) {
+TEST(ScoreView, ReducesHeadsToSumsLargestScoresAndLargestShares) {
   Held held(Granularity::shared, 4);
   held.table.append(std::vector<Entry>(4));
   held.keep = 2;
   held.protection = {1, 0};
   std::copy_n(std::vector<float>{100, 1, 2, 1}.begin(), 4, held.attention.begin());
   std::copy_n(std::vector<float>{8, 8, 16, 40}.begin(), 4, held.attention.begin() + 4 * 5);
-  EXPECT_EQ(aggregated(held, Aggregate::sum), (std::vector<float>{108, 9, 18, 41}));
-  // Shares over the unprotected: 4 in the first head, 64 in the last; heads without attention have none.
-  EXPECT_EQ(aggregated(held, Aggregate::max), (std::vector<float>{25, 0.25F, 0.5F, 0.625F}));
+  EXPECT_EQ(reduced(held, ReduceHeads::sum), (std::vector<float>{108, 9, 18, 41}));
+  EXPECT_EQ(reduced(held, ReduceHeads::max), (std::vector<float>{100, 8, 16, 40}));
+  // Shares of the unprotected sum: 4 in the first head, 64 in the last; heads without attention have none.
+  EXPECT_EQ(reduced(held, ReduceHeads::max_share), (std::vector<float>{25, 0.25F, 0.5F, 0.625F}));
 }
 
 TEST(ScoreView, NaNSpoilsTheShareOfItsOwnEntryOnly) {
@@ -612,7 +608,7 @@ TEST(ScoreView, NaNSpoilsTheShareOfItsOwnEntryOnly) {
   held.keep = 2;
   held.protection = {0, 0};
   std::copy_n(std::vector<float>{nan, 1, 2, 1}.begin(), 4, held.attention.begin());
-  const auto scores = aggregated(held, Aggregate::max);
+  const auto scores = reduced(held, ReduceHeads::max_share);
   EXPECT_TRUE(std::isnan(scores[0]));
   EXPECT_EQ((std::vector<float>{scores.begin() + 1, scores.end()}), (std::vector<float>{0.25F, 0.5F, 0.25F}));
 }

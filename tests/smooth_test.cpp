@@ -1,4 +1,4 @@
-#include "infinipot/smooth.hpp"
+#include "infinipot/policy/smooth.hpp"
 
 #include <gtest/gtest.h>
 

@@ -23,7 +23,7 @@ using infinipot::TopK;
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 constexpr float inf = std::numeric_limits<float>::infinity();
 
-/// What is protected, then the best of the rest; ascending.
+/// The protected, then the best of the rest; ascending.
 std::vector<Index> expected(const std::vector<float>& scores, std::size_t k,
                             const std::vector<std::uint8_t>& protect) {
   std::vector<Index> kept;
@@ -83,7 +83,7 @@ TEST(TopK, OrdersSortedAndReversedInputs) {
   }
 }
 
-/// Scores between which halving a range finds the border last or not at all.
+/// Scores among which bisection finds the border last or not at all.
 TEST(TopK, MatchesAStableSortWhateverTheBitsOfTheBorder) {
   constexpr float tiny = std::numeric_limits<float>::denorm_min();
   constexpr float most = std::numeric_limits<float>::max();
@@ -139,9 +139,9 @@ TEST(TopK, NaNIsBelowEverything) {
 TEST(TopK, SeesEveryKindOfNaN) {
   for (const std::uint32_t bits :
        {0x7FC00000U, 0xFFC00000U, 0x7F800001U, 0xFF800001U, 0x7FFFFFFFU, 0xFFFFFFFFU})
-    EXPECT_TRUE(infinipot::is_nan(std::bit_cast<float>(bits))) << std::hex << bits;
+    EXPECT_TRUE(infinipot::detail::is_nan(std::bit_cast<float>(bits))) << std::hex << bits;
   for (const float x : {0.0F, -0.0F, 1.0F, -1e-45F, 3e38F, inf, -inf})
-    EXPECT_FALSE(infinipot::is_nan(x)) << x;
+    EXPECT_FALSE(infinipot::detail::is_nan(x)) << x;
 }
 
 TEST(TopK, ProtectedEntriesComeFirstWhateverTheirScore) {
@@ -188,7 +188,7 @@ TEST(TopK, MarkedIndicesAscend) {
   std::vector<Index> out(5, 99);
   EXPECT_EQ(infinipot::marked_indices(std::vector<std::uint8_t>{0, 3, 0, 1, 1}, out), 3U);
   EXPECT_EQ(std::vector<Index>(out.begin(), out.begin() + 3), (std::vector<Index>{1, 3, 4}));
-  // Room for no more than there are, though what follows is not marked.
+  // Room for no more than are marked, though unmarked ones follow.
   std::vector<Index> exact(2, 99);
   EXPECT_EQ(infinipot::marked_indices(std::vector<std::uint8_t>{1, 0, 1, 0, 0}, exact), 2U);
   EXPECT_EQ(exact, (std::vector<Index>{0, 2}));

@@ -1,5 +1,5 @@
 // A tiny but real transformer for tests: embedding, attention with GQA and RoPE, residual, output matrix. Its
-// weights are hashed from their place, so that they are the same everywhere.
+// weights are hashes of their indices, the same everywhere.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +33,7 @@ inline std::uint64_t hash(std::uint64_t x) {
   return x ^ (x >> 31U);
 }
 
-/// Tokens 0 .. vocabulary - 1 in an order that the seed decides.
+/// Tokens 0 .. vocabulary - 1, drawn by the seed.
 inline std::vector<Token> text(std::size_t length, std::uint64_t seed, std::size_t vocabulary = 50) {
   std::vector<Token> tokens(length);
   for (std::size_t i = 0; i < length; ++i) tokens[i] = static_cast<Token>(hash(seed << 32U | i) % vocabulary);
@@ -56,7 +56,7 @@ struct Matrix {
   std::vector<float> values;
 };
 
-/// What stands between q.k and the softmax in one layer; 0 is the default, or none.
+/// What comes between q.k and the softmax in one layer; 0 is the default, or none.
 struct LayerForm {
   float scale = 0;
   float soft_cap = 0;
@@ -93,19 +93,17 @@ struct Model {
 template <class T = float>
 infinipot::Pot<T> make_pot(const Model& model, std::size_t capacity, std::size_t max_keep,
                            infinipot::Granularity granularity = infinipot::Granularity::head,
-                           KeyStorage storage = KeyStorage::rotated,
-                           const std::vector<std::size_t>& budgets = {}) {
+                           KeyStorage storage = KeyStorage::rotated) {
   return infinipot::Pot<T>({.shape = model.shape,
                             .capacity = capacity,
                             .max_keep = max_keep,
                             .granularity = granularity,
                             .key_storage = storage,
-                            .rope = model.rope,
-                            .budgets = budgets});
+                            .rope = model.rope});
 }
 
 /// Where forward() throws: in call `call` (from 0), after the keys of `token` in `layer` were written; layer
-/// == number of layers means after the logits of that token were handed over.
+/// == number of layers means after that token's logits were handed over.
 struct Fault {
   std::size_t call = 0, layer = 0, token = 0;
 };
@@ -116,17 +114,31 @@ struct Quirks {
   Token nan_attention = -1;     // query head 0 of this token is shown as NaN
   Token nan_logits_after = -1;  // the prediction made after this token is NaN
   Token impossible = -1;        // no prediction ever allows this token
-  bool all_logits = false;      // also rows that nobody asked for
-  bool scores_targets = false;  // gives NuC where that is all that is wanted, and not the logits
-  bool all_layers = false;      // shows layers that nobody asked for
+  bool all_logits = false;      // also rows not asked for
+  bool scores_targets = false;  // gives NuC instead of logits where NuC is all that is wanted
+  bool all_layers = false;      // shows layers not asked for
 };
 
 enum class Shows { nothing, queries, attention };
 
-/// Runs a model against a store that gives keys().row(), values().row(), capacity() and key_storage().
-/// Allocates in the constructor only.
+/// What a test does with an engine, whatever the store.
+class EngineControls {
+ public:
+  std::size_t calls() const { return calls_; }
+  std::size_t layers() const { return layers_; }  // that were run, in all calls
+
+  Quirks quirks;
+  std::function<void()> before_call;  // for tests that look at the store between calls
+
+ protected:
+  std::size_t calls_ = 0;
+  std::size_t layers_ = 0;
+};
+
+/// Runs a model against a store that has keys(layer), values(layer), capacity() and key_storage(). Allocates
+/// in the constructor only.
 template <class Kv, Shows shows = Shows::queries>
-class Engine {
+class Engine : public EngineControls {
  public:
   Engine(const Model& model, Kv& kv)
       : model_(model),
@@ -143,8 +155,6 @@ class Engine {
     for (const Layer& layer : model.layers)
       windows_.emplace_back(layer.form.window == 0 ? 1 : layer.form.window);
   }
-
-  static constexpr bool attends_from_begin = requires(const Kv& kv) { kv.begin(0); };
 
   Shape shape() const { return model_.shape; }
   std::size_t vocab_size() const { return Model::vocabulary; }
@@ -165,12 +175,6 @@ class Engine {
                infinipot::AttentionSink& sink) requires(shows == Shows::attention) {
     run(tokens, first, logits, nullptr, &sink);
   }
-
-  std::size_t calls() const { return calls_; }
-  std::size_t layers() const { return layers_; }  // that were run, in all calls
-
-  Quirks quirks;
-  std::function<void()> before_call;  // for tests that look at the store between calls
 
  private:
   static float dot(std::span<const float> a, const float* b) {
@@ -210,8 +214,15 @@ class Engine {
       throw std::runtime_error("toy engine failed");
   }
 
-  void run(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits,
-           infinipot::QuerySink* queries, infinipot::AttentionSink* attention) {
+  // Never a copy for a single token, which might round otherwise.
+#ifdef __clang__
+  [[gnu::noinline]]
+#else
+  [[gnu::noipa]]
+#endif
+  void
+  run(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits,
+      infinipot::QuerySink* queries, infinipot::AttentionSink* attention) {
     if (before_call) before_call();
     ++calls_;
     for (std::size_t i = 0; i < tokens.size(); ++i)
@@ -256,9 +267,9 @@ class Engine {
     for (std::size_t head = 0; head < model_.shape.kv_heads; ++head) {
       for (std::size_t k = 0; k < d; ++k) row_[k] = dot(weights.key.row(head * d + k), x);
       if (kv_.key_storage() == KeyStorage::rotated) rotate(row_.data(), position);
-      write(kv_.keys().row(layer, head, position));
+      write(kv_.keys(layer).row(head, position));
       for (std::size_t k = 0; k < d; ++k) row_[k] = dot(weights.value.row(head * d + k), x);
-      write(kv_.values().row(layer, head, position));
+      write(kv_.values(layer).row(head, position));
     }
   }
 
@@ -267,7 +278,7 @@ class Engine {
     for (const float value : row_) *to++ = static_cast<T>(value);
   }
 
-  // The sink sees NaN where a test wants it; the model itself stays well.
+  // The sink sees NaN where a test wants it; the model itself does not.
   void show(infinipot::QuerySink& sink, std::size_t layer, std::span<const Token> tokens) {
     const std::size_t d = model_.shape.head_dim;
     mixed_ = queries_;
@@ -281,13 +292,12 @@ class Engine {
 
   void attend(std::size_t layer, std::size_t kv_head, std::span<const Token> tokens, std::size_t first,
               infinipot::AttentionSink* sink) {
-    const std::size_t begin = begin_of(layer);
-    fetch(layer, kv_head, begin, first + tokens.size());
+    fetch(layer, kv_head, first + tokens.size());
     for (std::size_t i = 0; i < tokens.size(); ++i)
       for (std::size_t g = 0; g < model_.shape.group(); ++g) {
         const std::size_t head = kv_head * model_.shape.group() + g;
-        const auto paid = probabilities(layer, query(i, head), begin, first + i);
-        mix(paid, begin, mixed_.data() + (i * model_.shape.query_heads + head) * model_.shape.head_dim);
+        const auto paid = probabilities(layer, query(i, head), first + i);
+        mix(paid, mixed_.data() + (i * model_.shape.query_heads + head) * model_.shape.head_dim);
         if (sink == nullptr) continue;
         if (tokens[i] == quirks.nan_attention && head == 0)
           std::ranges::fill(paid, std::numeric_limits<float>::quiet_NaN());
@@ -295,20 +305,12 @@ class Engine {
       }
   }
 
-  // The first entry of a layer: 0 in stores that know of none.
-  std::size_t begin_of(std::size_t layer) const {
-    if constexpr (requires { kv_.begin(layer); })
-      return kv_.begin(layer);
-    else
-      return 0;
-  }
-
-  // Keys, rotated, and values of one head, in float.
-  void fetch(std::size_t layer, std::size_t head, std::size_t begin, std::size_t size) {
+  // Rotated keys and values of one head, in float.
+  void fetch(std::size_t layer, std::size_t head, std::size_t size) {
     const std::size_t d = model_.shape.head_dim;
-    for (std::size_t t = begin; t < size; ++t) {
-      const auto* const key = kv_.keys().row(layer, head, t);
-      const auto* const value = kv_.values().row(layer, head, t);
+    for (std::size_t t = 0; t < size; ++t) {
+      const auto* const key = kv_.keys(layer).row(head, t);
+      const auto* const value = kv_.values(layer).row(head, t);
       for (std::size_t k = 0; k < d; ++k) {
         keys_[t * d + k] = static_cast<float>(key[k]);
         values_[t * d + k] = static_cast<float>(value[k]);
@@ -317,31 +319,28 @@ class Engine {
     }
   }
 
-  // Of entries 0 .. position; of those before the first one they are nonsense.
-  std::span<float> probabilities(std::size_t layer, const float* query, std::size_t begin,
-                                 std::size_t position) {
+  // Of entries 0 .. position.
+  std::span<float> probabilities(std::size_t layer, const float* query, std::size_t position) {
     const std::size_t d = model_.shape.head_dim;
     const LayerForm& form = model_.layers[layer].form;
     const float scale = form.scale != 0 ? form.scale : 1 / std::sqrt(static_cast<float>(d));
     const auto paid = std::span(attention_).first(position + 1);
-    std::fill_n(paid.begin(), begin, std::numeric_limits<float>::quiet_NaN());
-    const auto seen = paid.subspan(begin);
     float sum = 0;
-    for (std::size_t t = begin; t <= position; ++t) {
+    for (std::size_t t = 0; t <= position; ++t) {
       float logit = scale * dot({query, d}, keys_.data() + t * d);
       if (form.soft_cap != 0) logit = form.soft_cap * std::tanh(logit / form.soft_cap);
       const bool hidden = form.window != 0 && t + form.window <= position;
       paid[t] = hidden ? 0 : std::exp(logit);
       sum += paid[t];
     }
-    for (float& p : seen) p /= sum;
+    for (float& p : paid) p /= sum;
     return paid;
   }
 
-  void mix(std::span<const float> paid, std::size_t begin, float* out) const {
+  void mix(std::span<const float> paid, float* out) const {
     const std::size_t d = model_.shape.head_dim;
     std::fill_n(out, d, 0.0F);
-    for (std::size_t t = begin; t < paid.size(); ++t)
+    for (std::size_t t = 0; t < paid.size(); ++t)
       for (std::size_t k = 0; k < d; ++k) out[k] += paid[t] * values_[t * d + k];
   }
 
@@ -366,8 +365,6 @@ class Engine {
 
   const Model& model_;
   Kv& kv_;
-  std::size_t calls_ = 0;
-  std::size_t layers_ = 0;
   std::vector<infinipot::SlidingWindow> windows_;  // (layers)
   std::vector<float> hidden_;                      // (tokens, width)
   std::vector<float> normed_;                      // (width)

@@ -1,7 +1,7 @@
 // A walk through infinipot: seven tokens A .. G through a tiny pot, every step written out.
 //
 // The model is scripted: how much the catalyst attends to a letter and how surprising a letter is are read
-// from a table, so that each decision can be followed by hand. Read this file from top to bottom.
+// from a table, so each decision can be followed by hand. Read this file from top to bottom.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -16,7 +16,7 @@ namespace {
 
 using infinipot::Token;
 
-// The vocabulary: seven letters of the text, and two words that only the catalyst prompt uses.
+// The vocabulary: seven letters of the text, and two words that only the Catalyst Prompt uses.
 enum Letter : Token { A, B, C, D, E, F, G, ask, why, vocabulary };
 
 /// What the scripted model thinks of each letter.
@@ -26,8 +26,8 @@ struct Script {
   std::array<float, 7> novelty;  // -log p(letter), nats
 };
 
-/// An engine in 40 lines. One layer, two heads, and attention probabilities as it happens to have them
-/// (AttentionSink); a real engine would rather show its queries. It meets infinipot::YieldsAttention.
+/// An engine in 40 lines. One layer, two heads, and attention probabilities, which it happens to have
+/// (AttentionSink); a real engine would show its queries. It meets infinipot::YieldsAttention.
 class ScriptedEngine {
  public:
   ScriptedEngine(const Script& script, infinipot::Pot<float>& pot) : script_(script), pot_(pot) {}
@@ -39,8 +39,8 @@ class ScriptedEngine {
   void forward(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits) {
     for (std::size_t i = 0; i < tokens.size(); ++i) {
       for (std::size_t head = 0; head < 2; ++head) {
-        pot_.keys().row(0, head, first + i)[0] = static_cast<float>(tokens[i]);
-        pot_.values().row(0, head, first + i)[0] = static_cast<float>(tokens[i]);
+        pot_.keys(0).row(head, first + i)[0] = static_cast<float>(tokens[i]);
+        pot_.values(0).row(head, first + i)[0] = static_cast<float>(tokens[i]);
       }
       if (i >= logits.first_row()) logits.row(i, prediction());
     }
@@ -96,7 +96,7 @@ std::string letters(const infinipot::Pot<float>& pot, std::size_t head) {
 }
 
 // A pot of 3 with a catalyst of one word: two letters fit beside it, and one is kept. Every letter from C on
-// finds the pot full, so that a distillation makes room first. Only CaP counts (alpha 0).
+// finds the pot full, so a distillation makes room first. Only CaP counts (alpha 0).
 TEST(Walkthrough, PotOfThree) {
   const Script script{.attention_of_head_0 = {.1F, .2F, .3F, .9F, .1F, .2F, .3F},
                       .attention_of_head_1 = {.5F, .4F, .3F, .2F, .1F, .6F, .2F},
@@ -114,14 +114,14 @@ TEST(Walkthrough, PotOfThree) {
 
   reader.feed(std::array<Token, 7>{A, B, C, D, E, F, G});
 
-  // Head 0 meets AB, keeps B (.2 > .1); meets BC, keeps C; CD: D; and nothing beats D (.9) after that.
+  // Head 0 meets AB, keeps B (.2 > .1); meets BC, keeps C; CD: D; after that nothing beats D (.9).
   EXPECT_EQ(head_0, (std::vector<std::string>{"B", "C", "D", "D", "D"}));
   // Head 1 sees other merits in the same text: A (.5) stays until F (.6) comes.
   EXPECT_EQ(head_1, (std::vector<std::string>{"A", "A", "A", "A", "F"}));
-  // After the last distillation G was read, at position 1, behind the kept letter.
+  // After the last distillation G was read, at position 1, after the kept letter.
   EXPECT_EQ(letters(pot, 0), "DG");
   EXPECT_EQ(letters(pot, 1), "FG");
-  // Entries know where in the text they come from: D was token 3, F token 5, G token 6.
+  // Entries know their place in the text: D was token 3, F token 5, G token 6.
   EXPECT_EQ(pot.entries().positions(0)[0], 3U);
   EXPECT_EQ(pot.entries().positions(1)[0], 5U);
   EXPECT_EQ(pot.entries().positions(1)[1], 6U);
@@ -129,7 +129,8 @@ TEST(Walkthrough, PotOfThree) {
 }
 
 // A pot of 8 with a catalyst of two words: six letters fit, G finds the pot full. Four of six are kept: the
-// first is a sink; of the three that are free, floor(0.5 * 3) = 1 goes to the newest (NuC) and two go by CaP.
+// first is a sink; of the three free places, floor(0.5 * 3) = 1 goes by NuC, to the most novel, and two go by
+// CaP.
 TEST(Walkthrough, PotOfEight) {
   const Script script{.attention_of_head_0 = {.1F, .2F, .3F, .1F, .4F, .2F, 0},
                       .attention_of_head_1 = {.1F, .4F, .1F, .3F, .2F, .1F, 0},
@@ -155,16 +156,16 @@ TEST(Walkthrough, PotOfEight) {
 
   reader.feed(G);
   EXPECT_EQ(distillations, 1);
-  // Both heads: A is the sink; C is the newest (NuC 5). Then head 0 takes E (.4) and, of B and F, which tie
-  // at .2, the earlier one; head 1 takes B (.4) and D (.3). The order of the text is kept, and G follows.
+  // Both heads: A is the sink; C is the most novel (NuC 5). Then head 0 takes E (.4) and, of B and F, which
+  // tie at .2, the earlier one; head 1 takes B (.4) and D (.3). Text order is kept, and G follows.
   EXPECT_EQ(letters(pot, 0), "ABCEG");
   EXPECT_EQ(letters(pot, 1), "ABCDG");
   // Values moved with their letters, and the keys with theirs: E came from position 4 and now stands at 3,
   // as if it had been rotated for 3 from the start (the script rotates nothing itself: 4 - 3 = one step
   // back).
-  EXPECT_EQ(pot.values().row(0, 0, 3)[0], static_cast<float>(E));
-  EXPECT_NEAR(pot.keys().row(0, 0, 3)[0], static_cast<float>(E) * std::cos(1.0F), 1e-6F);
-  EXPECT_NEAR(pot.keys().row(0, 0, 3)[1], -static_cast<float>(E) * std::sin(1.0F), 1e-6F);
+  EXPECT_EQ(pot.values(0).row(0, 3)[0], static_cast<float>(E));
+  EXPECT_NEAR(pot.keys(0).row(0, 3)[0], static_cast<float>(E) * std::cos(1.0F), 1e-6F);
+  EXPECT_NEAR(pot.keys(0).row(0, 3)[1], -static_cast<float>(E) * std::sin(1.0F), 1e-6F);
   // NuC travels with its entry: C's is still 5, at position 2.
   EXPECT_NEAR(pot.entries().nuc(0)[2], 5, 1e-5F);
   EXPECT_EQ(pot.entries().survived(0)[2], 1U);

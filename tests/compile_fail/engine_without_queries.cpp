@@ -2,7 +2,9 @@
 #include <cstddef>
 #include <span>
 
-#include "infinipot/infinipot.hpp"
+#include "infinipot/ccd.hpp"
+#include "infinipot/policy/snapkv.hpp"
+#include "infinipot/pot.hpp"
 
 struct Engine {
   infinipot::Shape shape() const { return {}; }

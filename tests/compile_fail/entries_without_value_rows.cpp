@@ -1,8 +1,9 @@
-// expect: see ReadableEntries in infinipot/entry_rows.hpp
+// expect: see ReadableEntries in infinipot/concepts.hpp
 #include <cstddef>
 #include <span>
 
-#include "infinipot/infinipot.hpp"
+#include "infinipot/ccd.hpp"
+#include "infinipot/policy/value_norm.hpp"
 
 struct Engine {
   infinipot::Shape shape() const { return {}; }
@@ -18,11 +19,11 @@ struct Store {
   void append(std::span<const infinipot::Entry>) {}
   void truncate(std::size_t) {}
   void keep(const infinipot::Selection&) {}
-  infinipot::KeyRows key_rows(std::size_t, std::size_t, std::size_t, std::size_t, float*) const noexcept {
+  infinipot::FloatRows key_rows(std::size_t, std::size_t, std::size_t, std::size_t, float*) const noexcept {
     return {};
   }
 #ifndef SHOULD_FAIL
-  infinipot::KeyRows value_rows(std::size_t, std::size_t, std::size_t, std::size_t, float*) const noexcept {
+  infinipot::FloatRows value_rows(std::size_t, std::size_t, std::size_t, std::size_t, float*) const noexcept {
     return {};
   }
 #endif

@@ -1,10 +1,10 @@
 // expect: a policy that watches the last queries needs window
-#include <array>
 #include <cstddef>
 #include <span>
 #include <string_view>
 
-#include "infinipot/infinipot.hpp"
+#include "infinipot/ccd.hpp"
+#include "infinipot/pot.hpp"
 
 struct Engine {
   infinipot::Shape shape() const { return {}; }
@@ -16,12 +16,7 @@ struct Engine {
 
 struct Policy {
   static constexpr infinipot::Watch watch = infinipot::Watch::last_queries;
-  std::array<infinipot::Rule, 1> row;
-
   std::string_view name() const { return "unfinished"; }
-  bool uses_nuc() const { return false; }
-  std::span<const infinipot::Rule> rules() const { return row; }
-  void score(std::size_t, const infinipot::ScoreView&, std::span<float>) const {}
 #ifndef SHOULD_FAIL
   std::size_t window() const { return 1; }
 #endif

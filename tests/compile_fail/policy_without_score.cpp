@@ -1,10 +1,10 @@
 // expect: see Policy in infinipot/policy.hpp
-#include <array>
 #include <cstddef>
 #include <span>
 #include <string_view>
 
-#include "infinipot/infinipot.hpp"
+#include "infinipot/ccd.hpp"
+#include "infinipot/pot.hpp"
 
 struct Engine {
   infinipot::Shape shape() const { return {}; }
@@ -13,12 +13,7 @@ struct Engine {
 };
 
 struct Policy {
-  static constexpr infinipot::Watch watch = infinipot::Watch::nothing;
-  std::array<infinipot::Rule, 1> row;
-
   std::string_view name() const { return "unfinished"; }
-  bool uses_nuc() const { return false; }
-  std::span<const infinipot::Rule> rules() const { return row; }
 #ifndef SHOULD_FAIL
   void score(std::size_t, const infinipot::ScoreView&, std::span<float>) const {}
 #endif

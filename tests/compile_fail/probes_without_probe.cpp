@@ -1,10 +1,10 @@
 // expect: a policy that watches probes needs longest_probe
-#include <array>
 #include <cstddef>
 #include <span>
 #include <string_view>
 
-#include "infinipot/infinipot.hpp"
+#include "infinipot/ccd.hpp"
+#include "infinipot/pot.hpp"
 
 struct Engine {
   infinipot::Shape shape() const { return {}; }
@@ -15,13 +15,7 @@ struct Engine {
 };
 
 struct Policy {
-  static constexpr infinipot::Watch watch = infinipot::Watch::probes;
-  std::array<infinipot::Rule, 1> row;
-
   std::string_view name() const { return "unfinished"; }
-  bool uses_nuc() const { return false; }
-  std::span<const infinipot::Rule> rules() const { return row; }
-  void score(std::size_t, const infinipot::ScoreView&, std::span<float>) const {}
   infinipot::Reduce reduce() const { return infinipot::Reduce::sum; }
   std::size_t longest_probe() const { return 1; }
 #ifndef SHOULD_FAIL

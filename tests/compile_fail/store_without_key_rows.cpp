@@ -2,7 +2,8 @@
 #include <cstddef>
 #include <span>
 
-#include "infinipot/infinipot.hpp"
+#include "infinipot/ccd.hpp"
+#include "infinipot/policy/tova.hpp"
 
 struct Engine {
   infinipot::Shape shape() const { return {}; }
@@ -23,7 +24,7 @@ struct Store {
   void truncate(std::size_t) {}
   void keep(const infinipot::Selection&) {}
 #ifndef SHOULD_FAIL
-  infinipot::KeyRows key_rows(std::size_t, std::size_t, std::size_t, std::size_t, float*) const noexcept {
+  infinipot::FloatRows key_rows(std::size_t, std::size_t, std::size_t, std::size_t, float*) const noexcept {
     return {};
   }
 #endif

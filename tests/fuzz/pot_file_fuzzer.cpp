@@ -1,4 +1,4 @@
-// libFuzzer's way into the loader (clang; -DINFINIPOT_FUZZ=ON): pot_file_fuzzer CORPUS_FOLDER
+// libFuzzer's way into the loader: pot_file_fuzzer CORPUS_FOLDER fuzz/seeds/pot_file
 #include <cstddef>
 #include <cstdint>
 #include <span>

@@ -18,24 +18,13 @@ namespace fuzz {
 /// Bytes that a loaded pot may take before it is left alone.
 inline constexpr std::size_t most_bytes = std::size_t{1} << 22;
 
-/// Every second entry; where layers have budgets, as many of the latest as these allow.
+/// Every second entry.
 template <class T>
 infinipot::Selection some_of(const infinipot::Pot<T>& pot) {
-  const auto budgets = pot.entries().budgets();
-  if (budgets.empty()) {
-    infinipot::Selection kept(pot.entries().lanes(), std::min(pot.max_keep(), pot.size() / 2));
-    for (std::size_t lane = 0; lane < kept.lanes(); ++lane)
-      for (std::size_t j = 0; j < kept.keep(); ++j)
-        kept.lane(lane)[j] = static_cast<infinipot::Index>(2 * j + 1);
-    return kept;
-  }
-  infinipot::Selection kept(budgets);
-  for (std::size_t lane = 0; lane < kept.lanes(); ++lane) {
-    const std::size_t count = std::min(budgets[lane], pot.size() - pot.entries().begin(lane));
-    kept.set_count(lane, count);
-    for (std::size_t j = 0; j < count; ++j)
-      kept.lane(lane)[j] = static_cast<infinipot::Index>(pot.size() - count + j);
-  }
+  infinipot::Selection kept(pot.entries().lanes(), std::min(pot.max_keep(), pot.size() / 2));
+  for (std::size_t lane = 0; lane < kept.lanes(); ++lane)
+    for (std::size_t j = 0; j < kept.keep(); ++j)
+      kept.lane(lane)[j] = static_cast<infinipot::Index>(2 * j + 1);
   return kept;
 }
 
@@ -46,12 +35,11 @@ void use(infinipot::Pot<T> pot) {
   std::vector<float> tile(shape.head_dim), row(shape.head_dim, 0.5F);
   for (int round = 0; round < 2; ++round) {
     for (std::size_t pair = 0; pair < shape.heads(); ++pair)
-      for (std::size_t entry = pot.begin(pair / shape.kv_heads); entry < pot.size(); ++entry) {
+      for (std::size_t entry = 0; entry < pot.size(); ++entry) {
         pot.key_rows(pair / shape.kv_heads, pair % shape.kv_heads, entry, 1, tile.data());
         pot.value_rows(pair / shape.kv_heads, pair % shape.kv_heads, entry, 1, tile.data());
       }
-    // Before its layers hold their budgets, a pot with budgets cannot be distilled.
-    if (pot.budgets().empty() || pot.size() > pot.max_keep()) pot.keep(some_of(pot));
+    pot.keep(some_of(pot));
     if (pot.size() == pot.capacity()) continue;
     for (std::size_t pair = 0; pair < shape.heads(); ++pair)
       pot.write(pair / shape.kv_heads, pair % shape.kv_heads, pot.size(), row.data(), row.data());
@@ -113,16 +101,11 @@ inline void put_crc(std::span<std::byte> file, std::size_t at, std::span<const s
 /// left to the other checks.
 inline void repair_checksums(std::span<std::byte> file) {
   using infinipot::detail::file_sections;
-  constexpr std::size_t frequencies_at = 8 + 2 * 4 + 8 + 4 * 4 + 9 * 8;
-  std::uint32_t version = 0;
-  std::uint64_t frequencies = 0, budgets = 0;
-  if (file.size() < frequencies_at + 24) return;
-  std::memcpy(&version, file.data() + 8, 4);
-  std::memcpy(&frequencies, file.data() + frequencies_at, 8);
-  if (version != 1) std::memcpy(&budgets, file.data() + frequencies_at + 8, 8);
-  if (frequencies > file.size() || budgets > file.size()) return;
-  const auto header = static_cast<std::size_t>(infinipot::detail::header_size(version, frequencies, budgets));
-  if (header > file.size()) return;
+  constexpr std::size_t header_bytes_at = 12;
+  std::uint32_t header = 0;
+  if (file.size() < header_bytes_at + sizeof header) return;
+  std::memcpy(&header, file.data() + header_bytes_at, sizeof header);
+  if (header < 24 * file_sections + 8 || header > file.size()) return;
   const std::size_t table = header - 8 - 24 * file_sections;
   for (std::size_t i = 0; i < file_sections; ++i) {
     std::uint64_t offset = 0, bytes = 0;

@@ -43,7 +43,7 @@ std::string journey() {
   return text;
 }
 
-/// How it goes on, behind these words.
+/// How it goes on after these words.
 const std::string beginning = "On day " + std::to_string(length) + " they saw";
 std::string continuation() {
   std::string text = day(length);
@@ -61,7 +61,8 @@ double share_of(const std::vector<std::uint64_t>& positions, const std::vector<s
   return static_cast<double>(both.size()) / static_cast<double>(std::max(positions.size(), others.size()));
 }
 
-/// By policy.
+/// By policy. On one thread each: llama.cpp's threads wait for one another by spinning, which takes ten times
+/// as long beside other tests.
 class Agreement : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
@@ -88,7 +89,7 @@ class Agreement : public testing::TestWithParam<const char*> {
                                "--pot",           "400",
                                "--keep",          "300",
                                "--generate",      "0",
-                               "--threads",       "2",
+                               "--threads",       "1",
                                "--report-kept"} +
                          settings() + more);
   }
@@ -96,7 +97,7 @@ class Agreement : public testing::TestWithParam<const char*> {
   /// Smooth scores, and all that a policy may need. The tolerances below were measured with these.
   static Arguments settings() {
     if (GetParam() != std::string("infinipot")) return {};
-    return {"--catalyst", "@question", "--over-queries", "sum", "--aggregate", "max",
+    return {"--catalyst", "@question", "--over-queries", "sum", "--over-heads", "max_share",
             "--kernel",   "9",         "--alpha",        "0.25"};
   }
 
@@ -138,9 +139,14 @@ TEST_P(Agreement, OfBothPrograms) {
   expect_agreement(exact, expected, {.nll = 1e-3, .least_share = 1});
   EXPECT_EQ(kept(exact), kept(expected));
   EXPECT_EQ(exact.at("hit_rate"), expected.at("hit_rate"));
-  for (const auto& [cache_type, flash_attention] : {std::pair("f16", "on"), {"f16", "off"}, {"q8_0", "on"}})
+  const auto compare = [&](const char* cache_type, const char* flash_attention) {
     expect_agreement(found(unpacked(), cache_type, flash_attention), expected,
                      {.nll = 0.05, .least_share = 0.95});
+  };
+  compare("f16", "on");
+  if (GetParam() != std::string("infinipot")) return;  // other caches and weights are nothing to a policy
+  compare("f16", "off");
+  compare("q8_0", "on");
   // With packed weights llama.cpp also rounds what they are multiplied with.
   expect_agreement(found(packed(), "f16", "on"), expected, {.nll = 0.05, .least_share = 0});
 }

@@ -52,10 +52,10 @@ class LlamaConversation : public testing::Test {
   const TemporaryFile other_{long_text().substr(0, 540)};  // which does not reach as far as the password
 };
 
-TEST_F(LlamaConversation, TheSecondAnswerIsFromTheFirstDocument) {
+TEST_F(LlamaConversation, TheSecondAnswerIsFromTheFirstDocumentWhateverIsMeasured) {
   ASSERT_EQ(other_.content().find("marigold"), std::string::npos);
-  for (const char* flash_attention : {"on", "off"}) {
-    const json r = report({"--flash-attention", flash_attention});
+  const json without = report({}), by_attention = report({"--flash-attention", "off"});
+  for (const json& r : {without, by_attention}) {
     const json &first = r.at("turns").at(0), &second = r.at("turns").at(1);
     EXPECT_NE(second.at("answer_text").get<std::string>().find("marigold"), std::string::npos) << second;
     EXPECT_GT(second.at("hit_rate"), 0.5);
@@ -67,10 +67,7 @@ TEST_F(LlamaConversation, TheSecondAnswerIsFromTheFirstDocument) {
     EXPECT_TRUE(std::ranges::is_sorted(kept));
     EXPECT_TRUE(std::ranges::binary_search(kept, second.at("needle_position").get<std::uint64_t>()));
   }
-}
 
-TEST_F(LlamaConversation, MeasuringAnswersLeavesItAlone) {
-  const json without = report({});
   const json with = report({"--answer", " wrong", "--answer", " marigold."});
   for (const char* field : {"kept", "distillations", "prompt_tokens", "answer_text"})
     EXPECT_EQ(with.at(field), without.at(field)) << field;

@@ -25,12 +25,12 @@
 namespace llama_cpp {
 namespace {
 
-using infinipot::Aggregate;
 using infinipot::Ccd;
 using infinipot::CcdSettings;
 using infinipot::Distillation;
 using infinipot::Granularity;
 using infinipot::Pot;
+using infinipot::ReduceHeads;
 using infinipot::Token;
 using test::TemporaryModel;
 
@@ -234,7 +234,7 @@ TEST_F(LlamaCpp, KeepsWhatTheExampleEngineKeeps) {
   };
   check(infinipot::StreamingLlm());
   check(infinipot::Infinipot(
-      {.catalysts = {catalyst}, .alpha = 0.25, .over_heads = Aggregate::max, .kernel = 3}));
+      {.catalysts = {catalyst}, .alpha = 0.25, .over_heads = ReduceHeads::max_share, .kernel = 3}));
   check(infinipot::Infinipot({.catalysts = {catalyst, text(3, 4)}, .alpha = 0.5}));
   check(infinipot::SnapKv(6, 3));
   check(infinipot::Tova());

@@ -57,11 +57,14 @@ class LlamaProgram : public testing::Test {
 TEST_F(LlamaProgram, HelpNamesWhatOnlyItHas) {
   const Outcome help = test::run(infinipot_llama, {"--help"}), other = test::run(infinipot_read, {"--help"});
   EXPECT_EQ(help.status, 0);
-  for (const char* part : {"--cache-type f32|f16|q8_0", "--flash-attention on|off", "--rpc HOST:PORT,...",
-                           "context_shift keeps", "shared [shared]"}) {
+  for (const char* part :
+       {"--cache-type f32|f16|q8_0", "--flash-attention on|off", "--rpc HOST:PORT,...",
+        "context_shift (drops", "[shared]", "--policy context_shift is what llama.cpp itself does"}) {
     EXPECT_NE(help.out.find(part), std::string::npos) << part;
     EXPECT_EQ(other.out.find(part), std::string::npos) << part;
   }
+  EXPECT_NE(other.out.find("--granularity head"), std::string::npos);
+  EXPECT_EQ(help.out.find("--granularity head"), std::string::npos) << "it has no such granularity";
 }
 
 TEST_F(LlamaProgram, RefusesOptions) {
@@ -159,9 +162,10 @@ TEST_F(LlamaProgram, PotTakesWhatAContextTakesWhateverIsRead) {
   for (const auto& [pot, cells] : {std::pair(200U, 256U), std::pair(256U, 256U), std::pair(257U, 512U)})
     for (const auto& [type, bytes] : {std::pair("f16", 2U), std::pair("f32", 4U)})
       for (const std::string& document : {text_.path(), longer.path()}) {
-        const json r = report_of(
-            infinipot_llama, {"--model", model_.path(), "--document", document, "--question", "what is it",
-                              "--pot", std::to_string(pot), "--cache-type", type, "--generate", "1"});
+        const json r =
+            report_of(infinipot_llama,
+                      {"--model", model_.path(), "--document", document, "--question", "what is it", "--pot",
+                       std::to_string(pot), "--cache-type", type, "--generate", "1", "--threads", "1"});
         EXPECT_EQ(r.at("pot_bytes"), cells * numbers * bytes);
         EXPECT_EQ(r.at("pot_capacity"), pot);
         const auto read = r.at("prompt_tokens").get<std::size_t>() + r.at("answer_tokens").get<std::size_t>();
@@ -227,9 +231,9 @@ TEST_F(LlamaProgram, AnyBytesAreADocument) {
   for (const std::string& text : {bytes, std::string(2000, '\0'), std::string(100'000, '\n'),
                                   std::string(100'000, 'a'), std::string()}) {
     const TemporaryFile document(text);
-    const json r =
-        report_of(infinipot_llama, {"--model", model_.path(), "--document", document.path(), "--question",
-                                    "what is it", "--pot", "200", "--max-tokens", "300", "--generate", "1"});
+    const json r = report_of(
+        infinipot_llama, {"--model", model_.path(), "--document", document.path(), "--question", "what is it",
+                          "--pot", "200", "--max-tokens", "300", "--generate", "1", "--threads", "1"});
     EXPECT_LE(r.at("document_tokens"), 300);
   }
 }

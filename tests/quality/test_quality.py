@@ -316,7 +316,7 @@ class Programs(unittest.TestCase):
         self.assertEqual(sum(not row["depth"] for row in rows), 3 + 2 * 5)
         settings = {line["settings"] for line in self.lines() if line["policy"] == "infinipot"}
         self.assertEqual(settings, {"infinipot"} | {f"infinipot --alpha {a}" for a in ("0.25", "0.5", "0.75", "1")})
-        paper = "infinipot --granularity head --over-queries sum --aggregate sum --kernel 1 --alpha {} --sinks 0"
+        paper = "infinipot --granularity head --over-queries sum --over-heads sum --kernel 1 --alpha {} --sinks 0"
         self.assertEqual({line["settings"] for line in self.lines() if line["policy"] == "paper"},
                          {paper.format(a) for a in ("0", "0.25", "0.5", "0.75", "1")})
 

@@ -123,9 +123,8 @@ TEST_F(TwoTurns, FullEqualsAPotThatNeverFills) {
   EXPECT_NEAR(full.at("answer_nll"), expected.at("answer_nll"), 1e-4);
 }
 
-TEST_F(TwoTurns, AllPoliciesRun) {
-  for (const char* policy :
-       {"streaming_llm", "snapkv", "tova", "h2o", "sirllm", "keydiff", "expected_attention"}) {
+TEST_F(TwoTurns, PoliciesThatWatchInOtherWaysRun) {
+  for (const char* policy : {"streaming_llm", "snapkv", "h2o", "expected_attention"}) {
     const json r = report_of(turns({"--policy", policy, "--max-tokens", "120", "--window", "16"}));
     EXPECT_GT(r.at("distillations"), 0) << policy;
     EXPECT_EQ(r.at("turns").size(), 2U) << policy;

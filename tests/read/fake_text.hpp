@@ -72,7 +72,7 @@ class WordText : public TextModel {
   mutable std::map<std::string, Token> numbers_;
 };
 
-/// Cuts as Llama 3 does: three digits are one word, and so are punctuation and the line breaks behind it.
+/// Cuts as Llama 3 does: three digits are one word, and so are punctuation and the line breaks after it.
 class GroupingText : public WordText {
  protected:
   std::size_t word_length(std::string_view text) const override {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "infinipot/selection.hpp"
+#include "infinipot/pot/selection.hpp"
 
 namespace reading {
 namespace {
@@ -67,7 +67,7 @@ TEST(Needle, MayCutCharactersWhereTokensDo) {
   EXPECT_EQ(found("5 \xe2\x82\xac", {"5", " \xe2", "\x82", "\xac", "."}), (Positions{100, 101, 102, 103}));
 }
 
-TEST(Needle, IsFoundFarBehindMuchText) {
+TEST(Needle, IsFoundFarIntoAText) {
   Needle needle("needle in");
   std::uint64_t position = 0;
   for (; position < 100'000; ++position) needle.push(position, "hay need");

@@ -20,13 +20,14 @@ const Program plain{.name = "infinipot-read", .model_help = "a model"};
 
 /// A program with all that a program may have.
 Program extended() {
-  return {
-      .name = "other",
-      .model_help = "another model",
-      .granularities = {"shared"},
-      .context_shift = true,
-      .more_options = {{"--cache-type", &Options::cache_type, {"f32", "f16"}, "f32|f16", "element", "f16"},
-                       {"--rpc", &Options::rpc, {}, "HOST:PORT,...", "servers", ""}}};
+  return {.name = "other",
+          .model_help = "another model",
+          .notes = "Of this program only.\n",
+          .granularities = {"shared"},
+          .context_shift = true,
+          .more_options = {
+              {"--cache-type", &Options::cache_type, {"f32", "f16"}, "f32|f16", "element", "f16", pot_group},
+              {"--rpc", &Options::rpc, {}, "HOST:PORT,...", "servers", ""}}};
 }
 
 std::optional<Options> parse(Arguments arguments, const Program& program = plain) {
@@ -71,7 +72,7 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.alpha, 0);
   EXPECT_EQ(o.granularity, "shared");
   EXPECT_EQ(o.over_queries, "max");
-  EXPECT_EQ(o.aggregate, "peak");
+  EXPECT_EQ(o.over_heads, "max");
   EXPECT_EQ(o.kernel, 17U);
   EXPECT_EQ(o.sinks, 4U);
   EXPECT_EQ(o.recent, 0U);
@@ -98,14 +99,14 @@ TEST(ReadingOptions, HaveDefaults) {
 
 TEST(ReadingOptions, AreAllRead) {
   const Options o =
-      with({"--pot",         "500",   "--keep",          "200",   "--policy",    "snapkv",
-            "--alpha",       "0.5",   "--granularity",   "layer", "--aggregate", "sum",
-            "--kernel",      "7",     "--sinks",         "3",     "--recent",    "2",
-            "--catalyst",    "-x",    "--answer-prefix", "It",    "--answer",    " is",
-            "--needle",      "so",    "--max-tokens",    "0",     "--generate",  "0",
-            "--chunk",       "16",    "--threads",       "2",     "--json",      "-",
-            "--report-kept", "--nuc", "--timeline",      "1000",  "--seed",      "18446744073709551615",
-            "--temperature", "1e-1",  "--top-p",         "0.9",   "--window",    "32",
+      with({"--pot",         "500",   "--keep",          "200",   "--policy",     "snapkv",
+            "--alpha",       "0.5",   "--granularity",   "layer", "--over-heads", "sum",
+            "--kernel",      "7",     "--sinks",         "3",     "--recent",     "2",
+            "--catalyst",    "-x",    "--answer-prefix", "It",    "--answer",     " is",
+            "--needle",      "so",    "--max-tokens",    "0",     "--generate",   "0",
+            "--chunk",       "16",    "--threads",       "2",     "--json",       "-",
+            "--report-kept", "--nuc", "--timeline",      "1000",  "--seed",       "18446744073709551615",
+            "--temperature", "1e-1",  "--top-p",         "0.9",   "--window",     "32",
             "--decay",       "1",     "--over-queries",  "sum"});
   EXPECT_EQ(o.pot, 500U);
   EXPECT_EQ(o.keep, 200U);
@@ -113,7 +114,7 @@ TEST(ReadingOptions, AreAllRead) {
   EXPECT_EQ(o.alpha, 0.5);
   EXPECT_EQ(o.granularity, "layer");
   EXPECT_EQ(o.over_queries, "sum");
-  EXPECT_EQ(o.aggregate, "sum");
+  EXPECT_EQ(o.over_heads, "sum");
   EXPECT_EQ(o.kernel, 7U);
   EXPECT_EQ(o.sinks, 3U);
   EXPECT_EQ(o.recent, 2U);
@@ -155,11 +156,10 @@ TEST(ReadingOptions, NoTextIsAnythingButText) {
 
 TEST(ReadingOptions, RefuseMoreTextsThanQuestions) {
   EXPECT_EQ(refusal({"--document", "e"}),
-            "--document: given 2 times, but there may be at most 1, one for each question (see --help)");
+            "--document: given more often (2) than --question (1) (see --help)");
   for (const char* option : {"--answer-prefix", "--answer", "--needle"})
     EXPECT_EQ(refusal({option, "a", "--question", "How?", option, "", option, "c"}),
-              std::string(option) +
-                  ": given 3 times, but there may be at most 2, one for each question (see --help)");
+              std::string(option) + ": given more often (3) than --question (2) (see --help)");
 }
 
 TEST(ReadingOptions, ReadStandardInputOnce) {
@@ -233,7 +233,7 @@ TEST(ReadingOptions, ContextShiftRefusesWhatItCannotDo) {
   Options o = with({"--pot", "100", "--policy", "context_shift"}, extended());
   EXPECT_THROW(fit_context_shift(o, 99), UsageError);
   EXPECT_NO_THROW(fit_context_shift(o, 98));
-  check_room(infinipot::StreamingLlm(), o, 98);
+  check_fits(infinipot::StreamingLlm(), o, 98);
 }
 
 TEST(ReadingOptions, KeepIsHalfThePot) { EXPECT_EQ(with({"--pot", "101"}).keep, 50U); }
@@ -253,60 +253,10 @@ TEST(ReadingOptions, GranularityAndKernelDependOnThePolicy) {
   EXPECT_EQ(granularity_of(with({"--granularity", "head"})), infinipot::Granularity::head);
 }
 
-Program with_pyramids() {
-  Program program = plain;
-  program.pyramids = true;
-  return program;
-}
-
-TEST(ReadingOptions, PyramidIsForProgramsWhoseLayersCanDiffer) {
-  EXPECT_EQ(refusal({"--pyramid", "20"}), "unknown argument '--pyramid' (see --help)");
-  EXPECT_FALSE(with({}, with_pyramids()).pyramid.has_value());
-  const auto granularity = [](Arguments more) {
-    more.insert(more.end(), {"--pyramid", "2"});
-    return with(more, with_pyramids()).granularity;
-  };
-  EXPECT_EQ(granularity({}), "layer");
-  EXPECT_EQ(granularity({"--policy", "reread"}), "layer");
-  EXPECT_EQ(granularity({"--policy", "snapkv"}), "head");
-  EXPECT_EQ(granularity({"--granularity", "head"}), "head");
-}
-
-TEST(ReadingOptions, PyramidRefusesWhatItCannotDo) {
-  const auto refused = [](Arguments more, const std::string& beta = "20") {
-    more.insert(more.end(), {"--pyramid", beta});
-    return refusal(more, with_pyramids());
-  };
-  EXPECT_EQ(refused({}), "accepted");
-  EXPECT_EQ(refused({}, "0.5"), "--pyramid: must be a number, 1 .. 1e+06, not '0.5' (see --help)");
-  EXPECT_EQ(refused({"--granularity", "shared"}),
-            "--pyramid: with --granularity shared all layers keep the same tokens; use layer or head");
-  EXPECT_EQ(refused({"--policy", "full"}), "--pyramid: --policy full keeps the same in all layers");
-  // 50 of 100 stay, of which 4 sinks and 46 to share, of which the last layer has 2; h2o wants half of all.
-  EXPECT_EQ(refused({"--pot", "100", "--policy", "streaming_llm"}), "accepted");
-  EXPECT_EQ(
-      refused({"--pot", "100", "--policy", "h2o"})
-          .find(
-              "--pyramid leaves the last layer 6 entries, fewer than 7; it needs a larger --keep (7 entries "
-              "always stay"),
-      0U);
-  EXPECT_EQ(refused({"--pot", "100", "--policy", "h2o"}, "10"), "accepted");
-}
-
-TEST(ReadingOptions, PyramidSharesWhatDoesNotAlwaysStay) {
-  Options o =
-      with({"--pot", "400", "--policy", "snapkv", "--window", "30", "--pyramid", "2"}, with_pyramids());
-  fit_pyramid(infinipot::SnapKv(30, 5), o, 10);
-  EXPECT_EQ(o.always, 40U);
-  EXPECT_EQ(budgets_of(o, 3), (std::vector<std::size_t>{280, 200, 120}));
-  o.pyramid.reset();
-  EXPECT_TRUE(budgets_of(o, 3).empty());
-}
-
 TEST(ReadingOptions, PolicyHasTheSettings) {
   const auto smoothing = [](const Arguments& more) {
     return with_policy(with(more), {{{1, 2}}},
-                       [](const auto& policy) { return policy.rules().front().smoothing; });
+                       [](const auto& policy) { return infinipot::rules_of(policy).front().smoothing; });
   };
   EXPECT_EQ(smoothing({"--kernel", "3"}).kernel, 3U);
   EXPECT_EQ(smoothing({"--kernel", "3"}).pooling, infinipot::Pooling::max);
@@ -316,13 +266,20 @@ TEST(ReadingOptions, PolicyHasTheSettings) {
   EXPECT_EQ(smoothing({"--policy", "reread"}).pooling, infinipot::Pooling::mean);
   // CaP is smoothed as NuC is.
   with_policy(with({"--kernel", "3", "--alpha", "0.75"}), {{{1, 2}}}, [](const auto& policy) {
-    ASSERT_EQ(policy.rules().size(), 2U);
-    EXPECT_EQ(policy.rules()[0].share, 0.75);
-    EXPECT_EQ(policy.rules()[1].smoothing.kernel, 3U);
+    ASSERT_EQ(infinipot::rules_of(policy).size(), 2U);
+    EXPECT_EQ(infinipot::rules_of(policy)[0].share, 0.75);
+    EXPECT_EQ(infinipot::rules_of(policy)[1].smoothing.kernel, 3U);
     if constexpr (infinipot::RunsProbes<std::remove_cvref_t<decltype(policy)>>) {
       EXPECT_EQ(policy.longest_probe(), 2U);
     }
   });
+}
+
+TEST(ReadingOptions, EachWordIsAWayToCountOverHeads) {
+  using infinipot::ReduceHeads;
+  for (const auto& [word, expected] : {std::pair("sum", ReduceHeads::sum), std::pair("max", ReduceHeads::max),
+                                       std::pair("max_share", ReduceHeads::max_share)})
+    EXPECT_EQ(over_heads_of(with({"--over-heads", word})), expected) << word;
 }
 
 TEST(ReadingOptions, EachNameMakesItsPolicy) {
@@ -369,7 +326,7 @@ TEST(ReadingOptions, FramesOfTemporalRedundancyMustFit) {
   EXPECT_NE(refusal({"--future", "7"}).find("--future"), std::string::npos) << "not of every program";
 }
 
-TEST(ReadingOptions, RoomIsForTheLongestCatalyst) {
+TEST(ReadingOptions, SparesEntriesForTheLongestCatalyst) {
   const Catalysts catalysts{{{1, 2}}, {{3}, {3, 4, 5, 6}}, {{7}}};
   const Options o = with({"--pot", "100"});
   for (const std::size_t turn : {0U, 1U, 2U}) {
@@ -384,7 +341,7 @@ TEST(ReadingOptions, RoomIsForTheLongestCatalyst) {
   const auto refused = [&](std::size_t longest) {
     return with_policy(o, {{{1}}, {std::vector<infinipot::Token>(longest)}}, [&](const auto& policy) {
       try {
-        check_room(policy, o, 10);
+        check_fits(policy, o, 10);
       } catch (const UsageError& error) {
         return std::string(error.what());
       }
@@ -407,47 +364,48 @@ TEST(ReadingOptions, RefusalsNameTheOptionAndItsRange) {
       {{"extra"}, "extra"},
       {{"--pot"}, "--pot"},
       {{"--pot", "10", "--pot", "20"}, "--pot"},
-      {{"--pot", "many"}, "--pot: must be a whole number, 2 .. 16777216, not 'many'"},
-      {{"--pot", ""}, "--pot: must be a whole number, 2 .. 16777216, not ''"},
-      {{"--pot", "-5"}, "--pot: must be a whole number, 2 .. 16777216, not '-5'"},
-      {{"--pot", "1"}, "--pot: must be a whole number, 2 .. 16777216, not '1'"},
-      {{"--pot", "64.5"}, "--pot: must be a whole number, 2 .. 16777216, not '64.5'"},
+      {{"--pot", "many"}, "--pot: must be a whole number, at least 2, not 'many'"},
+      {{"--pot", ""}, "--pot: must be a whole number, at least 2, not ''"},
+      {{"--pot", "-5"}, "--pot: must be a whole number, at least 2, not '-5'"},
+      {{"--pot", "1"}, "--pot: must be a whole number, at least 2, not '1'"},
+      {{"--pot", "64.5"}, "--pot: must be a whole number, at least 2, not '64.5'"},
       {{"--pot", "64x"}, "not '64x'"},
-      {{"--pot", "99999999999999999999999"}, "2 .. 16777216"},
-      {{"--keep", "0"}, "--keep: must be a whole number, 1 .. 16777215, not '0'"},
+      {{"--pot", "16777217"}, "--pot: must be a whole number, at most 16777216, not '16777217'"},
+      {{"--pot", "99999999999999999999999"},
+       "--pot: must be a whole number, at most 16777216, not '99999999999999999999999'"},
+      {{"--keep", "0"}, "--keep: must be a whole number, at least 1, not '0'"},
       {{"--keep", "-1"}, "--keep"},
-      {{"--max-tokens", "-1"}, "--max-tokens: must be a whole number, 0 .. 281474976710656, not '-1'"},
+      {{"--max-tokens", "-1"}, "--max-tokens: must be a whole number, at least 0, not '-1'"},
       {{"--policy", "best"},
        "--policy: must be one of infinipot, cap, nuc, streaming_llm, truncation, reread, snapkv, tova, h2o, "
-       "sirllm, "
-       "full, not "
-       "'best'"},
-      {{"--alpha", "1.5"}, "--alpha: must be a number, 0 .. 1, not '1.5'"},
-      {{"--alpha", "-0.1"}, "--alpha: must be a number, 0 .. 1"},
-      {{"--alpha", "nan"}, "--alpha: must be a number, 0 .. 1, not 'nan'"},
+       "sirllm, full, not 'best'"},
+      {{"--alpha", "1.5"}, "--alpha: must be a number from 0 to 1, not '1.5'"},
+      {{"--alpha", "-0.1"}, "--alpha: must be a number from 0 to 1"},
+      {{"--alpha", "nan"}, "--alpha: must be a number from 0 to 1, not 'nan'"},
       {{"--granularity", "token"}, "--granularity: must be one of head, layer, shared, not 'token'"},
-      {{"--aggregate", "mean"}, "--aggregate: must be one of sum, max, peak, not 'mean'"},
+      {{"--over-heads", "mean"}, "--over-heads: must be one of sum, max, max_share, not 'mean'"},
       {{"--over-queries", "mean"}, "--over-queries: must be one of sum, max, not 'mean'"},
-      {{"--layers", "-1"}, "--layers: must be a whole number, 0 .. 16777216, not '-1'"},
-      {{"--kernel", "4"}, "--kernel: must be a whole number, 1 .. 65535, odd, not '4'"},
-      {{"--kernel", "0"}, "--kernel: must be a whole number, 1 .. 65535, odd, not '0'"},
-      {{"--sinks", "-1"}, "--sinks: must be a whole number, 0 .. 16777216"},
-      {{"--recent", "x"}, "--recent: must be a whole number, 0 .. 16777216"},
+      {{"--layers", "-1"}, "--layers: must be a whole number, at least 0, not '-1'"},
+      {{"--kernel", "4"}, "--kernel: must be an odd number from 1 to 65535, not '4'"},
+      {{"--kernel", "0"}, "--kernel: must be an odd number from 1 to 65535, not '0'"},
+      {{"--sinks", "-1"}, "--sinks: must be a whole number, at least 0, not '-1'"},
+      {{"--recent", "x"}, "--recent: must be a whole number, at least 0, not 'x'"},
       {{"--catalyst", ""}, "--catalyst"},
       {{"--policy", "reread", "--catalyst", "a", "--catalyst", "b"},
        "--catalyst: given 2 times, but with --policy reread it may be given once"},
-      {{"--generate", "-1"}, "--generate: must be a whole number, 0 .. 16777216"},
-      {{"--temperature", "-0.5"}, "--temperature: must be a number, 0 .. 1000, not '-0.5'"},
-      {{"--temperature", "inf"}, "--temperature: must be a number, 0 .. 1000, not 'inf'"},
-      {{"--top-p", "0"}, "--top-p: must be a number, above 0 up to 1, not '0'"},
-      {{"--top-p", "1.01"}, "--top-p: must be a number, above 0 up to 1"},
-      {{"--seed", "-1"}, "--seed: must be a whole number, 0 .. 18446744073709551615"},
-      {{"--chunk", "0"}, "--chunk: must be a whole number, 1 .. 65536, not '0'"},
-      {{"--threads", "0"}, "--threads: must be a whole number, 1 .. 1024, not '0'"},
+      {{"--generate", "-1"}, "--generate: must be a whole number, at least 0, not '-1'"},
+      {{"--temperature", "-0.5"}, "--temperature: must be a number, at least 0, not '-0.5'"},
+      {{"--temperature", "inf"}, "--temperature: must be a number, at most 1000, not 'inf'"},
+      {{"--temperature", "nan"}, "--temperature: must be a number, at least 0, not 'nan'"},
+      {{"--top-p", "0"}, "--top-p: must be a number above 0 and at most 1, not '0'"},
+      {{"--top-p", "1.01"}, "--top-p: must be a number above 0 and at most 1"},
+      {{"--seed", "-1"}, "--seed: must be a whole number, at least 0, not '-1'"},
+      {{"--chunk", "0"}, "--chunk: must be a whole number, at least 1, not '0'"},
+      {{"--threads", "0"}, "--threads: must be a whole number, at least 1, not '0'"},
       {{"--json", ""}, "--json"},
-      {{"--window", "0"}, "--window: must be a whole number, 1 .. 16777216, not '0'"},
-      {{"--decay", "0"}, "--decay: must be a number, above 0 up to 1, not '0'"},
-      {{"--decay", "1.1"}, "--decay: must be a number, above 0 up to 1"},
+      {{"--window", "0"}, "--window: must be a whole number, at least 1, not '0'"},
+      {{"--decay", "0"}, "--decay: must be a number above 0 and at most 1, not '0'"},
+      {{"--decay", "1.1"}, "--decay: must be a number above 0 and at most 1"},
   };
   for (const auto& [arguments, message] : cases) {
     const std::string found = refusal(arguments);
@@ -483,19 +441,19 @@ TEST(ReadingOptions, RefusesWhatDoesNotFitThePot) {
 TEST(ReadingOptions, RefusesACatalystAsLongAsThePot) {
   const Options options = with({"--pot", "100"});
   EXPECT_THROW(with_policy(options, {{std::vector<infinipot::Token>(100)}},
-                           [&](const auto& policy) { check_room(policy, options, 10); }),
+                           [&](const auto& policy) { check_fits(policy, options, 10); }),
                UsageError);
   // Nobody runs it when NuC alone decides.
   const Options nuc = with({"--pot", "100", "--alpha", "1"});
   EXPECT_NO_THROW(with_policy(nuc, {{std::vector<infinipot::Token>(100)}},
-                              [&](const auto& policy) { check_room(policy, nuc, 10); }));
+                              [&](const auto& policy) { check_fits(policy, nuc, 10); }));
 }
 
 TEST(ReadingOptions, LeastKeepIsTheLeast) {
   const Options options = with({"--pot", "100", "--policy", "h2o", "--keep", "59", "--sinks", "0"});
   const infinipot::H2o policy;
-  EXPECT_NO_THROW(check_room(policy, options, 30));  // 30 and 59 / 2 = 29 recent ones
-  EXPECT_THROW(check_room(policy, options, 31), UsageError);
+  EXPECT_NO_THROW(check_fits(policy, options, 30));  // 30 and 59 / 2 = 29 recent ones
+  EXPECT_THROW(check_fits(policy, options, 31), UsageError);
 }
 
 TEST(ReadingOptions, RequiredOnesAreMissed) {
@@ -519,7 +477,7 @@ TEST(ReadingOptions, HelpIsComplete) {
                              "--policy NAME",
                              "--alpha X",
                              "--granularity head|layer|shared",
-                             "--aggregate sum|max|peak",
+                             "--over-heads sum|max|max_share",
                              "--kernel N",
                              "--sinks N",
                              "--recent N",
@@ -554,14 +512,62 @@ TEST(ReadingOptions, HelpIsComplete) {
   EXPECT_EQ(printed("-h"), help);
 }
 
+TEST(ReadingOptions, HelpIsInGroups) {
+  Program program = extended();
+  program.reads_entries = true;
+  const std::string help = printed("--help", program);
+  std::size_t from = 0;
+  for (const char* part : {"\nModel and text:\n",
+                           "  --document",
+                           "\nPot:\n",
+                           "  --policy",
+                           "  --cache-type",
+                           "\nPolicies infinipot, cap and nuc:\n",
+                           "  --catalyst",
+                           "\nPolicy reread:\n",
+                           "  --block",
+                           "\nPolicy snapkv:\n",
+                           "  --window",
+                           "\nPolicy sirllm:\n",
+                           "  --decay",
+                           "\nPolicy expected_attention:\n",
+                           "  --future",
+                           "\nPolicy temporal_redundancy:\n",
+                           "  --frames",
+                           "\nAnswer:\n",
+                           "  --generate",
+                           "\nMeasurements and output:\n",
+                           "  --json",
+                           "\nRunning:\n",
+                           "  --threads",
+                           "  --rpc",
+                           "--help",
+                           "  --version",
+                           "Of this program only.\nExit status"}) {
+    const std::size_t at = help.find(part, from);
+    ASSERT_NE(at, std::string::npos) << part << " in\n" << help.substr(from);
+    from = at;
+  }
+  EXPECT_EQ(help.find("Options:"), std::string::npos);
+  EXPECT_EQ(help.find("\n\n\n"), std::string::npos);
+}
+
+TEST(ReadingOptions, HelpNamesNoTechnicalLimit) {
+  std::string digits;
+  for (const char c : printed("--help")) {
+    digits = c >= '0' && c <= '9' ? digits + c : "";
+    EXPECT_LT(digits.size(), 5U) << digits;
+  }
+}
+
 TEST(ReadingOptions, HelpIsTheProgramsOwn) {
   const std::string plain_help = printed("--help"), help = printed("--help", extended());
   EXPECT_NE(plain_help.find("Usage: infinipot-read "), std::string::npos);
   EXPECT_NE(help.find("Usage: other "), std::string::npos);
   EXPECT_NE(help.find("another model"), std::string::npos);
   EXPECT_NE(help.find("--granularity shared"), std::string::npos);
-  for (const char* part :
-       {"--cache-type f32|f16", "f32, f16 [f16]", "--rpc HOST:PORT,...", "servers [none]", "context_shift"}) {
+  for (const char* part : {"--cache-type f32|f16", "element [f16]", "--rpc HOST:PORT,...", "servers [none]",
+                           "context_shift", "Of this program only."}) {
     EXPECT_NE(help.find(part), std::string::npos) << part;
     EXPECT_EQ(plain_help.find(part), std::string::npos) << part;
   }
@@ -571,12 +577,12 @@ TEST(ReadingOptions, HelpIsTheProgramsOwn) {
 
 TEST(ReadingOptions, HelpTellsEveryDefault) {
   std::string help = printed("--help");
-  const std::size_t from = help.find("--max-tokens"), to = help.find("Texts longer");
-  help = help.substr(from, to - from);
+  help.erase(0, help.find("Model and text:"));
   std::size_t options = 0, defaults = 0;
-  for (std::size_t at = help.find("  --"); at != std::string::npos; at = help.find("  --", at + 1)) ++options;
+  for (std::size_t at = help.find("\n  --"); at != std::string::npos; at = help.find("\n  --", at + 1))
+    ++options;
   for (const char c : help) defaults += c == '[' ? 1U : 0U;
-  EXPECT_EQ(options + 1, defaults);  // the first one's dashes were cut off
+  EXPECT_EQ(options, defaults + 4);  // --model, --document, --question and --version have none
 }
 
 TEST(ReadingOptions, VersionIsPrinted) {

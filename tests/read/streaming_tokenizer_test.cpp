@@ -36,9 +36,9 @@ Tokens at_once(const TextModel& model, std::string_view text) {
   return tokens;
 }
 
-Tokens behind(const TextModel& model, std::string_view text) {
+Tokens after(const TextModel& model, std::string_view text) {
   Tokens tokens;
-  encode_behind(model, text, tokens);
+  encode_after(model, text, tokens);
   return tokens;
 }
 
@@ -163,9 +163,9 @@ TEST(StreamingTokenizer, AForcedCutBeforeWhiteSpaceIsNoHarmWhereEveryTextGetsASp
   }
 }
 
-TEST(EncodeBehind, GoesOnWithAText) {
+TEST(EncodeAfter, GoesOnWithAText) {
   const SpaceText model;
-  const auto text = [&](std::string_view part) { return model.decoded(behind(model, part)); };
+  const auto text = [&](std::string_view part) { return model.decoded(after(model, part)); };
   EXPECT_EQ(text(" one two"), " one two");
   EXPECT_EQ(text("  one"), "  one");
   EXPECT_EQ(text(" "), " ");
@@ -174,10 +174,10 @@ TEST(EncodeBehind, GoesOnWithAText) {
   EXPECT_EQ(text("one"), " one");  // as if it were a word of its own
 }
 
-TEST(EncodeBehind, IsEncodingWhereNoTextGetsASpace) {
+TEST(EncodeAfter, IsEncodingWhereNoTextGetsASpace) {
   const GroupingText model;
   for (const char* text : {" one two", "  one", " ", "\n\nOne two", "", "one"})
-    EXPECT_EQ(behind(model, text), model.tokens(text)) << text;
+    EXPECT_EQ(after(model, text), model.tokens(text)) << text;
 }
 
 /// The real model's vocabulary, loaded once.

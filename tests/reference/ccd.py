@@ -34,14 +34,10 @@ class Settings:
     future: int = 512  # expected_attention: positions over which RoPE is averaged
     period: int = 1  # temporal_redundancy: entries of a frame
     frames: int = 32  # temporal_redundancy: recent frames that keys are compared with
-    budgets: tuple = ()  # entries kept in each layer, of which `keep` is the largest; none: `keep` in all
 
-    def budget(self, layer):
-        return self.budgets[layer] if self.budgets else self.keep
-
-    def protected_recent(self, keep=None):
-        """Policies that need the newest entries protect them whatever `recent` says. `keep`: of the layer."""
-        half = (keep or self.keep) // 2
+    def protected_recent(self):
+        """Policies that need the newest entries protect them whatever `recent` says."""
+        half = self.keep // 2
         least = {"snapkv": self.window, "tova": 1, "h2o": half, "truncation": half}
         least["temporal_redundancy"] = self.period * self.frames
         return max(self.recent, least.get(self.policy, 0))
@@ -75,16 +71,13 @@ class Pot:
         assert settings.keep < self.limit
         self.lanes = lanes_of(model, settings.granularity)
         self.cache = Cache(model)
-        # The records that travel with every entry, [lane, entry]. Where layers have budgets, all of them end at the
-        # same column, and those that hold fewer entries lack the first ones: `absent`. (The cache has no such gaps.)
-        start = settings.keep - min(settings.budgets, default=settings.keep)
-        self.position = np.zeros((len(self.lanes), start), dtype=np.int64)
-        self.nuc = np.zeros((len(self.lanes), start))
-        self.pinned = np.zeros((len(self.lanes), start), dtype=bool)
-        self.survived = np.zeros((len(self.lanes), start), dtype=np.int64)
-        self.absent = np.ones((len(self.lanes), start), dtype=bool)
+        # The records that travel with every entry, [lane, entry].
+        self.position = np.zeros((len(self.lanes), 0), dtype=np.int64)
+        self.nuc = np.zeros((len(self.lanes), 0))
+        self.pinned = np.zeros((len(self.lanes), 0), dtype=bool)
+        self.survived = np.zeros((len(self.lanes), 0), dtype=np.int64)
         # h2o: attention received from every query so far; reread: the most from a single one, [layer, kv head, entry].
-        self.received = torch.zeros(model.layers, model.kv_heads, start, dtype=model.dtype)
+        self.received = torch.zeros(model.layers, model.kv_heads, 0, dtype=model.dtype)
         # expected_attention: raw queries of all that was read but the sinks, per layer [query head, token, dim].
         self.queries = [rows.clone() for rows in self.cache.queries]
         self.last_logits = None
@@ -95,29 +88,16 @@ class Pot:
     def __len__(self):
         return self.position.shape[1]
 
-    def begins(self):
-        """Entries that each layer lacks."""
-        counts = {heads[0][0]: int(absent.sum()) for heads, absent in zip(self.lanes, self.absent)}
-        return [counts.get(layer, 0) for layer in range(self.model.layers)]
-
-    def budget(self, lane):
-        """What a lane keeps: its layer's budget, or all that it has."""
-        return min(self.settings.budget(self.lanes[lane][0][0]), int((~self.absent[lane]).sum()))
-
     def _mass(self, count):
-        return self.model.attention_mass(self.cache, count, self.begins())
+        return self.model.attention_mass(self.cache, count)
 
     def _most(self, count):
         """[layer, kv head, entry] the largest attention that any of the last `count` tokens pays, in any query head."""
         most = []
-        for layer, begin in enumerate(self.begins()):
+        for layer in range(self.model.layers):
             paid = self.model.attention(self.cache, layer, count).amax(dim=1)
             most.append(paid.view(self.model.kv_heads, -1, paid.shape[1]).amax(dim=1))
-        return self._stack(most)
-
-    def _stack(self, rows):
-        """[layer][kv head, entry] -> [layer, kv head, entry], with zeros for what a layer lacks."""
-        return torch.stack([torch.nn.functional.pad(row, (begin, 0)) for row, begin in zip(rows, self.begins())])
+        return torch.stack(most)
 
     def feed(self, tokens, pinned=False, chunk=None):
         """Read tokens. `chunk` limits how many go through the model at once; it cannot change the outcome."""
@@ -147,7 +127,6 @@ class Pot:
         self.nuc = extend(self.nuc, nuc)
         self.pinned = extend(self.pinned, [pinned] * len(tokens))
         self.survived = extend(self.survived, [0] * len(tokens))
-        self.absent = extend(self.absent, [False] * len(tokens))
         if self.settings.policy == "expected_attention":
             past_sinks = max(0, self.settings.sinks - first)
             for layer, rows in enumerate(self.cache.queries):
@@ -165,34 +144,27 @@ class Pot:
         kept = []
         for lane, protected in enumerate(self.protected()):
             chosen = protected.copy()
-            keep = self.budget(lane)
-            assert protected.sum() <= keep
-            places = keep - protected.sum()
+            assert protected.sum() <= self.settings.keep
+            places = self.settings.keep - protected.sum()
             for name, share in stages:
                 # A share of None takes every place still empty.
-                count = int(share * places) if share is not None else keep - chosen.sum()
-                best, margin = select(scores[name][lane], ~(chosen | self.absent[lane]), count)
+                count = int(share * places) if share is not None else self.settings.keep - chosen.sum()
+                best, margin = select(scores[name][lane], ~chosen, count)
                 chosen[best] = True
                 self.margins.append(Margin(margin, len(self.distillations), lane, name))
             kept.append(np.flatnonzero(chosen))
-        self.distillations.append(Distillation(len(self.stream_nuc), kept, self.candidates(), scores))
+        self.distillations.append(Distillation(len(self.stream_nuc), kept, ~self.protected(), scores))
         self._compact(kept)
 
     def protected(self):
         index = np.arange(len(self))
-        flags = self.pinned.copy()
-        for lane, absent in enumerate(self.absent):
-            recent = self.settings.protected_recent(self.settings.budget(self.lanes[lane][0][0]))
-            flags[lane] |= (index < absent.sum() + self.settings.sinks) | (index >= len(self) - recent)
-        return flags & ~self.absent
-
-    def candidates(self):
-        return ~(self.protected() | self.absent)
+        edges = (index < self.settings.sinks) | (index >= len(self) - self.settings.protected_recent())
+        return self.pinned | edges
 
     def _scores(self):
         """Scores by name, [lane, entry], and the order in which they fill the free places."""
         s = self.settings
-        candidates = self.candidates()
+        candidates = ~self.protected()
         if s.policy == "infinipot":
             self.model.forward(self.catalyst, self.cache)
             of_queries = self._mass if s.over_queries == "sum" else self._most
@@ -239,15 +211,15 @@ class Pot:
     def _entry_scores(self):
         """[layer, kv head, entry] of what keys and values alone tell. Keys as they are rotated where they stand."""
         if self.settings.policy == "value_norm":
-            return self._stack([values.norm(dim=-1) for values in self.cache.values])
+            return torch.stack([values.norm(dim=-1) for values in self.cache.values])
         keys = [self.model.rotate(keys, 0) for keys in self.cache.keys]
         if self.settings.policy == "knorm":
-            return self._stack([-k.norm(dim=-1) for k in keys])
+            return torch.stack([-k.norm(dim=-1) for k in keys])
         if self.settings.policy == "expected_attention":
-            return self._stack([self._expected_attention(layer, k) for layer, k in enumerate(keys)])
+            return torch.stack([self._expected_attention(layer, k) for layer, k in enumerate(keys)])
         if self.settings.policy == "temporal_redundancy":
             return self._temporal_redundancy(keys)
-        return self._stack([self._unlikeness(k) for k in keys])
+        return torch.stack([self._unlikeness(k) for k in keys])
 
     @staticmethod
     def _unlikeness(keys):
@@ -280,13 +252,13 @@ class Pot:
         directions = [k / k.norm(dim=-1, keepdim=True) for k in keys]
         result = [torch.empty(k.shape[:2], dtype=k.dtype) for k in keys]
         for lane, heads in enumerate(self.lanes):
-            place = torch.from_numpy(self.position[lane][~self.absent[lane]] % period)
+            place = torch.from_numpy(self.position[lane] % period)
             recent = torch.arange(len(place)) >= len(place) - period * self.settings.frames
             same = ((place[:, None] == place[None, :]) & recent[None, :]).to(self.model.dtype)
             for layer, head in heads:
                 cosines = directions[layer][head] @ directions[layer][head].T
                 result[layer][head] = 1 - (cosines * same).sum(dim=1) / same.sum(dim=1)
-        return self._stack(result)
+        return torch.stack(result)
 
     def _lane_scores(self, u, aggregate):
         """[layer, kv head, entry] -> [lane, entry]."""
@@ -305,13 +277,8 @@ class Pot:
         return np.stack(result)
 
     def _compact(self, kept):
-        keep = self.settings.keep
-
         def take(record):
-            taken = np.zeros((len(kept), keep), dtype=record.dtype)
-            for lane, indices in enumerate(kept):
-                taken[lane, keep - len(indices) :] = record[lane, indices]
-            return taken
+            return np.stack([row[indices] for row, indices in zip(record, kept)])
 
         index = [[None] * self.model.kv_heads for _ in range(self.model.layers)]
         for heads, row in zip(self.lanes, kept):
@@ -319,12 +286,10 @@ class Pot:
                 index[layer][head] = torch.from_numpy(row)
         index = [torch.stack(rows) for rows in index]
         if self.settings.policy in ("h2o", "reread"):
-            received = [rows.gather(1, i) for rows, i in zip(self.received, index)]
-            self.received = torch.stack([torch.nn.functional.pad(r, (keep - r.shape[1], 0)) for r in received])
-        self.cache.gather([i - begin for i, begin in zip(index, self.begins())])
+            self.received = torch.stack([rows.gather(1, i) for rows, i in zip(self.received, index)])
+        self.cache.gather(index)
         self.position, self.nuc, self.pinned = take(self.position), take(self.nuc), take(self.pinned)
         self.survived = take(self.survived) + 1
-        self.absent = np.array([[i < keep - len(indices) for i in range(keep)] for indices in kept])
 
     def smallest_margin(self):
         return min(self.margins, key=lambda margin: margin.relative, default=Margin())

@@ -10,7 +10,7 @@
 #include <span>
 #include <vector>
 
-#include "infinipot/score_view.hpp"
+#include "infinipot/policy/score_view.hpp"
 #include "infinipot/shape.hpp"
 #include "reference/reference_rope.hpp"
 #include "toy_engine.hpp"
@@ -44,7 +44,7 @@ struct CcdSpec {
   std::vector<std::vector<Token>> catalysts = {};
   double alpha = 0.5;
   bool max_over_queries = false;
-  infinipot::Aggregate over_heads = infinipot::Aggregate::sum;
+  infinipot::ReduceHeads over_heads = infinipot::ReduceHeads::sum;
   std::size_t kernel = 1;              // snapkv, too
   std::size_t window = 1;              // snapkv
   double decay = 0.9;                  // sirllm
@@ -54,9 +54,6 @@ struct CcdSpec {
   std::size_t future = 9;              // expected_attention, which leaves out the sinks
   double epsilon = 0;                  // expected_attention
   std::size_t period = 3, frames = 2;  // temporal_redundancy
-  // What each layer keeps, of which `keep` is the most; none: all keep that. Entries are counted from a
-  // layer's own first one here, and so are positions.
-  std::vector<std::size_t> budgets = {};
 };
 
 /// One entry of one (layer, kv head).
@@ -87,11 +84,10 @@ class Ccd {
       for (const auto& c : spec.catalysts) catalyst = std::max(catalyst, c.size());
     if (spec.kind == Kind::reread) catalyst = spec.catalysts[0].size() + spec.block;
     limit_ = spec.capacity - catalyst;
-    if (!spec.budgets.empty()) begin_ = spec.keep - *std::ranges::min_element(spec.budgets);
   }
 
   void feed(Token token, bool pinned = false) {
-    if (begin_ + size() == limit_) distil();
+    if (size() == limit_) distil();
     const double nuc = read_ == 0 ? 0 : surprise(token);
     const auto attention = run(token);
     for (auto& head : heads_) {
@@ -103,12 +99,7 @@ class Ccd {
     ++read_;
   }
 
-  /// Of the layer that holds most.
-  std::size_t size() const {
-    std::size_t most = 0;
-    for (const auto& head : heads_) most = std::max(most, head.size());
-    return most;
-  }
+  std::size_t size() const { return heads_[0].size(); }
   const std::vector<Held>& head(std::size_t layer, std::size_t kv_head) const {
     return heads_[layer * model_.shape.kv_heads + kv_head];
   }
@@ -209,8 +200,8 @@ class Ccd {
   /// Whether attention paid by the token just read counts.
   bool counts_reading() const {
     if (spec_.kind == Kind::h2o) return true;
-    if (spec_.kind == Kind::snapkv) return begin_ + size() > limit_ - spec_.window;
-    return spec_.kind == Kind::tova && begin_ + size() == limit_;
+    if (spec_.kind == Kind::snapkv) return size() > limit_ - spec_.window;
+    return spec_.kind == Kind::tova && size() == limit_;
   }
 
   void receive(const std::vector<Vector>& attention, bool maximum) {
@@ -365,15 +356,13 @@ class Ccd {
       together = model_.shape.kv_heads;
     if (spec_.granularity == infinipot::Granularity::shared) together = heads_.size();
     for (std::size_t first = 0; first < heads_.size(); first += together)
-      keep_best(std::span(heads_).subspan(first, together),
-                spec_.budgets.empty() ? spec_.keep : spec_.budgets[first / model_.shape.kv_heads]);
-    begin_ = spec_.keep - size();
+      keep_best(std::span(heads_).subspan(first, together));
     if (spec_.kind == Kind::snapkv || spec_.kind == Kind::tova) forget_attention();
     ++distillations_;
   }
 
-  void keep_best(std::span<std::vector<Held>> heads, std::size_t keep) const {
-    const std::vector<bool> marked = choose(heads, std::min(keep, heads[0].size()), keep);
+  void keep_best(std::span<std::vector<Held>> heads) const {
+    const std::vector<bool> marked = choose(heads);
     for (auto& head : heads) {
       std::vector<Held> kept;
       for (std::size_t t = 0; t < head.size(); ++t)
@@ -383,18 +372,16 @@ class Ccd {
     }
   }
 
-  /// `keep` entries, where `budget` might be kept if there were as many.
-  std::vector<bool> choose(std::span<const std::vector<Held>> heads, std::size_t keep,
-                           std::size_t budget) const {
+  std::vector<bool> choose(std::span<const std::vector<Held>> heads) const {
     const auto& records = heads[0];
     std::size_t recent = spec_.recent;
-    if (spec_.kind == Kind::h2o || spec_.kind == Kind::truncation) recent = std::max(recent, budget / 2);
+    if (spec_.kind == Kind::h2o || spec_.kind == Kind::truncation) recent = std::max(recent, spec_.keep / 2);
     std::vector<bool> stays(records.size());
     for (std::size_t t = 0; t < stays.size(); ++t)
       stays[t] = t < spec_.sinks || t + recent >= records.size() || records[t].pinned;
     const std::vector<bool> is_protected = stays;
     const auto taken = static_cast<std::size_t>(std::count(stays.begin(), stays.end(), true));
-    const std::size_t free = keep - taken;
+    const std::size_t free = spec_.keep - taken;
 
     std::size_t by_nuc = 0;
     if (spec_.kind == Kind::infinipot) {
@@ -417,12 +404,12 @@ class Ccd {
     }
     if (spec_.kind == Kind::streaming_llm || spec_.kind == Kind::sirllm || spec_.kind == Kind::truncation)
       return result;
-    using infinipot::Aggregate;
+    using infinipot::ReduceHeads;
     if (spec_.kind == Kind::reread && spec_.layers != 0 &&
         spec_.granularity == infinipot::Granularity::shared)
       heads = heads.first(std::min(heads.size(), spec_.layers * model_.shape.kv_heads));
     for (const auto& head : heads) {
-      if (spec_.kind == Kind::reread || spec_.over_heads == Aggregate::peak) {
+      if (spec_.kind == Kind::reread || spec_.over_heads == ReduceHeads::max) {
         for (std::size_t t = 0; t < head.size(); ++t) result[t] = std::max(result[t], head[t].attention);
         continue;
       }
@@ -430,8 +417,9 @@ class Ccd {
       for (std::size_t t = 0; t < head.size(); ++t)
         if (!is_protected[t]) total += head[t].attention;
       for (std::size_t t = 0; t < head.size(); ++t)
-        result[t] = spec_.over_heads == Aggregate::max ? std::max(result[t], head[t].attention / total)
-                                                       : result[t] + head[t].attention;
+        result[t] = spec_.over_heads == ReduceHeads::max_share
+                        ? std::max(result[t], head[t].attention / total)
+                        : result[t] + head[t].attention;
     }
     return pooled(result, is_protected);
   }
@@ -475,7 +463,6 @@ class Ccd {
   std::vector<std::vector<Held>> heads_;      // (layers * kv_heads)
   std::vector<std::vector<Vector>> queries_;  // (layers * query_heads) of the text, before RoPE
   std::size_t limit_ = 0;
-  std::size_t begin_ = 0;  // what the layer that holds most lacks of `keep` entries
   std::uint64_t read_ = 0, distillations_ = 0;
   bool probing_ = false;
   Vector logits_;  // after the last token of the text

@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "infinipot/entries.hpp"
-#include "infinipot/selection.hpp"
+#include "infinipot/pot/entries.hpp"
+#include "infinipot/pot/selection.hpp"
 #include "infinipot/shape.hpp"
 
 namespace reference {

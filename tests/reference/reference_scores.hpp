@@ -12,14 +12,14 @@
 #include <span>
 #include <vector>
 
-#include "infinipot/attention_form.hpp"
 #include "infinipot/cap.hpp"
+#include "infinipot/cap/attention_form.hpp"
 #include "infinipot/concepts.hpp"
-#include "infinipot/entries.hpp"
 #include "infinipot/policy.hpp"
-#include "infinipot/selector.hpp"
+#include "infinipot/policy/selector.hpp"
+#include "infinipot/policy/smooth.hpp"
+#include "infinipot/pot/entries.hpp"
 #include "infinipot/shape.hpp"
-#include "infinipot/smooth.hpp"
 
 namespace reference {
 

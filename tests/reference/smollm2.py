@@ -101,17 +101,14 @@ class SmolLM2:
         unseen = entry[None, :] > (total - count + torch.arange(count))[:, None]
         return torch.softmax(scores.masked_fill(unseen, float("-inf")), dim=-1)
 
-    def attention_mass(self, cache, count, begins=None):
-        """u[layer, kv head, entry]: attention the last `count` queries gave, summed over them and the head group.
-
-        Layers that lack their first begins[layer] entries have zeros there.
-        """
+    def attention_mass(self, cache, count):
+        """u[layer, kv head, entry]: attention the last `count` queries gave, summed over them and the head group."""
         group = self.heads // self.kv_heads
         mass = []
         for layer in range(self.layers):
             received = self.attention(cache, layer, count).sum(dim=1)
             mass.append(received.view(self.kv_heads, group, -1).sum(dim=1))
-        return torch.stack([torch.nn.functional.pad(u, (b, 0)) for u, b in zip(mass, begins or [0] * len(mass))])
+        return torch.stack(mass)
 
     def forward(self, tokens, cache):
         """Append `tokens` to the cache at its next positions; logits [token, vocabulary]."""

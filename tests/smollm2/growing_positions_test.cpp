@@ -88,15 +88,11 @@ class GrowingPositions : public testing::Test {
 
   /// Keeps other entries in every lane, of which the newest is none.
   void distil(AnyPot& pot) {
-    const infinipot::EntryTable& entries = pot.entries();
-    const std::size_t lanes = entries.lanes();
-    Selection kept = entries.budgets().empty() ? Selection(lanes, keep) : Selection(entries.budgets());
-    for (std::size_t lane = 0; lane < lanes; ++lane) {
-      const std::size_t begin = entries.begin(lane), size = entries.size() - begin;
-      const std::span<Index> indices = kept.lane(lane);
-      for (std::size_t i = 0; i < indices.size(); ++i)
-        indices[i] = static_cast<Index>(begin + i * (size - 8) / indices.size() + lane);
-    }
+    const std::size_t lanes = pot.entries().lanes(), size = pot.entries().size();
+    Selection kept(lanes, keep);
+    for (std::size_t lane = 0; lane < lanes; ++lane)
+      for (std::size_t i = 0; i < keep; ++i)
+        kept.lane(lane)[i] = static_cast<Index>(i * (size - 8) / keep + lane);
     pot.keep(kept);
     std::vector<std::set<std::size_t>>& held = held_.emplace_back();
     for (std::size_t lane = 0; lane < lanes; ++lane) {
@@ -173,20 +169,6 @@ TEST_F(GrowingPositions, AreThoseOfADensePassThatSeesWhatWasKept) {
   }
 }
 
-TEST_F(GrowingPositions, AreThoseOfTheTextWhereLayersHaveBudgets) {
-  infinipot::PotSettings budgets = settings(capacity, Granularity::head);
-  budgets.budgets = {15, keep};
-  AnyPot pot = reading::make_growing_pot("f32", budgets);
-  EXPECT_EQ(pot.position(pot.entries().size()), 0U);
-  const Rows logits = read_all(pot);
-  EXPECT_EQ(pot.position(pot.entries().size()), length);
-  ASSERT_EQ(held_.size(), 5U);
-  EXPECT_EQ(held_[0][0].size(), 15U);
-  EXPECT_EQ(held_[0][3].size(), keep);
-  const test::SlowForward slow(model_, tokens_, visible(pot.entries().lanes()));
-  EXPECT_LT(largest_error(slow.logits, logits), 1e-4);
-}
-
 TEST_F(GrowingPositions, AreNotThoseOfCrRope) {
   AnyPot growing = growing_pot(capacity), reindexed = reindexed_pot(capacity);
   const Rows expected = read_all(growing);
@@ -218,6 +200,7 @@ TEST_F(GrowingPositions, AreThoseOfACatalystToo) {
 
 TEST_F(GrowingPositions, GoOnInAFork) {
   AnyPot pot = growing_pot(capacity);
+  EXPECT_EQ(pot.position(pot.entries().size()), 0U);
   read_all(pot);
   AnyPot fork = pot.fork();
   EXPECT_EQ(fork.position(3), pot.position(3));

@@ -13,7 +13,7 @@
 
 #include "gguf.hpp"
 #include "infinipot/pot.hpp"
-#include "infinipot/quantized_pot.hpp"
+#include "infinipot/pot/quantized_pot.hpp"
 #include "test_files.hpp"
 #include "tiny_llama.hpp"
 
@@ -209,7 +209,7 @@ TEST_F(TinyEngine, WritesKeysAndValues) {
       for (std::size_t head = 0; head < model_.kv_heads; ++head)
         for (std::size_t row = 0; row < tokens_.size(); ++row) {
           const float* const key = pot.key_rows(layer, head, row, 1, tile.data()).data;
-          const float* const value = pot.values().row(layer, head, row);
+          const float* const value = pot.values(layer).row(head, row);
           for (std::size_t i = 0; i < d; ++i) {
             ASSERT_NEAR(static_cast<double>(key[i]), slow.keys[layer][row][head * d + i], tolerance[layer]);
             ASSERT_NEAR(static_cast<double>(value[i]), slow.values[layer][row][head * d + i],
@@ -301,7 +301,7 @@ TEST_F(TinyEngine, LayersThatNobodyWantsAreLeftOut) {
   EXPECT_EQ(one.numbers[0], both.numbers[0]);
   const std::size_t half = model_.kv_heads * tokens_.size() * model_.head_dim();
   const auto of_layer = [&](const Pot<float>& pot, std::size_t layer) {
-    const float* const keys = pot.keys().data + layer * half;
+    const float* const keys = pot.keys(0).data + layer * half;
     return std::vector<float>(keys, keys + half);
   };
   EXPECT_EQ(of_layer(lower, 0), of_layer(whole, 0));
@@ -345,7 +345,7 @@ TEST_F(TinyEngine, RefusesWhatDoesNotExistAndWritesNothing) {
                                   "do not fit in 8 rows");
   expect_error<std::invalid_argument>([&] { engine.forward(std::vector<Token>(5, 1), 0, sink, queries); },
                                       "5 tokens whose queries are wanted, but a batch holds 4");
-  const float* const keys = pot.keys().data;
+  const float* const keys = pot.keys(0).data;
   EXPECT_TRUE(std::all_of(keys, keys + 2 * 2 * 8 * 6, [](float x) { return x == 0; }));
 }
 

@@ -1,0 +1,49 @@
+# What `ctest -L LABEL` runs and `cmake --build build --target LABEL_tests` builds: test programs, without their `_test`.
+# ctest reads this too, after the tests, since gtest_discover_tests takes one label only.
+set(labels cap ccd nuc policy pot rope engine reading llama_cpp kernels threads)
+
+# Wings
+set(cap_programs attention_form cap)
+set(ccd_programs allocation ccd ccd_failure ccd_reference concepts executor resume walkthrough)
+set(nuc_programs nuc nuc_from_hidden online_nuc)
+set(policy_programs entry_rows policy query_moments selector smooth)
+set(pot_programs compact entries foreign_layout fork pot pot_file quantize quantized_pot)
+set(rope_programs mrope reindex rope rope_scaling)
+
+# Examples
+set(engine_programs attention ccd_golden chat dequantize gguf growing_positions linear llama_config llama_engine sampler
+                    thread_pool tokenizer)
+set(reading_programs conversation document needle options pot_log prompt read report session streaming_tokenizer)
+list(TRANSFORM reading_programs PREPEND reading_)
+set(llama_cpp_programs agreement chat conversation engine program refusal same_tokens text)
+list(TRANSFORM llama_cpp_programs PREPEND llama_cpp_)
+
+# What vectors and the compiler's floating point could change
+set(kernels_programs ${cap_programs} ${nuc_programs} ${rope_programs} compact element nan quantize quantized_pot query_moments selector
+                     smooth top_k)
+# What runs on an executor or on threads of its own
+set(threads_programs attention ccd_golden executor growing_positions linear llama_config llama_engine thread_pool tokenizer
+                     reading_prompt)
+
+foreach(label ${labels})
+  foreach(program ${${label}_programs})
+    list(APPEND labels_of_${program} ${label})
+    list(APPEND labelled ${program})
+  endforeach()
+endforeach()
+list(REMOVE_DUPLICATES labelled)
+if(CMAKE_PROJECT_NAME)  # CMake reads this, not ctest
+  if(NOT INFINIPOT_BUILD_LLAMA_CPP)
+    list(REMOVE_ITEM labels llama_cpp)
+  endif()
+  foreach(label ${labels})
+    list(TRANSFORM ${label}_programs APPEND _test OUTPUT_VARIABLE programs)
+    add_custom_target(${label}_tests DEPENDS ${programs})
+  endforeach()
+else()
+  foreach(program ${labelled})
+    if(${program}_test_TESTS)
+      set_tests_properties(${${program}_test_TESTS} PROPERTIES LABELS "${labels_of_${program}}")
+    endif()
+  endforeach()
+endif()
