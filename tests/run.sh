@@ -1,37 +1,128 @@
 #!/usr/bin/env bash
-# All tests: style, then with clang's sanitizers for the oldest processors, then with gcc for this machine's.
-#   tests/run.sh          ends with the summary of the last
+# The tests.
+#   tests/run.sh         the library, the example engine, the programs and the adapter to llama.cpp, in one release build
+#   tests/run.sh --all   everything: style, sanitizers, other settings of the compiler and fuzzers, then the tests above and
+#                        those of the benchmarks, of llama.cpp's RPC and of the page in a browser
+# Both end with ctest's summary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source examples/setup.sh
-
-need "${build_packages[@]}" chromium clang clang-format clang-tidy libbenchmark-dev libclang-rt-14-dev libgtest-dev
-fetch_model
-build_llama_cpp
-export INFINIPOT_MODEL=$model INFINIPOT_LLAMA_CPP=$llama_cpp
+[ "${1:---all}" = --all ] || die "usage: tests/run.sh [--all]"
 jobs=$(nproc)
+launcher=()
+if command -v ccache >/dev/null; then launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
 
-# The tests of the library and of what reads files, on builds that stop at undefined behaviour and bad memory.
-say "Sanitizers (clang)"
-cmake -S . -B build/sanitize -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS=-O1 \
-  -DINFINIPOT_SANITIZE=ON -DINFINIPOT_NATIVE=OFF -DINFINIPOT_BUILD_LLAMA_CPP=ON -DCMAKE_PREFIX_PATH="$llama_cpp" \
-  -DCMAKE_EXPORT_COMPILE_COMMANDS=ON >/dev/null
-cmake --build build/sanitize
-# Without the real model, which takes long at this speed, and without what depends on the compiler alone.
-INFINIPOT_MODEL='' ctest --test-dir build/sanitize --output-on-failure -j "$jobs" -E '^(compile_fail|consumer|readme)' \
-  --quiet --output-junit ctest.xml
+# part NAME COMMAND...: says what comes, then how long it took.
+part() {
+  say "== $1"
+  local start=$SECONDS
+  "${@:2}"
+  say "== $1: $((SECONDS - start)) s"
+}
+
+# configure FOLDER OPTION...
+configure() {
+  cmake -S . -B "$1" -G Ninja "${launcher[@]}" -DCMAKE_PREFIX_PATH="$llama_cpp" -DINFINIPOT_BUILD_TESTS=ON \
+    -DINFINIPOT_BUILD_BENCHMARKS=OFF "${@:2}" >/dev/null
+}
+
+# check FOLDER OPTION...: runs tests. The folder keeps what ctest says.
+check() {
+  ctest --test-dir "$1" --output-on-failure -j "$jobs" --no-tests=error "${@:2}" >"$1/ctest.log" ||
+    { cat "$1/ctest.log"; die "failed: $1"; }
+  grep 'tests passed' "$1/ctest.log" >&2
+}
 
 # Other versions format differently than the one that the sources were written with.
-if clang-format --version | grep -q 'version 14\.'; then
-  say "Style"
+style() {
+  clang-format --version | grep -q 'version 14\.' || { say "not checked: this is not clang-format 14"; return; }
   find include tests benchmarks examples -name '*.hpp' -o -name '*.cpp' | xargs clang-format --dry-run -Werror
+  configure build/sanitize "${sanitize[@]}"
   find examples -name '*.cpp' | xargs -P "$jobs" -n 3 clang-tidy --quiet -p build/sanitize 2>/dev/null
-else
-  say "Style is not checked: this is not clang-format 14"
-fi
+}
 
-say "Release (gcc)"
-cmake -S . -B build -G Ninja -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release -DINFINIPOT_BUILD_TESTS=ON \
-  -DINFINIPOT_BUILD_BENCHMARKS=ON -DINFINIPOT_BUILD_LLAMA_CPP=ON -DCMAKE_PREFIX_PATH="$llama_cpp" >/dev/null
-cmake --build build
-ctest --test-dir build --output-on-failure
+# Stops at undefined behaviour and bad memory; for the oldest processors. Without the real model, which takes long at this
+# speed, and without what depends on the compiler alone.
+sanitize=(-DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -gline-tables-only"
+          -DINFINIPOT_SANITIZE=ON -DINFINIPOT_NATIVE=OFF -DINFINIPOT_BUILD_LLAMA_CPP=ON -DCMAKE_EXPORT_COMPILE_COMMANDS=ON)
+sanitizers() {
+  configure build/sanitize "${sanitize[@]}"
+  cmake --build build/sanitize
+  INFINIPOT_MODEL='' check build/sanitize -E '^(compile_fail|consumer|headers|quality|readme)'
+}
+
+# The sanitizer does not know OpenMP's threads, and brings its own operator new, beside which allocation_counter's is ignored.
+threads() {
+  configure build/threads -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=Debug \
+    "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -gline-tables-only -fsanitize=thread" -DCMAKE_EXE_LINKER_FLAGS=-Wl,-z,muldefs \
+    -DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON
+  cmake --build build/threads --target threads_tests
+  INFINIPOT_MODEL='' check build/threads -L '^threads$'
+  check build/threads -R '^(ModelTokenizer.ServesSeveralThreads|SmolLM2.GivesTheSameBitsHoweverItIsRun)$'
+}
+
+no_simd() {
+  configure build/no_simd -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS=-DEIGEN_DONT_VECTORIZE \
+    -DINFINIPOT_NATIVE=OFF
+  cmake --build build/no_simd --target kernels_tests
+  check build/no_simd -L '^kernels$'
+}
+
+# These flags allow the compiler to take it that there are no NaN, infinities, negative zeros or denormals. Left out are the
+# tests that fail so: all of them test just these, or have them among their inputs.
+not_finite=(
+  Cap.{NarrowBlocksWithSoftCapBiasAndNaN,NaNThatIsThereAlreadyStays,NaNInOneKeySpoilsOnlyTheQueriesThatSeeIt}
+  Cap.{NaNPassesTheSoftCap,NaNDoesNotOutliveTheCall} SixteenBits.EveryPattern{HasItsValue,ReturnsFromFloat}
+  SixteenBits.{NanFloatsOfAnyPayloadStayNan,FloatsOfAllMagnitudesRoundToNearest,HalfwayGoesToEvenAndItsNeighboursToTheNearer}
+  Nuc.{OfNothingButMaskedTokensIsNaN,OneBadLogitAnywhereGivesNaN,TwoBadLogitsDoNotCancel} Exponential.HasExactEnds
+  LogSumExp.OfPartsOfAnyLengthIsRight NucFromHiddenOf.{BadNumbers,BadHiddenStatesSpoilTheirRowOnly}
+  NucFromHiddenOf.NothingButMaskedTokensIsNaN OnlineNuc.{BadLogitsSpoilTheirRowOnly,MaskedTokens,WithoutItsTargetIsNaN}
+  Codes.WhatIsNotFiniteMakesItsGroupNanAndNoOther QuantizedPots.NanIsSeen PlainRope.RejectsOddDimensionsAndBadTheta
+  Rope.ValidatesItsNumbers RopeScaling.ErrorsNameTheValueAndItsRange Selector.{NaNIsLowestAndCounted,RejectsRulesOutOfRange}
+  Selector.MatchesTheReferenceWhereLanesHoldDifferentTokens ScoreView.NaNSpoilsTheShareOfItsOwnEntryOnly
+  Smooth.{MatchesBruteForce,MaxPassesOverNaNUnlessThereIsNothingElse} TopK.AnyBitsAtAll
+  TopK.MatchesAStableSort{ForEverySizeAndK,ForLargeInputs,WhateverTheBitsOfTheBorder})
+fast_math() {
+  configure build/fast_math -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release "-DCMAKE_CXX_FLAGS=-O3 -ffast-math"
+  cmake --build build/fast_math --target kernels_tests
+  check build/fast_math -L '^kernels$' -E "^($(IFS='|'; echo "${not_finite[*]}"))(<|$)"
+}
+
+# A minute each, at once, from the committed files.
+fuzzers() {
+  configure build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=Release -DINFINIPOT_FUZZ=ON
+  cmake --build build/fuzz --target pot_file_fuzzer model_fuzzer
+  local name runs=()
+  for name in pot_file model; do
+    mkdir -p "build/fuzz/$name"
+    "build/fuzz/tests/fuzz/${name}_fuzzer" -max_total_time=60 -max_len=16384 -artifact_prefix="build/fuzz/$name-" \
+      "build/fuzz/$name" "tests/fuzz/seeds/$name" 2>"build/fuzz/$name.log" || { cat "build/fuzz/$name.log"; exit 1; } &
+    runs+=($!)
+  done
+  for name in "${runs[@]}"; do wait "$name"; done
+  tail -qn 1 build/fuzz/{pot_file,model}.log >&2
+}
+
+# release OPTION...
+release() {
+  configure build -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release -DINFINIPOT_BUILD_LLAMA_CPP=ON "$@"
+  cmake --build build
+}
+
+part "Packages" need "${build_packages[@]}" libgtest-dev
+part "Model" fetch_model
+part "llama.cpp" build_llama_cpp
+export INFINIPOT_MODEL=$model INFINIPOT_LLAMA_CPP=$llama_cpp
+if [ $# -eq 0 ]; then
+  part "Release (gcc)" release -DINFINIPOT_ALL_TESTS=OFF -DINFINIPOT_QUICK_TESTS=ON
+else
+  part "More packages" need chromium clang clang-format clang-tidy libbenchmark-dev libclang-rt-14-dev
+  part "Style" style
+  part "Address and undefined behaviour (clang)" sanitizers
+  part "Threads (clang)" threads
+  part "Without SIMD" no_simd
+  part "Fast math" fast_math
+  part "Fuzzers" fuzzers
+  part "Release (gcc), all" release -DINFINIPOT_ALL_TESTS=ON -DINFINIPOT_QUICK_TESTS=OFF -DINFINIPOT_BUILD_BENCHMARKS=ON
+fi
+ctest --test-dir build --output-on-failure -j "$jobs"
