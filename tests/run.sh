@@ -69,7 +69,7 @@ no_simd() {
 }
 
 # These flags allow the compiler to take it that there are no NaN, infinities, negative zeros or denormals. Left out are the
-# tests that fail so: all of them test just these, or have them among their inputs.
+# tests that fail so. Those looked into test just these or have them among their inputs, as the names of the others say too.
 not_finite=(
   Cap.{NarrowBlocksWithSoftCapBiasAndNaN,NaNThatIsThereAlreadyStays,NaNInOneKeySpoilsOnlyTheQueriesThatSeeIt}
   Cap.{NaNPassesTheSoftCap,NaNDoesNotOutliveTheCall} SixteenBits.EveryPattern{HasItsValue,ReturnsFromFloat}
