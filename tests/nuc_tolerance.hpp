@@ -21,7 +21,7 @@ inline double sum_tolerance(std::span<const float> logits) {
   const auto top = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
   double distance = 16;
   for (const float x : logits)
-    if (static_cast<double>(x) > -infinity)
+    if (!infinipot::detail::is_minus_infinity(x))
       distance += std::exp(static_cast<double>(x) - truth) * std::abs(static_cast<double>(x) - top);
   const double additions = static_cast<double>(infinipot::LogSumExp::block) /
                                static_cast<double>(4 * infinipot::detail::packet_size) +

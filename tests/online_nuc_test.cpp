@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "allocation_counter.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "nuc_tolerance.hpp"
 #include "reference/random.hpp"
 
@@ -19,9 +20,10 @@ using infinipot::LogitTile;
 using infinipot::LogSumExp;
 using infinipot::OnlineNuc;
 using infinipot::Token;
+using infinipot::detail::is_nan;
 
-constexpr float inf = std::numeric_limits<float>::infinity();
-constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+const float inf = -infinipot::detail::minus_infinity();
+const float nan = infinipot::detail::quiet_nan<float>();
 
 /// Rows of random logits, each with a target.
 struct Rows {
@@ -142,8 +144,8 @@ TEST(OnlineNuc, BadLogitsSpoilTheirRowOnly) {
       Rows rows(3, 151, 6);
       rows.logits[1][at] = bad;
       const auto scores = rows.scores(64);
-      EXPECT_TRUE(std::isnan(scores[1])) << bad << " at " << at;
-      EXPECT_FALSE(std::isnan(scores[0]) || std::isnan(scores[2]));
+      EXPECT_TRUE(is_nan(scores[1])) << bad << " at " << at;
+      EXPECT_FALSE(is_nan(scores[0]) || is_nan(scores[2]));
     }
 }
 
@@ -157,7 +159,7 @@ TEST(OnlineNuc, MaskedTokens) {
   rows.targets[0] = 100;
   const auto scores = rows.scores(64);
   EXPECT_NEAR(scores[0], reference::nuc(rows.logits[0], 100), 1e-5);
-  EXPECT_TRUE(std::isnan(scores[1])) << "no token can come";
+  EXPECT_TRUE(is_nan(scores[1])) << "no token can come";
   EXPECT_EQ(scores[2], 0.0F) << "only the target can come";
   EXPECT_EQ(scores[3], inf) << "the target cannot come";
 }
@@ -167,9 +169,9 @@ TEST(OnlineNuc, WithoutItsTargetIsNaN) {
   rows.targets[0] = 99;
   OnlineNuc online(1);
   online.start(rows.targets);
-  EXPECT_TRUE(std::isnan(online.nuc(0)));
+  EXPECT_TRUE(is_nan(online.nuc(0)));
   rows.give(online, 0, 99, 99);
-  EXPECT_TRUE(std::isnan(online.nuc(0)));
+  EXPECT_TRUE(is_nan(online.nuc(0)));
   rows.give(online, 99, 1, 1);
   EXPECT_NEAR(online.nuc(0), rows.whole()[0], 1e-5);
 }

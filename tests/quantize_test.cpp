@@ -8,12 +8,14 @@
 #include <limits>
 #include <vector>
 
+#include "infinipot/detail/nan.hpp"
 #include "reference/random.hpp"
 
 namespace {
 
 using infinipot::int4;
 using infinipot::int8;
+using infinipot::detail::is_nan;
 
 constexpr std::size_t group = 32;
 
@@ -116,7 +118,7 @@ TYPED_TEST(Codes, WhatIsNotFiniteMakesItsGroupNanAndNoOther) {
       const auto out = round_trip<TypeParam>(row);
       for (std::size_t c = 0; c < row.size(); ++c) {
         if (c / group == at / group) {
-          EXPECT_TRUE(std::isnan(out[c])) << bad << " at " << at << ", channel " << c;
+          EXPECT_TRUE(is_nan(out[c])) << bad << " at " << at << ", channel " << c;
         } else {
           EXPECT_NEAR(out[c], 0.5F, 0.002F) << bad << " at " << at << ", channel " << c;
         }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "allocation_counter.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/infinipot.hpp"
 #include "reference/random.hpp"
 #include "reference/reference_rope.hpp"
@@ -29,6 +30,7 @@ using infinipot::plain_rope;
 using infinipot::Pot;
 using infinipot::PotSettings;
 using infinipot::Selection;
+using infinipot::detail::is_nan;
 
 static_assert(infinipot::Store<Pot<int8>> && infinipot::ReadableKeys<Pot<int8>>);
 static_assert(infinipot::Store<Pot<int4>> && infinipot::ReadableKeys<Pot<int4>>);
@@ -302,7 +304,7 @@ TYPED_TEST(QuantizedPots, NanIsSeen) {
   std::vector<float> keys(128), values(128);
   pot.key_rows(0, 0, 0, 2, keys.data());
   pot.value_rows(0, 0, 0, 2, values.data());
-  EXPECT_TRUE(std::isnan(keys[3]) && std::isnan(values[64 + 3]));
+  EXPECT_TRUE(is_nan(keys[3]) && is_nan(values[64 + 3]));
   EXPECT_NEAR(keys[64 + 3], 1, 0.01);
   EXPECT_NEAR(values[3], 1, 0.01);
   EXPECT_NEAR(keys[40], 1, 0.01) << "another group";

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "infinipot/detail/nan.hpp"
 #include "reference/random.hpp"
 #include "reference/reference_rope.hpp"
 
@@ -18,6 +19,7 @@ using infinipot::Pairing;
 using infinipot::plain_rope;
 using infinipot::Rope;
 using infinipot::Turn;
+using infinipot::detail::is_nan;
 
 /// An AngleTable with its memory.
 struct Table {
@@ -86,7 +88,7 @@ TEST(Rope, ValidatesItsNumbers) {
   for (const double bad : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
     Rope rope = plain_rope(8);
     rope.frequencies.back() = bad;
-    expect_error(error_of([&] { rope.validate(8); }), std::isnan(bad) ? "nan" : "inf");
+    expect_error(error_of([&] { rope.validate(8); }), is_nan(bad) ? "nan" : "inf");
   }
   for (const auto& [bad, text] :
        {std::pair{0.0, "factor 0 "}, {-0.5, "-0.5"}, {HUGE_VAL, "inf"}, {std::nan(""), "nan"}}) {

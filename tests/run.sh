@@ -48,7 +48,7 @@ sanitize=(-DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLA
 sanitizers() {
   configure build/sanitize "${sanitize[@]}"
   cmake --build build/sanitize
-  INFINIPOT_MODEL='' check build/sanitize -E '^(compile_fail|consumer|headers|quality|readme)'
+  INFINIPOT_MODEL='' check build/sanitize -E '^(compile|consumer|headers|quality|readme)'
 }
 
 # The sanitizer does not know OpenMP's threads, and brings its own operator new, beside which allocation_counter's is ignored.
@@ -61,31 +61,20 @@ threads() {
   check build/threads -R '^(ModelTokenizer.ServesSeveralThreads|SmolLM2.GivesTheSameBitsHoweverItIsRun)$'
 }
 
-no_simd() {
-  configure build/no_simd -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS=-DEIGEN_DONT_VECTORIZE \
-    -DINFINIPOT_NATIVE=OFF
-  cmake --build build/no_simd --target kernels_tests
-  check build/no_simd -L '^kernels$'
-}
-
-# These flags allow the compiler to take it that there are no NaN, infinities, negative zeros or denormals. Left out are the
-# tests that fail so. Those looked into test just these or have them among their inputs, as the names of the others say too.
-not_finite=(
-  Cap.{NarrowBlocksWithSoftCapBiasAndNaN,NaNThatIsThereAlreadyStays,NaNInOneKeySpoilsOnlyTheQueriesThatSeeIt}
-  Cap.{NaNPassesTheSoftCap,NaNDoesNotOutliveTheCall} SixteenBits.EveryPattern{HasItsValue,ReturnsFromFloat}
-  SixteenBits.{NanFloatsOfAnyPayloadStayNan,FloatsOfAllMagnitudesRoundToNearest,HalfwayGoesToEvenAndItsNeighboursToTheNearer}
-  Nuc.{OfNothingButMaskedTokensIsNaN,OneBadLogitAnywhereGivesNaN,TwoBadLogitsDoNotCancel} Exponential.HasExactEnds
-  LogSumExp.OfPartsOfAnyLengthIsRight NucFromHiddenOf.{BadNumbers,BadHiddenStatesSpoilTheirRowOnly}
-  NucFromHiddenOf.NothingButMaskedTokensIsNaN OnlineNuc.{BadLogitsSpoilTheirRowOnly,MaskedTokens,WithoutItsTargetIsNaN}
-  Codes.WhatIsNotFiniteMakesItsGroupNanAndNoOther QuantizedPots.NanIsSeen PlainRope.RejectsOddDimensionsAndBadTheta
-  Rope.ValidatesItsNumbers RopeScaling.ErrorsNameTheValueAndItsRange Selector.{NaNIsLowestAndCounted,RejectsRulesOutOfRange}
-  Selector.MatchesTheReferenceWhereLanesHoldDifferentTokens ScoreView.NaNSpoilsTheShareOfItsOwnEntryOnly
-  Smooth.{MatchesBruteForce,MaxPassesOverNaNUnlessThereIsNothingElse} TopK.AnyBitsAtAll
-  TopK.MatchesAStableSort{ForEverySizeAndK,ForLargeInputs,WhateverTheBitsOfTheBorder})
-fast_math() {
-  configure build/fast_math -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release "-DCMAKE_CXX_FLAGS=-O3 -ffast-math"
-  cmake --build build/fast_math --target kernels_tests
-  check build/fast_math -L '^kernels$' -E "^($(IFS='|'; echo "${not_finite[*]}"))(<|$)"
+# The kernels as engines are built: right under the flags of each, NaN and infinities seen.
+flags=("-O0" "-O2" "-O3 -DEIGEN_DONT_VECTORIZE" "-O3 -ffast-math" "-Ofast -march=native")
+kernels() {
+  local compiler set folder
+  for compiler in g++ clang++; do
+    for set in "${flags[@]}"; do
+      folder=build/kernels/$compiler${set//[ =]/}
+      say "$compiler $set"
+      configure "$folder" -DCMAKE_CXX_COMPILER=$compiler -DCMAKE_BUILD_TYPE=Release "-DCMAKE_CXX_FLAGS_RELEASE=$set" \
+        -DINFINIPOT_NATIVE=OFF
+      cmake --build "$folder" --target kernels_tests
+      check "$folder" -L '^kernels$'
+    done
+  done
 }
 
 # A minute each, at once, from the committed files.
@@ -120,8 +109,7 @@ else
   part "Style" style
   part "Address and undefined behaviour (clang)" sanitizers
   part "Threads (clang)" threads
-  part "Without SIMD" no_simd
-  part "Fast math" fast_math
+  part "Kernels (gcc and clang, five sets of flags)" kernels
   part "Fuzzers" fuzzers
   part "Release (gcc), all" release -DINFINIPOT_ALL_TESTS=ON -DINFINIPOT_QUICK_TESTS=OFF -DINFINIPOT_BUILD_BENCHMARKS=ON
 fi

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "allocation_counter.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/policy/score_view.hpp"
 #include "reference/random.hpp"
 #include "reference/reference_scores.hpp"
@@ -32,8 +33,9 @@ using infinipot::ScoreView;
 using infinipot::Selector;
 using infinipot::Shape;
 using infinipot::Token;
+using infinipot::detail::is_nan;
 
-constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+const float nan = infinipot::detail::quiet_nan<float>();
 constexpr Shape shape{.layers = 2, .query_heads = 6, .kv_heads = 3, .head_dim = 4};
 constexpr Granularity granularities[] = {Granularity::head, Granularity::layer, Granularity::shared};
 
@@ -128,14 +130,14 @@ std::vector<float> attention_scores(const Held& held, const reference::Scope& sc
       for (std::size_t i = 0; i < scores.size(); ++i) {
         paid.push_back(
             held.attention[head * held.capacity() + index_of(held.table, lane, scope.positions[i])]);
-        if (scope.protected_any[i] == 0 && !std::isnan(paid[i])) total += paid[i];
+        if (scope.protected_any[i] == 0 && !is_nan(paid[i])) total += paid[i];
       }
       for (std::size_t i = 0; i < scores.size(); ++i) {
         if (over_heads == ReduceHeads::sum) {
           scores[i] += paid[i];
         } else if (over_heads == ReduceHeads::max) {
-          if (paid[i] > scores[i] || std::isnan(paid[i])) scores[i] = paid[i];
-        } else if (std::isnan(scores[i]) || std::isnan(paid[i])) {
+          if (is_nan(paid[i]) || (!is_nan(scores[i]) && paid[i] > scores[i])) scores[i] = paid[i];
+        } else if (is_nan(scores[i]) || is_nan(paid[i])) {
           scores[i] = nan;
         } else if (total != 0) {
           scores[i] = std::max(scores[i], paid[i] / total);
@@ -609,7 +611,7 @@ TEST(ScoreView, NaNSpoilsTheShareOfItsOwnEntryOnly) {
   held.protection = {0, 0};
   std::copy_n(std::vector<float>{nan, 1, 2, 1}.begin(), 4, held.attention.begin());
   const auto scores = reduced(held, ReduceHeads::max_share);
-  EXPECT_TRUE(std::isnan(scores[0]));
+  EXPECT_TRUE(is_nan(scores[0]));
   EXPECT_EQ((std::vector<float>{scores.begin() + 1, scores.end()}), (std::vector<float>{0.25F, 0.5F, 0.25F}));
 }
 

@@ -20,8 +20,8 @@ namespace {
 using infinipot::Index;
 using infinipot::TopK;
 
-constexpr float nan = std::numeric_limits<float>::quiet_NaN();
-constexpr float inf = std::numeric_limits<float>::infinity();
+const float nan = infinipot::detail::quiet_nan<float>();
+const float inf = -infinipot::detail::minus_infinity();
 
 /// The protected, then the best of the rest; ascending.
 std::vector<Index> expected(const std::vector<float>& scores, std::size_t k,
@@ -38,7 +38,7 @@ std::vector<Index> expected(const std::vector<float>& scores, std::size_t k,
 enum class Values { distinct, few, special };
 
 std::vector<float> random_scores(reference::Random& random, std::size_t n, Values values) {
-  constexpr float specials[] = {nan, -nan, 0.0F, -0.0F, inf, -inf, 1, -1, 1e-45F, -1e-45F, 3e38F, -3e38F};
+  const float specials[] = {nan, -nan, 0.0F, -0.0F, inf, -inf, 1, -1, 1e-45F, -1e-45F, 3e38F, -3e38F};
   std::vector<float> scores(n);
   for (float& x : scores) {
     if (values == Values::distinct) x = static_cast<float>(random.uniform());

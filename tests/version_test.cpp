@@ -24,6 +24,17 @@ TEST(Version, UnitsForOtherProcessorsCallCodeOfTheirOwn) {
   EXPECT_EQ(avx2_unit().packet_size, 8U);
   EXPECT_NE(baseline_unit().log_sum_exp, avx2_unit().log_sum_exp);
 }
+
+// Whichever comes first when they are linked, as this program is linked in both orders. The unit with
+// -ffast-math and the one without share their functions.
+TEST(Version, UnitsWithOtherFlagsAreRightBesideEachOther) {
+  for (const Unit& unit : {baseline_unit(), avx2_unit(), fast_math_unit()}) {
+    EXPECT_LT(unit.exp_error, 2e-6) << unit.packet_size;
+    EXPECT_LT(unit.cap_error, 2e-6) << unit.packet_size;
+    EXPECT_LT(unit.nuc_error, 2e-6) << unit.packet_size;
+    EXPECT_TRUE(unit.sees_nan) << unit.packet_size;
+  }
+}
 #endif
 
 }  // namespace

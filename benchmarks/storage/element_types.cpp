@@ -73,7 +73,7 @@ class Reader {
                                              .capacity = options_.pot,
                                              .max_keep = options_.keep,
                                              .granularity = infinipot::Granularity::shared,
-                                             .rope = weights_.config().rope()},
+                                             .rope = weights_.config().rope(options_.pot)},
                                             [&] {
                                               return options_.plain_channels
                                                          ? infinipot::plain_key_channels(shape)

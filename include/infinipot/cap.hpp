@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "infinipot/cap/attention_form.hpp"
+#include "infinipot/cap/multiply_keys.hpp"
 #include "infinipot/detail/nan.hpp"
 #include "infinipot/detail/simd.hpp"
 #include "infinipot/queries.hpp"
@@ -25,51 +27,6 @@ enum class Reduce : std::uint8_t {
   max,  ///< the largest of them (KVzip)
 };
 
-namespace detail {
-
-/// out[r][w] = sum over k of keys[r][k] * queries[k][w], for `rows` keys and `packets` packets of queries.
-/// Not inline: this loop needs nearly all registers; sharing them with a caller would halve its speed.
-template <std::size_t packets, std::size_t... row>
-[[gnu::noinline]] void dot_rows(std::index_sequence<row...>, const float* keys, std::ptrdiff_t stride,
-                                const float* queries, std::size_t head_dim, float* out) noexcept {
-  static_assert(packets == 1 || packets == 2);
-  constexpr std::size_t width = packets * packet_size;
-  Packet left[sizeof...(row)] = {((void)row, broadcast(0))...};
-  Packet right[sizeof...(row)] = {((void)row, broadcast(0))...};
-  for (std::size_t k = 0; k < head_dim; ++k) {
-    const Packet q0 = load(queries + k * width);
-    const Packet q1 = load(queries + (k + 1) * width - packet_size);
-    const auto step = [&](std::size_t r) {
-      const Packet key =
-          broadcast(keys[static_cast<std::ptrdiff_t>(r) * stride + static_cast<std::ptrdiff_t>(k)]);
-      left[r] = multiply_add(key, q0, left[r]);
-      if constexpr (packets == 2) right[r] = multiply_add(key, q1, right[r]);
-    };
-    (step(row), ...);
-  }
-  (store(out + row * width, left[row]), ...);
-  if constexpr (packets == 2) (store(out + row * width + packet_size, right[row]), ...);
-}
-
-/// out[r * out_stride] = sum over k of keys[r][k] * query[k], for a few keys and one query. Precondition:
-/// head_dim is a multiple of packet_size.
-template <std::size_t... row>
-[[gnu::noinline]] void dot_query(std::index_sequence<row...>, const float* keys, std::ptrdiff_t stride,
-                                 const float* query, std::size_t head_dim, float* out,
-                                 std::size_t out_stride) noexcept {
-  Packet sums[sizeof...(row)] = {((void)row, broadcast(0))...};
-  for (std::size_t k = 0; k < head_dim; k += packet_size) {
-    const Packet q = load(query + k);
-    ((sums[row] = multiply_add(
-          load(keys + static_cast<std::ptrdiff_t>(row) * stride + static_cast<std::ptrdiff_t>(k)), q,
-          sums[row])),
-     ...);
-  }
-  ((out[row * out_stride] = sum(sums[row])), ...);
-}
-
-}  // namespace detail
-
 /// Fused attention scoring of one (layer, kv head) at a time: scaled q.k, softmax and the sum over queries,
 /// by tiles, without a (queries x entries) matrix or a copy of keys for the group. Allocates in the
 /// constructor only; one scorer per thread. The result depends only on the input.
@@ -82,7 +39,7 @@ class CapScorer {
   CapScorer(const Shape& shape, std::size_t max_entries)
       : shape_(shape),
         queries_(shape.head_dim * widest),
-        keys_(std::min(max_entries, kept_keys + key_tile) * shape.head_dim),
+        keys_((std::min)(max_entries, kept_keys + key_tile) * shape.head_dim),
         logits_(max_entries * widest),
         bias_(max_entries) {
     shape.validate();
@@ -91,15 +48,15 @@ class CapScorer {
   /// Adds softmax(q.K^T)[t] of every query of `kv_head`'s group to scores[t] (Reduce::sum), or raises
   /// scores[t] to it (Reduce::max). Query i stands at position first + i and sees entries 0 .. first + i.
   /// `keys(from, count, tile)` returns FloatRows of entries from .. from + count - 1, in place or in `tile`
-  /// (count * head_dim floats). `scores` has first + queries.count values. A NaN logit makes everything that
-  /// its query pays NaN. Precondition: first + queries.count <= max_entries.
+  /// (count * head_dim floats). `scores` has first + queries.count values. A logit of NaN or +inf makes
+  /// everything that its query pays NaN. Precondition: first + queries.count <= max_entries.
   template <class Keys>
   void accumulate(const Queries& queries, std::size_t kv_head, std::size_t first, const Keys& keys,
                   const AttentionForm& form, Reduce reduce, std::span<float> scores) noexcept {
     const std::size_t rows = shape_.group() * queries.count;
     Call call{queries, kv_head, first, form, reduce, rows > widest ? kept_keys : 0};
     for (std::size_t row = 0; row < rows; row += widest) {
-      const Task task{row, std::min(widest, rows - row)};
+      const Task task{row, (std::min)(widest, rows - row)};
       // A narrow block takes less time than a wide one; for a single query, entries lie side by side.
       if (task.rows == 1)
         accumulate<1>(call, task, keys, scores);
@@ -139,7 +96,7 @@ class CapScorer {
   template <std::size_t block_width>
   struct Block {
     static constexpr std::size_t width = block_width;
-    static constexpr std::size_t step = std::max(width, detail::packet_size);
+    static constexpr std::size_t step = (std::max)(width, detail::packet_size);
     static_assert(width == 1 || width == step);
 
     std::size_t rows = 0;
@@ -176,7 +133,7 @@ class CapScorer {
       const std::size_t token = (task.row + w) % call.queries.count;
       block.position[w] = call.first + token;
       block.head[w] = call.kv_head * shape_.group() + (task.row + w) / call.queries.count;
-      block.entries = std::max(block.entries, block.position[w] + 1);
+      block.entries = (std::max)(block.entries, block.position[w] + 1);
       const float* const query = call.queries.at(token, block.head[w]);
       float* const out = queries_.data() + (block.along_head_dim ? w * d : w);
       const std::size_t stride = block.along_head_dim ? 1 : width;
@@ -188,7 +145,7 @@ class CapScorer {
   template <std::size_t width, class Keys>
   void fill_logits(Call& call, const Block<width>& block, const Keys& keys) noexcept {
     for (std::size_t from = 0; from < block.entries; from += key_tile) {
-      const std::size_t count = std::min(key_tile, block.entries - from);
+      const std::size_t count = (std::min)(key_tile, block.entries - from);
       const FloatRows rows = key_rows(call, from, count, keys);
       float* const out = logits_.data() + from * width;
       std::size_t i = 0;
@@ -201,7 +158,7 @@ class CapScorer {
   /// Does not convert again what an earlier block has converted.
   template <class Keys>
   FloatRows key_rows(Call& call, std::size_t from, std::size_t count, const Keys& keys) noexcept {
-    float* const tile = keys_.data() + std::min(from, call.to_keep) * shape_.head_dim;
+    float* const tile = keys_.data() + (std::min)(from, call.to_keep) * shape_.head_dim;
     if (from + count <= call.converted) return {tile, static_cast<std::ptrdiff_t>(shape_.head_dim)};
     const FloatRows rows = keys(from, count, tile);
     if (rows.data == tile && from <= call.converted && from + count <= call.to_keep)
@@ -233,10 +190,22 @@ class CapScorer {
   void cap_logits(const Block<width>& block, float cap) noexcept {
     using namespace detail;
     const Packet top = broadcast(cap), steepness = broadcast(1 / cap);
-    for (std::size_t i = 0; i < block.entries * width; i += packet_size) {
-      float* const logits = logits_.data() + i;
-      store(logits, multiply(top, tanh(multiply(steepness, load(logits)))));
+    const std::size_t end = (block.entries * width + packet_size - 1) / packet_size * packet_size;
+    for (std::size_t from = 0; from < end; from += key_tile * packet_size) {
+      const std::span<float> logits(logits_.data() + from, (std::min)(key_tile * packet_size, end - from));
+      if (may_be_spoilt(logits.data(), logits.size())) {
+        cap_but_nan(logits, cap);
+        continue;
+      }
+      for (std::size_t i = 0; i < logits.size(); i += packet_size)
+        store(&logits[i], multiply(top, tanh(multiply(steepness, load(&logits[i])))));
     }
+  }
+
+  /// For vectors, NaN would be a number.
+  [[gnu::cold, gnu::noinline]] static void cap_but_nan(std::span<float> logits, float cap) noexcept {
+    for (float& logit : logits)
+      if (!detail::is_nan(logit)) logit = cap * std::tanh(logit / cap);
   }
 
   template <std::size_t width>
@@ -246,9 +215,10 @@ class CapScorer {
       std::ranges::fill(row, 0.0F);
       bias.add(block.head[w], block.position[w], row);
       // lowest() instead of -inf: the rest of the kernel then needs no infinities.
+      constexpr auto hidden = detail::infinity_bits<float> | detail::sign_bit<float>;
       for (std::size_t t = 0; t < row.size(); ++t) {
         float& logit = logits_[t * width + w];
-        logit = row[t] < low ? low : logit + row[t];
+        logit = std::bit_cast<std::uint32_t>(row[t]) == hidden ? low : logit + row[t];
       }
     }
   }
@@ -268,19 +238,60 @@ class CapScorer {
     const std::size_t used = block.entries * width;
     const std::size_t end = (used + step - 1) / step * step;
     std::fill(logits_.data() + used, logits_.data() + end, low);
-    float tops[step], sums[step] = {};
-    std::fill_n(tops, step, low);
-    for (std::size_t i = 0; i < end; i += step) raise(tops, logits_.data() + i);
-    if constexpr (width < step) std::fill_n(tops, step, largest(tops));
+    float tops[step], totals[step], sums[step] = {};
+    survey(end, tops, totals);
+    if constexpr (width < step) {
+      std::fill_n(tops, step, largest(tops));
+      totals[0] = sum(load(totals));
+    }
+    for (float& top : tops)  // where -inf is said not to be, it may replace the lowest float
+      if (is_minus_infinity(top)) top = low;
+    bool spoilt[width] = {};
+    for (std::size_t w = 0; w < width; ++w)  // a sum shows NaN, see may_be_spoilt()
+      if (spoils(totals[w])) spoilt[w] = replace_nan(block, w, tops);
     for (std::size_t from = 0; from < end; from += key_tile * step)
-      add_exponentials(tops, from, std::min(from + key_tile * step, end), sums);
+      add_exponentials(tops, from, (std::min)(from + key_tile * step, end), sums);
     if constexpr (width < step) sums[0] = sum(load(sums));
     for (std::size_t w = 0; w < width; ++w) {
-      const bool pays = w < block.rows && tops[w] > low;  // not if all its entries are hidden
-      if (detail::is_nan(sums[w]))
-        spread_nan(block, w, pays);
-      else if (pays)
+      if (w >= block.rows || tops[w] <= low) continue;  // it pays nothing if all its entries are hidden
+      if (spoilt[w])
+        spread_nan(block, w);
+      else
         block.share[w] = 1.0F / sums[w];
+    }
+  }
+
+  /// The largest of each lane's logits, unless one is NaN, and their sum.
+  template <std::size_t step>
+  void survey(std::size_t end, float (&tops)[step], float (&totals)[step]) noexcept {
+    using namespace detail;
+    constexpr std::size_t last = step - packet_size;  // the second packet of a step, if there are two
+    Packet top[4], total[4];
+    for (std::size_t i = 0; i < 4; ++i) {
+      top[i] = broadcast(low);
+      total[i] = broadcast(0);
+    }
+    const auto add_step = [&](std::size_t at, std::size_t to) {
+      const Packet first = load(logits_.data() + at);
+      top[to] = larger(top[to], first);
+      total[to] = add(total[to], first);
+      if constexpr (last > 0) {
+        const Packet second = load(logits_.data() + at + last);
+        top[to + 1] = larger(top[to + 1], second);
+        total[to + 1] = add(total[to + 1], second);
+      }
+    };
+    std::size_t i = 0;
+    for (; i + 2 * step <= end; i += 2 * step) {  // two at a time hide one another's latency
+      add_step(i, 0);
+      add_step(i + step, 2);
+    }
+    if (i < end) add_step(i, 0);
+    store(tops, larger(top[0], top[2]));
+    store(totals, add(total[0], total[2]));
+    if constexpr (last > 0) {
+      store(tops + last, larger(top[1], top[3]));
+      store(totals + last, add(total[1], total[3]));
     }
   }
 
@@ -309,16 +320,35 @@ class CapScorer {
     if constexpr (last > 0) store(sums + last, add(load(sums + last), part1));
   }
 
-  /// A query with a NaN logit pays NaN where it would have paid anything, and nothing elsewhere: entries
-  /// hidden from it stay sound. Padding of the block (0 * infinity) never pays. (The query's share stays 0,
-  /// and 0 * NaN is NaN.)
-  template <std::size_t width>
-  void spread_nan(const Block<width>& block, std::size_t w, bool pays) noexcept {
+  /// Replaces the logits of query w that spoil its softmax by the largest of the others, for spread_nan() to
+  /// find, and says whether there are any. Padding of the block (0 * infinity) has them too.
+  template <std::size_t width, std::size_t step>
+  [[gnu::cold, gnu::noinline]] bool replace_nan(const Block<width>& block, std::size_t w,
+                                                float (&tops)[step]) noexcept {
+    float top = low;
+    bool found = false;
     for (std::size_t t = 0; t < block.entries; ++t) {
-      float& paid = logits_[t * width + w];
-      const bool spoilt = detail::is_nan(paid) || (pays && paid != 0);
-      paid = spoilt && w < block.rows ? std::numeric_limits<float>::quiet_NaN() : 0;
+      const float& logit = logits_[t * width + w];
+      if (detail::spoils(logit))
+        found = true;
+      else if (!detail::is_minus_infinity(logit) && logit > top)
+        top = logit;
     }
+    if (!found) return false;
+    if (top == low) top = 0;
+    for (std::size_t t = 0; t < block.entries; ++t)
+      if (float& logit = logits_[t * width + w]; detail::spoils(logit)) logit = top;
+    std::fill_n(tops + w, width < step ? step : 1, top);
+    return true;
+  }
+
+  /// A query with such a logit pays NaN where it would have paid anything, and nothing elsewhere: entries
+  /// hidden from it stay sound. (Its share stays 0, and 0 * NaN is NaN.)
+  template <std::size_t width>
+  [[gnu::cold, gnu::noinline]] void spread_nan(const Block<width>& block, std::size_t w) noexcept {
+    const auto nan = detail::quiet_nan<float>();
+    for (std::size_t t = 0; t < block.entries; ++t)
+      if (float& paid = logits_[t * width + w]; paid != 0) paid = nan;
   }
 
   void add_to(const Block<1>& block, std::span<float> scores) noexcept {
@@ -338,7 +368,8 @@ class CapScorer {
   }
 
   void raise_by(const Block<1>& block, std::span<float> scores) noexcept {
-    for (std::size_t t = 0; t < block.entries; ++t) raise_score(scores[t], logits_[t] * block.share[0]);
+    for (std::size_t t = 0; t < block.entries; ++t)
+      detail::raise_score(scores[t], logits_[t] * block.share[0]);
   }
 
   template <std::size_t width>
@@ -355,10 +386,6 @@ class CapScorer {
       const float total = sum(add(paid0, paid1));  // only to see NaN, which the maximum ignores
       raise_score(scores[t], is_nan(total) ? total : largest(paid));
     }
-  }
-
-  static void raise_score(float& score, float paid) noexcept {
-    if (paid > score || detail::is_nan(paid)) score = paid;
   }
 
   Shape shape_;

@@ -87,7 +87,7 @@ inline void from_float(const float* in, std::size_t n, bf16* out) noexcept {
     const std::uint32_t rounded = (bits + 0x7FFFU + (bits >> 16U & 1U)) >> 16U;
     const std::uint32_t nan = (bits >> 16U & 0x8000U) | 0x7FC0U;
     bf16 element;
-    element.value = static_cast<std::uint16_t>(is_nan(in[i]) ? nan : rounded);
+    element.value = static_cast<std::uint16_t>(magnitude_bits(in[i]) > infinity_bits<float> ? nan : rounded);
     store_element(out + i, element);
   }
 }

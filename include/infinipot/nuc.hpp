@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "infinipot/detail/error.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/nuc/log_sum_exp.hpp"
 #include "infinipot/shape.hpp"
 #include "infinipot/version.hpp"
@@ -17,6 +18,7 @@ namespace infinipot::inline INFINIPOT_NAMESPACE {
 /// -log p of the token with this logit, nats, from log_sum_exp over the vocabulary.
 inline float nuc(double log_sum_exp, float logit) noexcept {
   const double nats = log_sum_exp - static_cast<double>(logit);
+  if (detail::is_nan(nats)) return detail::quiet_nan<float>();
   return nats < 0 ? 0.0F : static_cast<float>(nats);  // the sum may round below its largest part
 }
 

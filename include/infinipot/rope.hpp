@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "infinipot/detail/error.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/detail/simd.hpp"
 #include "infinipot/version.hpp"
 
@@ -34,8 +35,8 @@ struct Rope {
     if (rotary_dim() > head_dim)
       detail::invalid("RoPE turns ", rotary_dim(), " channels, but head_dim is ", head_dim);
     for (const double frequency : frequencies)
-      if (!std::isfinite(frequency)) detail::invalid("RoPE frequency ", frequency, " is not finite");
-    if (!std::isfinite(attention_factor) || attention_factor <= 0)
+      if (!detail::is_finite(frequency)) detail::invalid("RoPE frequency ", frequency, " is not finite");
+    if (!detail::is_finite(attention_factor) || attention_factor <= 0)
       detail::invalid("RoPE attention factor ", attention_factor, " is not a positive number");
   }
 };
@@ -44,7 +45,7 @@ struct Rope {
 /// is odd or theta is not positive. A rotary_dim of 0 is a model without RoPE.
 inline Rope plain_rope(std::size_t rotary_dim, double theta = 10000, Pairing pairing = Pairing::half_split) {
   if (rotary_dim % 2 != 0) detail::invalid("rotary_dim ", rotary_dim, " is odd; RoPE turns pairs");
-  if (!(theta > 0) || !std::isfinite(theta))
+  if (!detail::is_finite(theta) || theta <= 0)
     detail::invalid("RoPE theta ", theta, " is not a positive number");
   Rope rope{pairing, std::vector<double>(rotary_dim / 2), 1};
   for (std::size_t i = 0; i < rope.frequencies.size(); ++i)

@@ -19,13 +19,13 @@ namespace infinipot::inline INFINIPOT_NAMESPACE {
 namespace detail {
 
 /// The order of a non-candidate, below that of every score.
-inline constexpr std::int32_t no_candidate = std::numeric_limits<std::int32_t>::min();
+inline constexpr std::int32_t no_candidate = (std::numeric_limits<std::int32_t>::min)();
 
 /// An integer that orders like the score: NaN is lowest (even under -ffast-math), -0 equals +0.
-inline std::int32_t order_of(float score) noexcept {
+inline std::int32_t order_of(const float& score) noexcept {
   constexpr std::int32_t magnitude = 0x7FFFFFFF;
   const auto bits = std::bit_cast<std::int32_t>(score);
-  if (is_nan(score)) return no_candidate + 1;
+  if (magnitude_bits(score) > infinity_bits<float>) return no_candidate + 1;
   return bits < 0 ? -(bits & magnitude) : bits;
 }
 
@@ -79,11 +79,11 @@ class TopK {
   static std::pair<std::int32_t, std::int32_t> range_of(std::span<const std::int32_t> orders) noexcept {
     // Counted from the lowest order of a candidate, no_candidate wraps to the largest number.
     constexpr auto base = static_cast<std::uint32_t>(detail::no_candidate + 1);
-    std::uint32_t least = std::numeric_limits<std::uint32_t>::max();
+    std::uint32_t least = (std::numeric_limits<std::uint32_t>::max)();
     std::int32_t largest = detail::no_candidate;
     for (std::size_t i = 0; i < orders.size(); ++i) {
-      least = std::min(least, static_cast<std::uint32_t>(orders[i]) - base);
-      largest = std::max(largest, orders[i]);
+      least = (std::min)(least, static_cast<std::uint32_t>(orders[i]) - base);
+      largest = (std::max)(largest, orders[i]);
     }
     return {static_cast<std::int32_t>(least + base), largest};
   }

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/element.hpp"
 #include "infinipot/rope.hpp"
 
@@ -111,7 +112,7 @@ double stored_error(const T* key, const std::vector<double>& exact, const std::v
     if (c >= rope.rotary_dim() && key[c] != stored<T>(raw[c])) return HUGE_VAL;
     if (c >= rope.rotary_dim()) continue;
     const double share = std::fabs(value - exact[c]) / stored_key_bound<T>(norms[c]);
-    worst = std::isnan(share) ? HUGE_VAL : std::max(worst, share);
+    worst = infinipot::detail::is_nan(share) ? HUGE_VAL : std::max(worst, share);
   }
   return worst;
 }

@@ -15,28 +15,35 @@
 #include "infinipot/cap.hpp"
 #include "infinipot/cap/attention_form.hpp"
 #include "infinipot/concepts.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/policy.hpp"
 #include "infinipot/policy/selector.hpp"
 #include "infinipot/policy/smooth.hpp"
 #include "infinipot/pot/entries.hpp"
 #include "infinipot/shape.hpp"
+#include "reference/reference_element.hpp"
 
 namespace reference {
 
+using infinipot::detail::is_minus_infinity;
+using infinipot::detail::is_nan;
+
 /// Unit roundoff of float: one rounding changes x by at most |x| * unit.
 inline constexpr double unit = 0x1p-24;
-inline constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-inline constexpr double infinity = std::numeric_limits<double>::infinity();
+// Not constants of the compiler, which with -ffast-math takes them for impossible.
+inline const double nan = infinipot::detail::quiet_nan<double>();
+inline const double infinity =
+    infinipot::detail::float_of_bits<double>(infinipot::detail::infinity_bits<double>);
 
 // --- NuC ---------------------------------------------------------------------------------------------------
 
 inline double log_sum_exp(std::span<const float> logits) {
   double top = -infinity;
   for (const float x : logits) {
-    if (std::isnan(x)) return nan;
+    if (is_nan(x)) return nan;
     top = std::max(top, static_cast<double>(x));
   }
-  if (!std::isfinite(top)) return nan;
+  if (!infinipot::detail::is_finite(top)) return nan;
   double sum = 0;
   for (const float x : logits) sum += std::exp(static_cast<double>(x) - top);
   return top + std::log(sum);
@@ -92,7 +99,7 @@ inline Scored attention(const CapCase& c, std::size_t head, std::size_t i) {
     }
     const double bias = c.bias ? c.bias(head, c.first + i, t) : 0;
     logits[t] = -infinity;
-    if (bias == -infinity) continue;  // hidden, even if its key is NaN
+    if (is_minus_infinity(bias)) continue;  // hidden, even if its key is NaN
     logits[t] = (c.soft_cap != 0 ? c.soft_cap * std::tanh(dot / c.soft_cap) : dot) + bias;
     error = std::max(error, unit * (static_cast<double>(d + 4) * magnitude + 8 * std::abs(c.soft_cap) +
                                     4 * std::abs(bias)));
@@ -100,17 +107,17 @@ inline Scored attention(const CapCase& c, std::size_t head, std::size_t i) {
   double top = -infinity;
   bool bad = false;
   for (const double logit : logits) {
-    bad = bad || std::isnan(logit);
+    bad = bad || is_nan(logit);
     top = std::max(top, logit);
   }
   Scored result{std::vector<double>(c.entries(), 0), std::vector<double>(c.entries(), 0)};
-  if (!bad && top == -infinity) return result;  // everything is hidden
+  if (!bad && is_minus_infinity(top)) return result;  // everything is hidden
   double sum = 0;
   for (const double logit : logits) sum += std::exp(logit - top);
   const auto n = static_cast<double>(seen);
   const double common = std::expm1(2 * error) + unit * (64 + n / 64 + 4 + 6 + 2.5 * std::log(n));
   for (std::size_t t = 0; t < seen; ++t) {
-    if (logits[t] == -infinity) continue;
+    if (is_minus_infinity(logits[t])) continue;
     result.value[t] = bad ? nan : std::exp(logits[t] - top) / sum;
     result.tolerance[t] =
         (common + unit * 2.5 * std::abs(logits[t] - top)) * result.value[t] + std::exp(-86.9);
@@ -132,7 +139,7 @@ inline Scored cap(const CapCase& c, infinipot::Reduce reduce, std::span<const fl
           value += paid.value[t];
           tolerance += paid.tolerance[t] + unit * std::abs(value);  // one addition each, at most
         } else {
-          if (!(paid.value[t] <= value) && !std::isnan(value)) value = paid.value[t];
+          if (is_nan(paid.value[t]) || (!is_nan(value) && paid.value[t] > value)) value = paid.value[t];
           tolerance = std::max(tolerance, paid.tolerance[t]);
         }
       }
@@ -154,7 +161,7 @@ std::vector<Real> smooth(const std::vector<Real>& scores, const std::vector<std:
     for (long long i = std::max(0LL, t - reach); i <= std::min(size - 1, t + reach); ++i) {
       if (marks[static_cast<std::size_t>(i)] != 0) continue;
       near.push_back(scores[static_cast<std::size_t>(i)]);
-      if (!std::isnan(near.back())) numbers.push_back(near.back());
+      if (!is_nan(near.back())) numbers.push_back(near.back());
     }
     Real& pooled = out[static_cast<std::size_t>(t)];
     if (smoothing.pooling == infinipot::Pooling::max) {
@@ -175,8 +182,8 @@ inline std::vector<std::size_t> ranking(const std::vector<float>& scores) {
   std::vector<std::size_t> order(scores.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    if (std::isnan(scores[a])) return false;
-    return std::isnan(scores[b]) || scores[a] > scores[b];
+    if (is_nan(scores[a])) return false;
+    return is_nan(scores[b]) || exact(scores[a]) > exact(scores[b]);
   });
   return order;
 }
@@ -220,7 +227,7 @@ class Selection {
         if (wanted == 0) continue;
         const auto scores = score(rule, scope);
         for (std::size_t i = 0; i < scores.size(); ++i)
-          if (scope.protected_any[i] == 0 && std::isnan(scores[i])) ++result.nans;
+          if (scope.protected_any[i] == 0 && is_nan(scores[i])) ++result.nans;
         take(scope, smooth(scores, scope.protected_any, rules[rule].smoothing), wanted);
       }
     for (std::size_t lane = 0; lane < taken_.size(); ++lane) result.lanes.push_back(filled(lane));

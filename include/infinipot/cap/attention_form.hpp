@@ -5,10 +5,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 
 #include "infinipot/detail/error.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/version.hpp"
 
 namespace infinipot::inline INFINIPOT_NAMESPACE {
@@ -48,8 +48,7 @@ class SlidingWindow final : public AttentionBias {
 
   void add(std::size_t /*query_head*/, std::size_t query, std::span<float> logits) const noexcept override {
     if (query < window_) return;
-    std::fill_n(logits.begin(), std::min(logits.size(), query + 1 - window_),
-                -std::numeric_limits<float>::infinity());
+    std::fill_n(logits.begin(), (std::min)(logits.size(), query + 1 - window_), detail::minus_infinity());
   }
 
  private:

@@ -18,7 +18,7 @@ namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 inline std::size_t product(std::initializer_list<std::size_t> dimensions) {
   std::size_t values = 1;
   for (const std::size_t dimension : dimensions) {
-    if (dimension != 0 && values > std::numeric_limits<std::size_t>::max() / dimension)
+    if (dimension != 0 && values > (std::numeric_limits<std::size_t>::max)() / dimension)
       invalid("a pot of ", values, " * ", dimension, " values is too large");
     values *= dimension;
   }
@@ -39,7 +39,7 @@ class Arena {
   /// Plans an array of `count` values. Throws std::invalid_argument if the sizes overflow.
   template <class T>
   Slot<T> reserve(std::size_t count) {
-    const std::size_t room = std::numeric_limits<std::ptrdiff_t>::max() - bytes_ - alignment;
+    const std::size_t room = (std::numeric_limits<std::ptrdiff_t>::max)() - bytes_ - alignment;
     if (count > room / sizeof(T))
       invalid("a pot of ", count, " values of ", sizeof(T), " bytes is too large");
     const Slot<T> slot{bytes_, count};

@@ -18,16 +18,36 @@ std::string text(const Parts&... parts) {
   return out.str();
 }
 
-/// Throws std::invalid_argument with the parts streamed into one message. Without exceptions, prints it and
-/// aborts.
-template <class... Parts>
-[[noreturn, gnu::cold, gnu::noinline]] void invalid(const Parts&... parts) {
+/// Throws an Error with the parts streamed into one message. Without exceptions, prints it and aborts.
+template <class Error = std::runtime_error, class... Parts>
+[[noreturn, gnu::cold, gnu::noinline]] void fail(const Parts&... parts) {
 #ifdef __cpp_exceptions
-  throw std::invalid_argument(text("infinipot: ", parts...));
+  throw Error(text(parts...));
 #else
-  std::fprintf(stderr, "%s\n", text("infinipot: ", parts...).c_str());
+  std::fprintf(stderr, "%s\n", text(parts...).c_str());
   std::abort();
 #endif
+}
+
+/// The same for bad arguments: std::invalid_argument.
+template <class... Parts>
+[[noreturn, gnu::cold, gnu::noinline]] void invalid(const Parts&... parts) {
+  fail<std::invalid_argument>("infinipot: ", parts...);
+}
+
+/// Calls f() where nothing may throw, and says whether it returned.
+template <class F>
+bool returns(const F& f) noexcept {
+#ifdef __cpp_exceptions
+  try {
+    f();
+  } catch (...) {
+    return false;
+  }
+#else
+  f();
+#endif
+  return true;
 }
 
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail

@@ -8,6 +8,7 @@
 #include <limits>
 #include <span>
 
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/detail/simd.hpp"
 #include "infinipot/version.hpp"
 
@@ -17,13 +18,16 @@ namespace detail {
 /// Logits per step: four packets, whose exponentials hide one another's latency.
 inline constexpr std::size_t exp_step = 4 * packet_size;
 
-/// The largest of n >= exp_step logits, at least the lowest float; ignores NaN and what is beyond whole
-/// steps.
+/// The largest of n >= exp_step logits, at least the lowest float (which is 0 below itself, unlike -inf); any
+/// if there is a NaN. Ignores what is beyond whole steps.
 inline float largest_logit(const float* x, std::size_t n) noexcept {
+  constexpr float lowest = std::numeric_limits<float>::lowest();
   float tops[exp_step];
-  std::fill(std::begin(tops), std::end(tops), std::numeric_limits<float>::lowest());
+  std::fill(std::begin(tops), std::end(tops), lowest);
   for (std::size_t i = 0; i + exp_step <= n; i += exp_step) raise(tops, x + i);
-  return largest(tops);
+  const float top = largest(tops);
+  return is_minus_infinity(top) ? lowest
+                                : top;  // where -inf is said not to be, it may replace the lowest float
 }
 
 /// The sum of exp(x - shift), and how far the largest x is above the shift. Above 88 the sum is invalid.
@@ -32,10 +36,19 @@ struct ShiftedSum {
   float excess;  // at least 0; NaN may be ignored
 };
 
+/// Whether one of n logits spoils a softmax.
+inline bool is_spoilt(const float* x, std::size_t n) noexcept {
+  const std::size_t whole = n / packet_size * packet_size;
+  return (may_be_spoilt(x, whole) && std::any_of(x, x + whole, spoils)) ||
+         std::any_of(x + whole, x + n, spoils);
+}
+
 /// `rest` holds the logits beyond whole steps, padded with -inf. Not inline: inlined, it was slower by a
 /// third.
 [[gnu::noinline]] inline ShiftedSum shifted_sum(const float* x, std::size_t n, const float (&rest)[exp_step],
                                                 float shift) noexcept {
+  if constexpr (finite_math_only)  // else NaN reaches the sum
+    if (is_spoilt(x, n)) return {quiet_nan<float>(), 0};
   constexpr std::size_t ahead = 4096;  // logits: far enough for memory to answer in time
   Packet sums[4], tops[4];
   for (Packet& sum : sums) sum = broadcast(0);
@@ -72,12 +85,11 @@ inline BlockSum exp_sum(const float* x, std::size_t n) noexcept {
   constexpr float most = 16;  // keeps the distance, and with it the error of exp, small
   float rest[exp_step];
   const std::size_t whole = n / exp_step * exp_step;
-  if (whole < n)
-    std::fill(std::copy(x + whole, x + n, rest), std::end(rest), -std::numeric_limits<float>::infinity());
+  if (whole < n) std::fill(std::copy(x + whole, x + n, rest), std::end(rest), minus_infinity());
   const float guess = largest_logit(whole > 0 ? x : rest, exp_step);
   const ShiftedSum sum = shifted_sum(x, n, rest, guess);
   if (sum.excess <= most) return {guess, sum.sum};
-  const float top = std::max(largest_logit(x, n), whole < n ? largest_logit(rest, exp_step) : guess);
+  const float top = (std::max)(largest_logit(x, n), whole < n ? largest_logit(rest, exp_step) : guess);
   return {top, shifted_sum(x, n, rest, top).sum};
 }
 
@@ -95,7 +107,7 @@ class LogSumExp {
   /// Adds the next logits.
   void add(std::span<const float> logits) noexcept {
     for (std::size_t i = 0; i < logits.size(); i += block) {
-      const auto part = detail::exp_sum(logits.data() + i, std::min(block, logits.size() - i));
+      const auto part = detail::exp_sum(logits.data() + i, (std::min)(block, logits.size() - i));
       add(static_cast<double>(part.shift), static_cast<double>(part.sum));
     }
   }
@@ -105,7 +117,7 @@ class LogSumExp {
 
   /// nats. NaN if a logit is NaN or +inf, or if none is above -inf.
   double value() const noexcept {
-    return sum_ > 0 ? shift_ + std::log(sum_) : std::numeric_limits<double>::quiet_NaN();
+    return detail::is_nan(sum_) || sum_ <= 0 ? detail::quiet_nan<double>() : shift_ + std::log(sum_);
   }
 
  private:

@@ -60,15 +60,17 @@ template <std::size_t... row>
 
 /// out (block_rows, count) = in (count, block_rows), rows of `out` `stride` floats apart.
 inline void transpose_block(const float* in, std::size_t count, float* out, std::size_t stride) noexcept {
-  constexpr auto side = static_cast<int>(packet_size);
-  using Block = Eigen::Matrix<float, side, side, Eigen::RowMajor>;  // Eigen transposes these in registers
-  using Stride = Eigen::OuterStride<>;
+  using namespace Eigen::internal;
+  // By squares in registers. GCC 12 warns of those of 16 floats a side, see detail/simd.hpp.
+  using Side = find_best_packet<float, 8>::type;
+  constexpr std::size_t side = unpacket_traits<Side>::size;
+  PacketBlock<Side, static_cast<int>(side)> square;
   std::size_t t = 0;
-  for (; t + packet_size <= count; t += packet_size)
-    for (std::size_t row = 0; row < block_rows; row += packet_size) {
-      Block block = Eigen::Map<const Block, 0, Stride>(in + t * block_rows + row, Stride(block_rows));
-      block.transposeInPlace();
-      Eigen::Map<Block, 0, Stride>(out + row * stride + t, Stride(static_cast<Eigen::Index>(stride))) = block;
+  for (; t + side <= count; t += side)
+    for (std::size_t row = 0; row < block_rows; row += side) {
+      for (std::size_t i = 0; i < side; ++i) square.packet[i] = ploadu<Side>(in + (t + i) * block_rows + row);
+      ptranspose(square);
+      for (std::size_t i = 0; i < side; ++i) pstoreu(out + (row + i) * stride + t, square.packet[i]);
     }
   for (; t < count; ++t)
     for (std::size_t row = 0; row < block_rows; ++row) out[row * stride + t] = in[t * block_rows + row];
@@ -106,11 +108,11 @@ class NucFromHidden {
   void score(const float* hidden, std::ptrdiff_t row_stride, const OutputMatrix<T>& output,
              std::span<const Token> targets, std::span<float> nuc) noexcept {
     for (std::size_t first = 0; first < targets.size(); first += row_tile) {
-      const std::size_t rows = std::min(row_tile, targets.size() - first);
+      const std::size_t rows = (std::min)(row_tile, targets.size() - first);
       pack(hidden + static_cast<std::ptrdiff_t>(first) * row_stride, row_stride, rows);
       online_.start(targets.subspan(first, rows));
       for (std::size_t token = 0; token < output.vocab; token += token_tile)
-        add_tile(output, token, std::min(token_tile, output.vocab - token));
+        add_tile(output, token, (std::min)(token_tile, output.vocab - token));
       for (std::size_t row = 0; row < rows; ++row) nuc[first + row] = online_.nuc(row);
     }
   }
@@ -145,16 +147,16 @@ class NucFromHidden {
   void add_tile(const OutputMatrix<T>& output, std::size_t first, std::size_t tokens) noexcept {
     std::fill_n(products_.data(), blocks() * block_rows * token_tile, 0.0F);
     for (std::size_t k = 0; k < width_; k += depth_tile) {
-      const std::size_t depth = std::min(depth_tile, width_ - k);
+      const std::size_t depth = (std::min)(depth_tile, width_ - k);
       for (std::size_t t = 0; t < tokens; t += token_step)
-        add_products(output, first, t, std::min(token_step, tokens - t), k, depth);
+        add_products(output, first, t, (std::min)(token_step, tokens - t), k, depth);
     }
     for (std::size_t block = 0; block < blocks(); ++block) {
       detail::transpose_block(products_.data() + block * block_rows * token_tile, tokens, logits_.data(),
                               token_tile);
       const std::size_t row = block * block_rows;
       online_.add({logits_.data(), static_cast<std::ptrdiff_t>(token_tile), row,
-                   std::min(block_rows, online_.rows() - row), first, tokens});
+                   (std::min)(block_rows, online_.rows() - row), first, tokens});
     }
   }
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <limits>
 #include <span>
 #include <vector>
 
@@ -44,7 +43,7 @@ class OnlineNuc {
   /// Starts over with one row per target. Precondition: targets.size() <= max_rows.
   void start(std::span<const Token> targets) noexcept {
     rows_ = targets.size();
-    for (std::size_t i = 0; i < rows_; ++i) memory_[i] = {{}, targets[i], not_seen};
+    for (std::size_t i = 0; i < rows_; ++i) memory_[i] = {{}, targets[i], detail::quiet_nan<float>()};
   }
 
   /// Adds a tile. Precondition: its rows are below rows().
@@ -77,12 +76,10 @@ class OnlineNuc {
   }
 
  private:
-  static constexpr float not_seen = std::numeric_limits<float>::quiet_NaN();
-
   struct Row {
     LogSumExp sum;
     Token target = 0;
-    float logit = not_seen;  // of the target
+    float logit = 0;  // of the target, NaN until it comes
   };
 
   std::vector<Row> memory_;  // (max_rows)

@@ -75,7 +75,7 @@ class EntryRows {
   template <class Visit>
   void for_each(const Visit& visit, Read read) const noexcept {
     for (std::size_t from = 0; from < size(); from += tile_rows) {
-      const std::size_t count = std::min(tile_rows, size() - from);
+      const std::size_t count = (std::min)(tile_rows, size() - from);
       const FloatRows tile = read(store_, layer_, kv_head_, from, count, memory_.data());
       for (std::size_t i = 0; i < count; ++i)
         visit(from + i, tile.data + static_cast<std::ptrdiff_t>(i) * tile.stride);

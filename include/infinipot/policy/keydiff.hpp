@@ -7,6 +7,7 @@
 #include <span>
 #include <string_view>
 
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/policy.hpp"
 #include "infinipot/version.hpp"
 
@@ -24,8 +25,9 @@ class KeyDiff {
     mean.setZero();
     rows.for_each_key([&](std::size_t t, const float* key) {
       const Eigen::Map<const Eigen::VectorXf> k(key, d);
-      scores[t] = inverse(k.norm());
-      if (scores[t] > 0) mean += scores[t] * k;  // neither NaN nor infinity, which spoil their own score only
+      const float length = k.norm();
+      scores[t] = inverse(length);
+      if (detail::is_finite(length)) mean += scores[t] * k;  // other keys spoil their own score only
     });
     mean *= inverse(mean.norm());
     rows.for_each_key([&](std::size_t t, const float* key) {

@@ -43,7 +43,7 @@ class ScoreView {
   /// How many of these belong to the model's first `layers` layers.
   std::size_t heads_below(std::size_t layers) const noexcept {
     const std::size_t below = layers * heads_per_layer_;
-    return std::min(below - std::min(below, first_head_), heads_);
+    return (std::min)(below - (std::min)(below, first_head_), heads_);
   }
 
   /// Index of entry t in the store, for one of the heads.
@@ -70,7 +70,7 @@ class ScoreView {
       if (reduce == ReduceHeads::sum)
         for (std::size_t t = 0; t < size_; ++t) scores[t] += attention(head, t);
       else if (reduce == ReduceHeads::max)
-        for (std::size_t t = 0; t < size_; ++t) raise(scores[t], attention(head, t));
+        for (std::size_t t = 0; t < size_; ++t) detail::raise_score(scores[t], attention(head, t));
       else
         raise_to_share(head, scores);
     }
@@ -81,10 +81,6 @@ class ScoreView {
 
   std::size_t record(std::size_t t) const noexcept { return index(0, t); }
 
-  static void raise(float& score, float to) noexcept {
-    if (to > score || detail::is_nan(to)) score = to;
-  }
-
   /// NaN reaches its own entry, to be reported, and spoils no other.
   void raise_to_share(std::size_t head, std::span<float> scores) const noexcept {
     float total = 0;
@@ -92,10 +88,7 @@ class ScoreView {
       if (!is_protected(t) && !detail::is_nan(attention(head, t))) total += attention(head, t);
     for (std::size_t t = 0; t < size_; ++t) {
       const float received = attention(head, t);
-      if (detail::is_nan(received))
-        scores[t] = received;
-      else if (total > 0 && received / total > scores[t])
-        scores[t] = received / total;
+      if (total > 0 || detail::is_nan(received)) detail::raise_score(scores[t], received / total);
     }
   }
 

@@ -98,7 +98,7 @@ class Selector {
   static std::vector<Rule> checked(std::span<const Rule> rules) {
     if (rules.empty()) detail::invalid("a policy must have at least one rule");
     for (const Rule& rule : rules) {
-      if (!(rule.share >= 0 && rule.share <= 1))
+      if (detail::is_nan(rule.share) || rule.share < 0 || rule.share > 1)
         detail::invalid("a rule's share ", rule.share, " is out of range 0 .. 1");
       rule.smoothing.validate();
     }
@@ -106,12 +106,12 @@ class Selector {
   }
 
   std::size_t lanes_per_scope(Granularity scope) const noexcept {
-    return shape_.lanes(granularity_) / shape_.lanes(std::max(scope, granularity_));
+    return shape_.lanes(granularity_) / shape_.lanes((std::max)(scope, granularity_));
   }
 
   std::size_t widest_scope() const noexcept {
     std::size_t widest = 1;
-    for (const Rule& rule : rules_) widest = std::max(widest, lanes_per_scope(rule.scope));
+    for (const Rule& rule : rules_) widest = (std::max)(widest, lanes_per_scope(rule.scope));
     return widest;
   }
 
@@ -129,11 +129,11 @@ class Selector {
   void protect(const EntryTable& table, std::size_t lane, const Protection& protection) noexcept {
     const auto flags = protected_of(table, lane);
     std::ranges::copy(table.pinned(lane), flags.begin());
-    std::fill_n(flags.begin(), std::min(protection.sinks, flags.size()), std::uint8_t{1});
-    std::fill_n(flags.rbegin(), std::min(protection.recent, flags.size()), std::uint8_t{1});
+    std::fill_n(flags.begin(), (std::min)(protection.sinks, flags.size()), std::uint8_t{1});
+    std::fill_n(flags.rbegin(), (std::min)(protection.recent, flags.size()), std::uint8_t{1});
     std::copy(flags.begin(), flags.end(), marks_of(table, lane).begin());
     const auto taken = static_cast<std::size_t>(std::count(flags.begin(), flags.end(), 1));
-    free_[lane] = left_[lane] = kept_.keep() - std::min(kept_.keep(), taken);
+    free_[lane] = left_[lane] = kept_.keep() - (std::min)(kept_.keep(), taken);
   }
 
   ScoreView view(const EntryTable& table, std::span<const float> attention, std::size_t lane,
@@ -184,13 +184,14 @@ class Selector {
     const std::size_t width = view.heads_ / view.heads_per_lane_;
     const auto lanes = std::span(left_).subspan(view.first_lane_, width);
     const std::size_t left = *std::min_element(lanes.begin(), lanes.end());
-    const std::size_t wanted = std::min(left, budget(rule, view.first_lane_, width));
+    const std::size_t wanted = (std::min)(left, budget(rule, view.first_lane_, width));
     if (wanted == 0) return;
 
     const auto scores = std::span(scratch.scores).first(view.size_);
     score(policy, rule, view, scores);
     for (std::size_t t = 0; t < scores.size(); ++t)
-      if (!view.is_protected(t) && detail::is_nan(scores[t])) ++scratch.nans;
+      if (!view.is_protected(t) && detail::magnitude_bits(scores[t]) > detail::infinity_bits<float>)
+        ++scratch.nans;
     auto ranked = scores;
     if (rules_[rule].smoothing.kernel > 1) {
       ranked = std::span(scratch.smoothed).first(view.size_);

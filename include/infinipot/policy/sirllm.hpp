@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "infinipot/detail/error.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/policy.hpp"
 #include "infinipot/version.hpp"
 
@@ -17,7 +18,8 @@ class SirLlm {
  public:
   /// decay in (0, 1]; 1 never forgets. Throws std::invalid_argument outside.
   explicit SirLlm(double decay = 0.9) : decay_(decay) {
-    if (!(decay > 0 && decay <= 1)) detail::invalid("sirllm decay ", decay, " is out of range (0, 1]");
+    if (detail::is_nan(decay) || decay <= 0 || decay > 1)
+      detail::invalid("sirllm decay ", decay, " is out of range (0, 1]");
   }
 
   std::string_view name() const noexcept { return "sirllm"; }

@@ -37,15 +37,21 @@ inline void smooth(std::span<const float> scores, std::span<const std::uint8_t> 
   for (std::size_t t = 0; t < scores.size(); ++t) {
     out[t] = scores[t];
     if (marks[t] != 0) continue;
-    const std::size_t from = t - std::min(t, reach), to = std::min(scores.size(), t + reach + 1);
-    float total = 0;
+    const std::size_t from = t - (std::min)(t, reach), to = (std::min)(scores.size(), t + reach + 1);
+    float total = 0, best = 0;
+    bool found = false;
     for (std::size_t i = from; i < to; ++i) {
       if (marks[i] != 0) continue;
       total += scores[i];
-      if (smoothing.pooling == Pooling::max && (scores[i] > out[t] || detail::is_nan(out[t])))
-        out[t] = scores[i];
+      const bool is_nan = detail::magnitude_bits(scores[i]) > detail::infinity_bits<float>;
+      if (is_nan || (found && scores[i] <= best)) continue;
+      best = scores[i];
+      found = true;
     }
-    if (smoothing.pooling == Pooling::mean) out[t] = total / static_cast<float>(smoothing.kernel);
+    if (smoothing.pooling == Pooling::mean)
+      out[t] = total / static_cast<float>(smoothing.kernel);
+    else if (found)
+      out[t] = best;
   }
 }
 

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "infinipot/detail/error.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/policy.hpp"
 #include "infinipot/version.hpp"
 
@@ -31,7 +32,7 @@ class TemporalRedundancy {
       : period_(period), frames_(frames) {
     if (period == 0) detail::invalid("temporal_redundancy period 0 must be at least 1");
     if (frames == 0) detail::invalid("temporal_redundancy frames 0 must be at least 1");
-    if (frames > std::numeric_limits<std::size_t>::max() / period)
+    if (frames > (std::numeric_limits<std::size_t>::max)() / period)
       detail::invalid("temporal_redundancy frames ", frames, " of ", period, " entries are too many");
   }
 
@@ -49,19 +50,19 @@ class TemporalRedundancy {
     directions.setZero();
     compared.setZero();
     const auto place = [&](std::size_t t) { return static_cast<Eigen::Index>(rows.position(t) % period_); };
-    const std::size_t first = rows.size() - std::min(rows.size(), frames_ * period_);
+    const std::size_t first = rows.size() - (std::min)(rows.size(), frames_ * period_);
     rows.for_each_key([&](std::size_t t, const float* key) {
       const Eigen::Map<const Eigen::VectorXf> k(key, d);
       const float length = k.norm();
       scores[t] = inverse(length);
-      if (t < first || !std::isfinite(length)) return;
+      if (t < first || !detail::is_finite(length)) return;
       directions.col(place(t)) += scores[t] * k;
       compared[place(t)] += 1;
     });
     rows.for_each_key([&](std::size_t t, const float* key) {
       const Eigen::Map<const Eigen::VectorXf> k(key, d);
       const float total = scores[t] * k.dot(directions.col(place(t)));
-      scores[t] = 1 - total / std::max(compared[place(t)], 1.0F);
+      scores[t] = 1 - total / (std::max)(compared[place(t)], 1.0F);
     });
   }
 

@@ -33,7 +33,7 @@ struct PotSettings {
   PotSettings checked() && {
     shape.validate();
     rope.validate(shape.head_dim);
-    if (capacity < 2 || capacity > std::numeric_limits<Index>::max())
+    if (capacity < 2 || capacity > (std::numeric_limits<Index>::max)())
       detail::invalid("pot capacity ", capacity, " is out of range 2 .. 4294967295");
     if (max_keep == 0) max_keep = capacity / 2;
     if (max_keep >= capacity)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <concepts>
 #include <cstddef>
@@ -33,10 +34,13 @@ constexpr std::size_t channel_groups(std::size_t width) noexcept {
 }
 
 /// f16(x), or NaN if that would be infinite.
-inline f16 scale_of(float x) noexcept {
+inline f16 scale_of(const float& x) noexcept {
   constexpr float most = 65504;  // in f16
   return is_finite(x) && std::fabs(x) <= most ? f16(x) : std::numeric_limits<f16>::quiet_NaN();
 }
+
+/// 1 / step; 0 if the step is 0 or NaN, so that all codes are 0.
+inline float inverse_of(const float& step) noexcept { return !is_nan(step) && step > 0 ? 1 / step : 0; }
 
 /// A row is a piece per group of channels: the scale and, with 4 bits, the offset as f16, then the codes. A
 /// value that is not finite or too large (|x| above 8 million for 8 bits, 65504 for 4) makes its group read
@@ -52,20 +56,15 @@ struct RowCodec<int8> {
   static std::size_t bytes(std::size_t width) noexcept { return channel_groups(width) * header + width; }
 
   static std::size_t encode_group(const float* in, std::size_t n, std::byte* out) noexcept {
-    float most = 0;
-    bool finite = true;
-    for (std::size_t i = 0; i < n; ++i) {
-      most = std::max(most, std::fabs(in[i]));
-      finite = finite && is_finite(in[i]);
-    }
-    const f16 scale = scale_of(finite ? most / 127 : std::numeric_limits<float>::infinity());
-    const auto step = static_cast<float>(scale);
-    const float inverse = step > 0 ? 1 / step : 0;
+    Bits<float> most = 0;  // of the magnitudes; NaN and infinity are above all others
+    for (std::size_t i = 0; i < n; ++i) most = (std::max)(most, magnitude_bits(in[i]));
+    const f16 scale = scale_of(std::bit_cast<float>(most) / 127);
+    const float inverse = inverse_of(static_cast<float>(scale));
     std::memcpy(out, &scale, header);
     for (std::size_t i = 0; i < n; ++i) {
       const float code = std::clamp(in[i] * inverse, -127.0F, 127.0F);
       out[header + i] = static_cast<std::byte>(
-          static_cast<std::int8_t>(step > 0 ? code + std::copysign(0.5F, code) : 0.0F));
+          static_cast<std::int8_t>(inverse > 0 ? code + std::copysign(0.5F, code) : 0.0F));
     }
     return header + n;
   }
@@ -96,20 +95,19 @@ struct RowCodec<int4> {
     float least = in[0], most = in[0];
     bool finite = true;
     for (std::size_t i = 0; i < n; ++i) {
-      least = std::min(least, in[i]);
-      most = std::max(most, in[i]);
-      finite = finite && is_finite(in[i]);
+      least = (std::min)(least, in[i]);
+      most = (std::max)(most, in[i]);
+      finite = finite && magnitude_bits(in[i]) < infinity_bits<float>;
     }
-    const f16 offset = scale_of(finite ? least : std::numeric_limits<float>::infinity());
+    const f16 offset = finite ? scale_of(least) : std::numeric_limits<f16>::quiet_NaN();
     const auto base = static_cast<float>(offset);
     const f16 scale = scale_of((most - base) / 15);
-    const auto step = static_cast<float>(scale);
-    const float inverse = step > 0 ? 1 / step : 0;
+    const float inverse = inverse_of(static_cast<float>(scale));
     const f16 both[2] = {scale, offset};
     std::memcpy(out, both, header);
     const auto code = [&](std::size_t i) -> unsigned {
       constexpr float to_nearest = 0.5F;  // for what is not negative
-      return i < n && step > 0
+      return i < n && inverse > 0
                  ? static_cast<unsigned>(std::clamp((in[i] - base) * inverse, 0.0F, 15.0F) + to_nearest)
                  : 0;
     };

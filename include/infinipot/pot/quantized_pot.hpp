@@ -40,10 +40,10 @@ struct KeyChannels {
     if (centre.size() != size || spread.size() != size)
       detail::invalid("key channels have ", centre.size(), " centres and ", spread.size(),
                       " spreads; both must be layers * kv_heads * head_dim = ", size);
-    for (const float x : centre)
+    for (const float& x : centre)
       if (!detail::is_finite(x)) detail::invalid("a key channel's centre ", x, " is not finite");
-    for (const float x : spread)
-      if (!detail::is_finite(x) || !(x > 0))
+    for (const float& x : spread)
+      if (!detail::is_finite(x) || x <= 0)
         detail::invalid("a key channel's spread ", x, " is not a positive number");
   }
 };
@@ -80,11 +80,11 @@ KeyChannels measure_key_channels(const Pot<T>& pot) {
     }
     const auto count = static_cast<double>(pot.size());
     for (std::size_t c = 0; c < d; ++c) {
-      const double mean = sums[c] / count, variance = std::max(0.0, squares[c] / count - mean * mean);
+      const double mean = sums[c] / count, variance = (std::max)(0.0, squares[c] / count - mean * mean);
       channels.centre[pair * d + c] = static_cast<float>(mean);
       // A nearly constant channel must not magnify its rounding errors.
       channels.spread[pair * d + c] =
-          static_cast<float>(std::max(std::sqrt(variance), 1e-3 * std::abs(mean) + 1e-6));
+          static_cast<float>((std::max)(std::sqrt(variance), 1e-3 * std::abs(mean) + 1e-6));
     }
   }
   channels.validate(shape);

@@ -56,7 +56,7 @@ void rotate_row(const T* in, const Angles& angles, Pairing pairing, std::size_t 
     float both[2 * tile];
     const std::size_t pairs = angles.pairs;
     for (std::size_t i = 0; i < pairs; i += tile) {
-      const std::size_t n = std::min(tile, pairs - i);
+      const std::size_t n = (std::min)(tile, pairs - i);
       const std::size_t first = pairing == Pairing::half_split ? i : 2 * i;
       const std::size_t second = pairing == Pairing::half_split ? i + pairs : 2 * i + n;
       const Angles part{angles.cos + i, angles.sin + i, n};

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "infinipot/detail/error.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/rope.hpp"
 #include "infinipot/version.hpp"
 
@@ -61,9 +62,8 @@ struct LongRopeScaling {
 
 namespace detail {
 
-inline void require_rope(bool valid, const char* name, double value, const char* range) {
-  if (!valid || !std::isfinite(value))
-    invalid("RoPE ", name, " ", value, " is out of range: it must be ", range);
+inline void require_rope(bool valid, const char* name, const double& value, const char* range) {
+  if (!valid || !is_finite(value)) invalid("RoPE ", name, " ", value, " is out of range: it must be ", range);
 }
 
 inline void require_factor(double factor) {
@@ -134,9 +134,9 @@ inline Rope yarn_rope(std::size_t rotary_dim, double theta, const YarnScaling& s
     first = std::floor(first);
     last = std::ceil(last);
   }
-  first = std::max(first, 0.0);
-  last = std::min(last, static_cast<double>(rotary_dim) - 1);
-  last = std::max(last, first + 0.001);  // a ramp of no length is a step
+  first = (std::max)(first, 0.0);
+  last = (std::min)(last, static_cast<double>(rotary_dim) - 1);
+  last = (std::max)(last, first + 0.001);  // a ramp of no length is a step
   for (std::size_t i = 0; i < rope.frequencies.size(); ++i) {
     const double divided = std::clamp((static_cast<double>(i) - first) / (last - first), 0.0, 1.0);
     rope.frequencies[i] *= (1 - divided) + divided / scaling.factor;
