@@ -72,6 +72,7 @@ struct Layer {
 
   Matrix query, key, value, output;
   LayerForm form;
+  bool rotates = true;  // whether it has RoPE
 };
 
 struct Model {
@@ -86,6 +87,7 @@ struct Model {
   Shape shape;
   Rope rope;
   std::vector<Layer> layers;
+  float learned_positions = 0;  // how much of a position's own vector is added to a token's
   Matrix embedding{1, vocabulary, width, 1};
   Matrix prediction{2, vocabulary, width, 1};
 };
@@ -193,7 +195,8 @@ class Engine : public EngineControls {
     return normed_.data();
   }
 
-  void rotate(float* x, std::size_t position) const {
+  void rotate(std::size_t layer, float* x, std::size_t position) const {
+    if (!model_.layers[layer].rotates) return;
     const Rope& rope = model_.rope;
     const std::size_t pairs = rope.frequencies.size();
     const auto factor = static_cast<float>(rope.attention_factor);
@@ -228,6 +231,7 @@ class Engine : public EngineControls {
     for (std::size_t i = 0; i < tokens.size(); ++i)
       std::ranges::copy(model_.embedding.row(static_cast<std::size_t>(tokens[i])),
                         hidden_.begin() + static_cast<std::ptrdiff_t>(i * Model::width));
+    if (model_.learned_positions != 0) add_positions(first, tokens.size());
     const std::size_t layers = layers_needed(logits.first_row() < tokens.size(), queries, attention);
     for (std::size_t layer = 0; layer < layers; ++layer) {
       ++layers_;
@@ -246,6 +250,12 @@ class Engine : public EngineControls {
     }
   }
 
+  void add_positions(std::size_t first, std::size_t count) {
+    const Matrix positions(3, first + count, Model::width, model_.learned_positions);
+    for (std::size_t i = 0; i < count * Model::width; ++i)
+      hidden_[i] += positions.values[first * Model::width + i];
+  }
+
   std::size_t layers_needed(bool logits, const infinipot::QuerySink* queries,
                             const infinipot::AttentionSink* attention) const {
     const std::size_t all = model_.shape.layers;
@@ -262,11 +272,12 @@ class Engine : public EngineControls {
     const Layer& weights = model_.layers[layer];
     const float* const x = normed(hidden_.data() + token * Model::width);
     multiply(weights.query, x, query(token, 0));
-    for (std::size_t head = 0; head < model_.shape.query_heads; ++head) rotate(query(token, head), position);
+    for (std::size_t head = 0; head < model_.shape.query_heads; ++head)
+      rotate(layer, query(token, head), position);
     const std::size_t d = model_.shape.head_dim;
     for (std::size_t head = 0; head < model_.shape.kv_heads; ++head) {
       for (std::size_t k = 0; k < d; ++k) row_[k] = dot(weights.key.row(head * d + k), x);
-      if (kv_.key_storage() == KeyStorage::rotated) rotate(row_.data(), position);
+      if (kv_.key_storage() == KeyStorage::rotated) rotate(layer, row_.data(), position);
       write(kv_.keys(layer).row(head, position));
       for (std::size_t k = 0; k < d; ++k) row_[k] = dot(weights.value.row(head * d + k), x);
       write(kv_.values(layer).row(head, position));
@@ -315,7 +326,7 @@ class Engine : public EngineControls {
         keys_[t * d + k] = static_cast<float>(key[k]);
         values_[t * d + k] = static_cast<float>(value[k]);
       }
-      if (kv_.key_storage() == KeyStorage::unrotated) rotate(keys_.data() + t * d, t);
+      if (kv_.key_storage() == KeyStorage::unrotated) rotate(layer, keys_.data() + t * d, t);
     }
   }
 

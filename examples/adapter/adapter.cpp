@@ -26,18 +26,22 @@ struct Adapter {  // your forward pass: tokens at positions first .. against row
   }
 };
 
-void answer(MyEngine& engine, std::span<const Token> text, const std::vector<Token>& question) {
+Pot<float> make_pot(Adapter& adapter) {
+  MyEngine& engine = adapter.engine;
   // Your memory, (layers, rows, kv heads, head_dim), and its strides in elements.
-  constexpr std::size_t layers = MyEngine::n_layers;
   constexpr std::ptrdiff_t head = MyEngine::head_dim, row = MyEngine::n_kv_heads * head,
                            layer = MyEngine::n_rows * row;
+  const KvLayout<float> memory{strided_rows(engine.keys(), engine.n_layers, layer, head, row),
+                               strided_rows(engine.values(), engine.n_layers, layer, head, row)};
+  PotSettings settings{
+      .shape = adapter.shape(), .capacity = engine.n_rows, .granularity = Granularity::shared};
+  settings.rope = measure_rope(adapter, Pot<float>(settings, memory));
+  return {settings, memory};
+}
+
+void answer(MyEngine& engine, std::span<const Token> text, const std::vector<Token>& question) {
   Adapter adapter{engine};
-  Pot<float> pot({.shape = adapter.shape(),
-                  .capacity = engine.n_rows,
-                  .granularity = Granularity::shared,
-                  .rope = plain_rope(engine.head_dim, /*theta=*/10000, Pairing::half_split)},
-                 KvLayout<float>{strided_rows(engine.keys(), layers, layer, head, row),
-                                 strided_rows(engine.values(), layers, layer, head, row)});
+  auto pot = make_pot(adapter);
   Ccd reader(adapter, pot, recommended_settings(question));
   reader.feed(text);
   reader.feed(question);
@@ -45,9 +49,18 @@ void answer(MyEngine& engine, std::span<const Token> text, const std::vector<Tok
 }
 // [readme]
 
+// [readme]
+void test(Adapter& adapter, std::span<const Token> text) {
+  auto pot = make_pot(adapter);
+  check_adapter(adapter, pot, text).require();
+}
+// [readme]
+
 int main() {
   MyEngine engine;
   std::vector<Token> text, question{104, 111, 119, 63};
   for (Token i = 0; i < 1000; ++i) text.push_back(i * i % 100);
+  Adapter adapter{engine};
+  test(adapter, text);
   answer(engine, text, question);
 }

@@ -3,8 +3,11 @@
 // infinipot: read an endless text in a fixed amount of KV memory. This header includes everything and is the table
 // of contents, in reading order. Every wing has a door at the top (pot.hpp) and its rooms in a folder (pot/).
 //
+// Right under any flags of the compiler. With -ffast-math NaN and infinities are still seen, but sums are taken in any
+// order (so that the same input may give other bits elsewhere), roots of infinity may be NaN, and denormals may be 0.
+//
 // Floors, lowest first. A header includes only its own floor and lower ones; a wing is on its door's floor.
-//   detail version | shape element executor queries | rope nuc cap top_k | pot | concepts | policy | ccd | infinipot
+//   detail version | shape element executor queries | rope nuc cap top_k | pot | concepts | policy | ccd | check measure_rope check_adapter | infinipot
 #pragma once
 
 // The loop, and the seams where an engine meets it
@@ -12,6 +15,13 @@
 #include "infinipot/concepts.hpp"   // what an engine and a store must offer: ForwardPass, Store, the sinks
 #include "infinipot/policy.hpp"     // what a policy must offer: it decides what stays
 #include "infinipot/executor.hpp"   // the engine's threads, if it lends them
+
+// Before the first run: is the adapter right?
+#include "infinipot/check_adapter.hpp"         // checks an engine and its store against their own claims
+#include "infinipot/measure_rope.hpp"          // the RoPE that the engine really applies
+#include "infinipot/check/adapter_report.hpp"  // what was found, in words
+#include "infinipot/check/check_options.hpp"   // how much to run; guards
+#include "infinipot/check/rounding.hpp"        // how far stored keys may be from what was written
 
 // The pot: keys and values of at most M entries per layer and head
 #include "infinipot/pot.hpp"                // Pot<f32>, Pot<f16>, Pot<bf16>: rows in its own memory or in an engine's

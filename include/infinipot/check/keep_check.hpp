@@ -1,0 +1,182 @@
+// Whether keep() leaves keys as if written at their new places, values as they were, and records in order.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "infinipot/check/adapter_report.hpp"
+#include "infinipot/check/repeated_token.hpp"
+#include "infinipot/check/rope_words.hpp"
+#include "infinipot/check/rounding.hpp"
+#include "infinipot/check/text_rows.hpp"
+#include "infinipot/check/watched_pass.hpp"
+#include "infinipot/concepts.hpp"
+#include "infinipot/pot/selection.hpp"
+#include "infinipot/rope.hpp"
+#include "infinipot/shape.hpp"
+#include "infinipot/version.hpp"
+
+namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
+
+/// Keys may be off by 2 % of their length, and by four times their rounding: once written, once moved.
+template <class Engine, class S>
+class KeepCheck {
+ public:
+  /// `ropes` are those that keys have, by layer. If it is empty, they are not known: then the first layer
+  /// alone is checked, whose keys depend on token and position only.
+  KeepCheck(Engine& engine, S& store, std::span<const Token> tokens, std::size_t chunk, Rounding rounding,
+            std::span<const Rope> ropes, AdapterReport& report)
+      : engine_(engine),
+        store_(store),
+        shape_(store.shape()),
+        tokens_(tokens),
+        chunk_(chunk),
+        rounding_(rounding),
+        ropes_(ropes),
+        report_(report) {}
+
+  void run() {
+    const std::size_t keep = kept_entries();
+    if (keep < 2) {
+      report_.note("keep() was not checked: the store keeps ", keep, " entries at most");
+      return;
+    }
+    const TextRows before = run_text(engine_, store_, tokens_, chunk_);
+    if (before.keys.numbers.empty()) {
+      report_.note("keep() was not checked: keys cannot be read");
+      return;
+    }
+    const Selection kept = selection(keep);
+    store_.keep(kept);
+    if (!check_records(kept)) return;
+    if (ropes_.empty())
+      check_first_layer(kept);
+    else
+      check_rows(before, kept);
+  }
+
+ private:
+  std::size_t kept_entries() const {
+    std::size_t most = store_.capacity() / 2;
+    if constexpr (requires { store_.max_keep(); }) most = store_.max_keep();
+    return (std::min)(most, tokens_.size() / 2 - 1);
+  }
+
+  /// Every other entry, from 0 or 1 on by lane: gaps before all, and lanes that differ.
+  Selection selection(std::size_t keep) const {
+    Selection kept(shape_.lanes(store_.granularity()), keep);
+    for (std::size_t lane = 0; lane < kept.lanes(); ++lane)
+      for (std::size_t i = 0; i < keep; ++i) kept.lane(lane)[i] = static_cast<Index>(2 * i + (lane + 1) % 2);
+    return kept;
+  }
+
+  bool check_records(const Selection& kept) {
+    const EntryTable& entries = store_.entries();
+    if (entries.size() != kept.keep()) {
+      report_.found(Flaw::keep, "keep() of ", kept.keep(), " entries leaves ", entries.size());
+      return false;
+    }
+    for (std::size_t lane = 0; lane < kept.lanes(); ++lane)
+      for (std::size_t i = 0; i < kept.keep(); ++i)
+        if (entries.positions(lane)[i] != kept.lane(lane)[i]) {
+          report_.found(Flaw::keep, "after keep(), entry ", i, " of lane ", lane, " is recorded as token ",
+                        entries.positions(lane)[i], " of the text; ", kept.lane(lane)[i], " is right");
+          return false;
+        }
+    return true;
+  }
+
+  /// Keys of all entries that are held.
+  EntryNumbers keys_now(std::size_t size) {
+    EntryNumbers keys(shape_.layers, shape_.kv_heads, size + 1, shape_.head_dim);
+    if constexpr (ReadableEntries<S>) {
+      for (std::size_t layer = 0; layer < shape_.layers; ++layer) read_keys(store_, layer, 0, size, keys);
+    } else if constexpr (YieldsQueries<Engine> && ReadableKeys<S>) {
+      EntryNumbers queries(shape_.layers, 1, size + 1, shape_.head_dim);
+      KeptQueries<S> sink(store_, size, 1, queries, keys, true);
+      NoLogits logits(1);
+      engine_.forward(tokens_.first(1), size, logits, static_cast<QuerySink&>(sink));
+      store_.truncate(size);
+    }
+    return keys;
+  }
+
+  void check_rows(const TextRows& before, const Selection& kept) {
+    const EntryNumbers keys = keys_now(kept.keep());
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer)
+      for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+        const auto lane = kept.lane(shape_.lane_of(layer, head, store_.granularity()));
+        for (std::size_t i = 0; i < lane.size(); ++i) {
+          std::vector<float> right(before.keys.at(layer, head, lane[i]),
+                                   before.keys.at(layer, head, lane[i]) + shape_.head_dim);
+          turn(ropes_[layer], static_cast<double>(i) - static_cast<double>(lane[i]), 1, right.data());
+          if (!close(right, keys.at(layer, head, i), "key", layer, head, i, lane[i])) return;
+        }
+      }
+    if constexpr (ReadableEntries<S>) check_values(before, kept);
+  }
+
+  /// Against the tokens that the first kv head keeps, read anew.
+  void check_first_layer(const Selection& kept) {
+    const EntryNumbers keys = keys_now(kept.keep());
+    std::vector<Token> tokens;
+    for (const Index index : kept.lane(0)) tokens.push_back(tokens_[index]);
+    const TextRows anew = run_text(engine_, store_, tokens, chunk_);
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      const float* const right = anew.keys.at(0, 0, i);
+      if (!close({right, right + shape_.head_dim}, keys.at(0, 0, i), "key", 0, 0, i, kept.lane(0)[i])) return;
+    }
+  }
+
+  void check_values(const TextRows& before, const Selection& kept) requires ReadableEntries<S> {
+    EntryNumbers values(shape_.layers, shape_.kv_heads, kept.keep(), shape_.head_dim);
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+      read_values(store_, layer, kept.keep(), values);
+      for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+        const auto lane = kept.lane(shape_.lane_of(layer, head, store_.granularity()));
+        for (std::size_t i = 0; i < lane.size(); ++i) {
+          const float* const right = before.values.at(layer, head, lane[i]);
+          if (!close({right, right + shape_.head_dim}, values.at(layer, head, i), "value", layer, head, i,
+                     lane[i]))
+            return;
+        }
+      }
+    }
+  }
+
+  bool close(const std::vector<float>& right, const float* found, const char* what, std::size_t layer,
+             std::size_t head, std::size_t entry, std::size_t from) {
+    double apart = 0, squares = 0, largest = 0;
+    for (std::size_t k = 0; k < right.size(); ++k) {
+      const auto a = static_cast<double>(right[k]), b = static_cast<double>(found[k]);
+      apart += (a - b) * (a - b);
+      squares += a * a;
+      largest = (std::max)(largest, std::abs(a));
+    }
+    const double size = std::sqrt(squares);
+    const double allowed =
+        0.02 * size + 4 * (rounding_.relative * size +
+                           rounding_.of_largest * largest * std::sqrt(static_cast<double>(right.size())));
+    if (std::sqrt(apart) <= allowed) return true;
+    report_.found(Flaw::keep, "after keep(), the ", what, " of (layer ", layer, ", kv head ", head,
+                  ", entry ", entry, ") is not that of entry ", from, " before, as if written at ", entry,
+                  ": it is off by ", rounded(100 * std::sqrt(apart) / (std::max)(size, 1e-30), 3),
+                  " % of its length; ", rounded(100 * allowed / (std::max)(size, 1e-30), 3),
+                  " % would be rounding");
+    return false;
+  }
+
+  Engine& engine_;
+  S& store_;
+  Shape shape_;
+  std::span<const Token> tokens_;
+  std::size_t chunk_;
+  Rounding rounding_;
+  std::span<const Rope> ropes_;
+  AdapterReport& report_;
+};
+
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail
