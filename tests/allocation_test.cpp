@@ -61,6 +61,22 @@ TEST(Allocation, NoneWithKeysThatAreConvertedToBeRead) {
   for (const Kind kind : ways_to_look) expect_no_allocation<infinipot::f16>(spec_of(kind));
 }
 
+TEST(Allocation, NoneInADistillationBeforeThePotIsFull) {
+  const toy::Model model;
+  const auto text = toy::text(90, 2);
+  for (const Kind kind : all_kinds)
+    with_run(model, spec_of(kind), KeyStorage::rotated, 4, [&](AnyRun<float>& run) {
+      const allocation_counter::Scope counted;
+      for (std::size_t at = 0; at < text.size(); at += 30) {
+        run.reader.feed(std::span(text).subspan(at, 30));
+        run.reader.distil();
+      }
+      const std::size_t calls = counted.calls();
+      EXPECT_EQ(calls, 0U) << static_cast<int>(kind);
+      EXPECT_GE(run.reader.stats().distillations, 3U);
+    });
+}
+
 /// Bytes that the constructor of a reader asks for.
 template <class P>
 std::size_t bytes_of_reader(const P& policy) {

@@ -16,6 +16,7 @@
 
 #include "ccd_trial.hpp"
 #include "cell_store.hpp"
+#include "expect_invalid.hpp"
 #include "infinipot/ccd.hpp"
 #include "infinipot/infinipot.hpp"
 #include "reference/reference_ccd.hpp"
@@ -27,18 +28,6 @@ namespace {
 using namespace trial;
 
 // ---------------------------------------------------------------- errors
-
-/// f must throw std::invalid_argument with all the parts in its message.
-void expect_invalid(const std::function<void()>& f, const std::vector<std::string>& parts) {
-  try {
-    f();
-    ADD_FAILURE() << "nothing thrown, expected " << testing::PrintToString(parts);
-  } catch (const std::invalid_argument& error) {
-    for (const auto& part : parts)
-      EXPECT_NE(std::string(error.what()).find(part), std::string::npos)
-          << "no \"" << part << "\" in \"" << error.what() << '"';
-  }
-}
 
 /// Builds a reader over a pot of 40 (at most 20 kept).
 template <class P>
@@ -126,6 +115,8 @@ TEST(CcdErrors, PoliciesOutOfRange) {
   expect_invalid([] { Infinipot({.catalysts = {{1}}, .kernel = 0}); }, {"kernel 0"});
   EXPECT_NO_THROW(Infinipot({.catalysts = {}, .alpha = 1}));
   expect_invalid([] { infinipot::SnapKv(0); }, {"window 0"});
+  expect_invalid([] { infinipot::Reread({.instruction = {1}, .block = 0}); }, {"block 0", "at least 1"});
+  EXPECT_NO_THROW(infinipot::Reread({.instruction = {1}, .block = 1}));
   expect_invalid([] { infinipot::SnapKv(4, 2); }, {"kernel 2"});
   expect_invalid([] { infinipot::SirLlm(0); }, {"decay 0"});
   expect_invalid([] { infinipot::SirLlm(1.5); }, {"decay 1.5"});
@@ -151,7 +142,9 @@ TEST(CcdErrors, EngineAndStoreThatDoNotFit) {
                          {.layers = 2, .query_heads = 8, .kv_heads = 2, .head_dim = 8});
   auto pot = toy::make_pot(model, 40, 20);
   toy::PlainEngine<Pot<float>> engine(wider, pot);
-  expect_invalid([&] { infinipot::Ccd(engine, pot, infinipot::StreamingLlm()); }, {"shape differs"});
+  expect_invalid([&] { infinipot::Ccd(engine, pot, infinipot::StreamingLlm()); },
+                 {"engine's shape (layers 2, query_heads 8, kv_heads 2, head_dim 8)",
+                  "store's (layers 2, query_heads 4, kv_heads 2, head_dim 8)"});
 
   toy::PlainEngine<Pot<float>> fitting(model, pot);
   pot.append(std::array<infinipot::Entry, 3>{});

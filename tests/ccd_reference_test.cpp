@@ -110,6 +110,42 @@ TEST(CcdAgainstReference, EveryPolicyGranularityAndStorage) {
         compare_with_reference(model, spec_of(kind, granularity), storage);
 }
 
+/// Distils after pieces of the text that are drawn at random, besides whenever the pot is full.
+template <toy::Shows shows>
+void compare_early_distillations(const toy::Model& model, const CcdSpec& spec, KeyStorage storage,
+                                 std::uint64_t seed) {
+  SCOPED_TRACE(trace(spec) + (storage == KeyStorage::rotated ? ", rotated, " : ", unrotated, ") +
+               std::to_string(seed));
+  const auto text = toy::text(150, seed);
+  reference::Ccd expected(model, spec);
+  with_run<float, shows>(model, spec, storage, 5, [&](auto& run) {
+    for (std::size_t at = 0; at < text.size() && !testing::Test::HasFailure();) {
+      const std::size_t count = std::min<std::size_t>(1 + toy::hash(seed << 20U | at) % 17, text.size() - at);
+      run.reader.feed(std::span(text).subspan(at, count));
+      for (std::size_t i = at; i < at + count; ++i) expected.feed(text[i]);
+      run.reader.distil();
+      expected.distil();
+      expect_same(run.pot, expected, run.reader.uses_nuc());
+      expect_near(run.reader.logits(), expected.logits());
+      at += count;
+    }
+    EXPECT_GE(expected.distillations(), 7U);
+    EXPECT_EQ(run.reader.stats().distillations, expected.distillations());
+  });
+}
+
+TEST(CcdAgainstReference, DistillationsAtAnyFill) {
+  const toy::Model model;
+  for (const Kind kind : comparable_kinds())
+    for (const Granularity granularity : all_granularities)
+      for (const std::uint64_t seed : {1U, 2U, 3U}) {
+        auto spec = spec_of(kind, granularity);
+        spec.keep = 15 + seed;
+        compare_early_distillations<toy::Shows::queries>(model, spec, both_storages[seed % 2], seed);
+        compare_early_distillations<toy::Shows::attention>(model, spec, KeyStorage::rotated, seed);
+      }
+}
+
 TEST(CcdAgainstReference, Alpha) {
   const toy::Model model;
   for (const double alpha : {0.0, 0.25, 0.75, 1.0})

@@ -147,6 +147,9 @@ class AnyReader {
   virtual std::size_t generate(std::size_t most, const Sample& sample,
                                const std::function<bool(Token)>& accept) = 0;
   virtual std::span<const float> logits() const = 0;
+  virtual std::vector<std::byte> memory() const = 0;
+  virtual void resume(std::span<const std::byte> memory) = 0;
+  virtual void resume() = 0;
   virtual void on_distillation(std::function<void(const infinipot::Distillation&)> observer) = 0;
   virtual void on_choice(std::function<void(const infinipot::Choice&)> observer) = 0;
   virtual const infinipot::CcdStats& stats() const = 0;

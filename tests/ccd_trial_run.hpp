@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "ccd_trial.hpp"
 
@@ -22,6 +23,9 @@ class ReaderOf final : public AnyReader {
     return reader_.generate(most, sample, accept);
   }
   std::span<const float> logits() const override { return reader_.logits(); }
+  std::vector<std::byte> memory() const override { return reader_.memory(); }
+  void resume(std::span<const std::byte> memory) override { reader_.resume(memory); }
+  void resume() override { reader_.resume(); }
   void on_distillation(std::function<void(const infinipot::Distillation&)> observer) override {
     reader_.on_distillation(std::move(observer));
   }

@@ -115,6 +115,37 @@ TEST(Entries, BeginEmpty) {
   EXPECT_TRUE(table.tokens(2).empty());
 }
 
+TEST(Entries, OfWhichNothingIsSaidAreNeitherNewNorPinned) {
+  EntryTable table(1, 8);
+  table.append(std::vector<Entry>(1));
+  EXPECT_EQ(table.positions(0)[0], 0U);
+  EXPECT_EQ(table.tokens(0)[0], 0);
+  EXPECT_EQ(table.nuc(0)[0], 0.0F);
+  EXPECT_EQ(table.pinned(0)[0], 0);
+}
+
+TEST(Entries, EveryChangeGivesAnotherRevision) {
+  EntryTable table(2, 8), other(2, 8);
+  std::vector<std::uint64_t> seen{table.revision()};
+  const auto changed = [&] {
+    EXPECT_EQ(std::ranges::count(seen, table.revision()), 0);
+    seen.push_back(table.revision());
+  };
+  table.append(std::vector<Entry>(4));
+  changed();
+  table.truncate(5);
+  EXPECT_EQ(table.revision(), seen.back()) << "nothing changed";
+  table.truncate(3);
+  changed();
+  infinipot::Selection kept(2, 2);
+  for (const std::size_t lane : {0U, 1U})
+    std::ranges::copy(std::vector<infinipot::Index>{0, 2}, kept.lane(lane).begin());
+  table.keep(kept);
+  changed();
+  table.assign(other);
+  changed();
+}
+
 TEST(Entries, TwoLanesKeepDifferentTokens) {
   EntryTable table(2, 4);
   table.append(std::vector<Entry>{{10, 100, 1, false}, {11, 101, 2, true}, {12, 102, 3, false}});

@@ -266,7 +266,7 @@ TEST(PotFile, OfAnotherPotIsRefusedWithTheReason) {
     EXPECT_NE(message.find(reason), std::string::npos) << message;
     EXPECT_EQ(saved(other), before);
   };
-  into([](PotSettings& s) { s.shape.layers = 3; }, "another shape");
+  into([](PotSettings& s) { s.shape.layers = 3; }, "another shape, (layers 2, ");
   into([](PotSettings& s) { s.shape.query_heads = 2; }, "another shape");
   into([](PotSettings& s) { s.granularity = Granularity::shared; }, "another granularity");
   into([](PotSettings& s) { s.key_storage = KeyStorage::unrotated; }, "another key storage");
@@ -291,6 +291,14 @@ TEST(PotFile, ThatIsNoneIsRefusedWithTheReason) {
   EXPECT_NE(
       message_of([&] { infinipot::check_pot_file(file); }).find("version 3; this library reads version 1"),
       std::string::npos);
+  for (const auto& [at, words] : {std::pair(24U, "element type 5 is out of range 0 .. 4"),
+                                  {28U, "key storage 5 is out of range 0 .. 1"},
+                                  {32U, "granularity 5 is out of range 0 .. 2"},
+                                  {36U, "RoPE pairing 5 is out of range 0 .. 1"}}) {
+    Bytes unknown = saved(used_pot<float>(small_settings(), 1, 24));
+    unknown[at] = std::byte{5};
+    EXPECT_NE(message_of([&] { infinipot::check_pot_file(unknown); }).find(words), std::string::npos);
+  }
 }
 
 /// Five tokens in two layers of one kv head, three of which a distillation kept, and two more.

@@ -558,6 +558,10 @@ TEST(Pot, UnrotatedKeysNeedNoOriginals) {
   const std::size_t rotated = Pot<float>(settings).bytes();
   settings.key_storage = KeyStorage::unrotated;
   EXPECT_LE(Pot<float>(settings).bytes() + 4 * 32 * 64 * sizeof(float), rotated);
+  // Nor do keys that have no position at all.
+  settings.key_storage = KeyStorage::rotated;
+  settings.rope = plain_rope(0);
+  EXPECT_LE(Pot<float>(settings).bytes() + 4 * 32 * 64 * sizeof(float), rotated);
 }
 
 // --- Errors ---

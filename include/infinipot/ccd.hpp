@@ -5,14 +5,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "infinipot/cap.hpp"
 #include "infinipot/ccd/ccd_settings.hpp"
+#include "infinipot/ccd/guarded_store.hpp"
 #include "infinipot/ccd/needs.hpp"
+#include "infinipot/ccd/passes.hpp"
 #include "infinipot/ccd/protected_room.hpp"
+#include "infinipot/ccd/reader_memory.hpp"
 #include "infinipot/ccd/received.hpp"
 #include "infinipot/ccd/watchers.hpp"
 #include "infinipot/concepts.hpp"
@@ -35,44 +39,48 @@ namespace infinipot::inline INFINIPOT_NAMESPACE {
 template <class Engine, class S, class P, Executor X = Serial>
 class Ccd {
   using Needs = detail::Needs<Engine, S, P>;
-  static constexpr bool watches = Needs::watches, by_queries = Needs::by_queries, observes = Needs::observes;
+  static_assert(Needs::asked);  // says what is missing, before anything else does
+  static constexpr bool observes = Needs::observes;
 
  public:
   using Observer = std::function<void(const Distillation&)>;
   using ChoiceObserver = std::function<void(const Choice&)>;
 
   /// Throws std::invalid_argument if the engine's and the store's shapes differ, the store is not empty (to
-  /// go on from a saved pot, restore it afterwards and call resume()), or the settings cannot work:
-  /// keep >= capacity, sinks + recent > keep, no room for catalyst and one more token.
-  Ccd(Engine& engine, S& store, P policy, CcdSettings settings = {}, X executor = {})
-      : executor_(std::move(executor)),
-        engine_(&engine),
-        store_(&store),
-        policy_(std::move(policy)),
+  /// go on from a saved pot, restore it afterwards and call resume()), a catalyst's token is outside of the
+  /// vocabulary, or the settings cannot work: keep >= capacity, sinks + recent > keep, no room for catalyst
+  /// and one more token.
+  Ccd(Engine& engine, S& store, P policy, CcdSettings settings = {},
+      X executor = {}) requires(detail::NamesItsPolicy<P> || Needs::basics)
+      : policy_(std::move(policy)),
         settings_(detail::checked_settings(engine, store, policy_, settings)),
         protected_room_(settings_),
         limit_(store.capacity() - longest_probe(policy_)),
         window_start_(limit_ - watched_window(policy_)),
         tracker_(static_cast<std::size_t>(engine.vocab_size())),
-        selector_(selector_for(policy_)),
-        entries_(std::min(settings_.chunk, store.capacity())),
-        received_(store.shape(), store.granularity(), store.capacity()) {
-    if constexpr (watches && by_queries)
-      scorers_.assign(executor_.workers(), CapScorer(store.shape(), store.capacity()));
-    prepare(policy_);
+        entries_((std::min)(settings_.chunk, store.capacity())),
+        passes_(engine, store, std::move(executor), entries_.size(), limit_ - window_start_),
+        selector_(selector_for(policy_)) {
+    passes_.check_probes(policy_);
+    passes_.prepare(policy_);
+  }
+
+  /// An engine or a store that is a temporary would be gone when the reader needs it.
+  template <class E, class T, class... More>
+  requires detail::AnyTemporary<E, T> Ccd(E&& engine, T&& store, More&&... more)
+      : Ccd(engine, store, std::forward<More>(more)...) {
+    static_assert(!detail::AnyTemporary<E, T>,
+                  "infinipot: the engine and the store must outlive the reader: give them names");
   }
 
   /// A copy that goes on from here, on a copy of the store (Pot::fork) and an engine that runs against it.
   /// Without observers. Throws std::invalid_argument if the stores differ in shape, capacity, granularity or
-  /// size.
+  /// size, or something else has changed this reader's store.
   Ccd fork(Engine& engine, S& store) const {
-    if (!(Shape(store.shape()) == Shape(store_->shape())) || store.capacity() != store_->capacity() ||
-        store.granularity() != store_->granularity() || store.entries().size() != size())
-      detail::invalid(
-          "the store is not a copy of the one to go on from: shape, capacity, granularity or size differ");
+    this->store().check_unchanged();
+    this->store().check_copy(store);
     Ccd copy(*this);
-    copy.engine_ = &engine;
-    copy.store_ = &store;
+    copy.passes_.rebind(engine, store);
     copy.observer_ = nullptr;
     copy.choice_observer_ = nullptr;
     return copy;
@@ -82,39 +90,40 @@ class Ccd {
   Ccd& operator=(Ccd&&) noexcept = default;
 
   /// Reads tokens, distilling as often as needed; pinned tokens are never dropped. If forward() throws, its
-  /// chunk leaves no trace, and what was read before stays read (see stats()). Throws std::invalid_argument,
-  /// before anything changes, for a token outside the vocabulary and for more pinned tokens than fit into
-  /// `keep` beside sinks and recent.
+  /// chunk leaves no trace, and what was read before stays read (see stats()). What is unread() comes first.
+  /// Throws std::invalid_argument,
+  /// before anything changes, for a token outside the vocabulary, for more pinned tokens than fit into
+  /// `keep` beside sinks and recent, and if something else has changed the store; also if the engine leaves
+  /// out what it was asked for.
   void feed(std::span<const Token> tokens, Retention retention = Retention::evictable) {
+    store().check();
     check(tokens, retention);
-    while (!tokens.empty()) {
-      if (size() == limit_) distil();
-      const std::size_t count = std::min(tokens.size(), longest_chunk());
-      read(tokens.first(count), retention);
-      tokens = tokens.subspan(count);
-    }
+    read_unread();
+    read_all(tokens, retention);
   }
 
   void feed(Token token, Retention retention = Retention::evictable) { feed({&token, 1}, retention); }
 
   /// Distils now rather than when the store is full: before a pause, or once the question is known
-  /// (set_policy). No effect while the store holds no more than `keep` entries.
+  /// (set_policy). No effect while the store holds no more than `keep` entries. A policy that watches the
+  /// last queries reads their tokens anew if they were not watched; those are at most what was read since the
+  /// last distillation. If forward() throws, everything is as before.
   void distil() {
+    store().check();
     if (size() <= settings_.keep) return;
     const detail::Stopwatch time;
     const std::size_t before = size();
-    const double cap_seconds = run_probes();
+    double cap_seconds = passes_.watch_window(policy_);
+    cap_seconds += passes_.run_probes(policy_);
     const double probe_seconds = time.seconds();
-    score_entries();
-    const std::size_t nans = selector_.select(policy_, store_->entries(), received_.scores(),
-                                              protected_room_.protection(), executor_);
+    passes_.score_entries(policy_);
+    const std::size_t nans = selector_.select(policy_, store().entries(), passes_.received().scores(),
+                                              protected_room_.protection(), passes_.executor());
     if (choice_observer_)
-      choice_observer_({stats_.distillations + 1, store_->entries(), received_.scores(), selector_.kept()});
-    if constexpr (requires { store_->keep(selector_.kept(), executor_); })
-      store_->keep(selector_.kept(), executor_);
-    else
-      store_->keep(selector_.kept());
-    received_.carry(selector_.kept(), before);
+      choice_observer_(
+          {stats_.distillations + 1, store().entries(), passes_.received().scores(), selector_.kept()});
+    store().keep(selector_.kept(), passes_.executor());
+    passes_.carry(selector_.kept(), before);
     const double seconds = time.seconds();
     stats_.distillations += 1;
     stats_.nan_scores += nans;
@@ -129,56 +138,121 @@ class Ccd {
   /// it is known. Room for probes, window and recent entries stays what the first policy asked for; what the
   /// old policy observed (expected_attention) is lost. Allocates. Throws std::invalid_argument, before
   /// anything changes, if the new policy needs more room (InfinipotSettings::longest_catalyst keeps some for
-  /// a longer catalyst), or NuC when the old one did not.
+  /// a longer catalyst), or NuC when the old one did not, or has a token outside of the vocabulary.
   void set_policy(P policy) {
     const auto most = [](const char* what, std::size_t needed, std::size_t available) {
       if (needed > available)
         detail::invalid("the new policy needs ", needed, ' ', what, "; the first one left room for ",
                         available);
     };
-    most("tokens for a probe", longest_probe(policy), store_->capacity() - limit_);
-    most("queries to watch", watched_window(policy), limit_ - window_start_);
+    most("tokens for a probe", longest_probe(policy), store().view().capacity() - limit_);
+    most("queries to watch", watched_window(policy), passes_.most_watched());
     protected_room_.check(policy);
+    passes_.check_probes(policy);
     if (uses_nuc(policy) && !uses_nuc(policy_))
       detail::invalid("the new policy needs NuC, which the one before did not ask for");
     Selector selector = selector_for(policy);
-    prepare(policy);
+    passes_.prepare(policy);
     selector_ = std::move(selector);
     policy_ = std::move(policy);
+    if constexpr (watch_of<P> == Watch::last_queries) {
+      window_start_ = limit_ - watched_window(policy_);
+      passes_.forget_window();
+    }
   }
 
-  /// Goes on from what something else, such as restore_pot(), has put into the store: call it right after.
-  /// `logits` (vocab_size) are those after the last token, or none: then the next token's NuC is 0. What a
-  /// policy has collected while reading (h2o, snapkv, expected_attention) starts over. Throws
-  /// std::invalid_argument, before anything changes, for logits of another size and for entries or pinned
-  /// entries that leave no room to go on.
+  /// All that the reader remembers beside its store: logits, counts, and what the policy has collected while
+  /// reading (h2o, reread, expected_attention). Save it with the store: save_pot(pot, out, reader.memory()).
+  /// Throws std::invalid_argument if something else has changed the store.
+  std::vector<std::byte> memory() const {
+    store().check_unchanged();
+    detail::ReaderMemory all;
+    all.stats = stats_;
+    all.unread = unread_.value_or(-1);
+    all.size = size();
+    all.policy = policy_.name();
+    all.uses_nuc = uses_nuc(policy_) ? 1 : 0;
+    if (tracker_.has_logits()) all.logits.assign(tracker_.logits().begin(), tracker_.logits().end());
+    all.received = passes_.received().saved(size());
+    if constexpr (RemembersQueries<P>) all.observed = policy_.memory();
+    return detail::to_bytes(all);
+  }
+
+  /// Goes on from what something else, such as restore_pot(), has put into the store, with the `memory` that
+  /// was saved with it: exactly as the reader that was saved would have gone on. Throws
+  /// std::invalid_argument, before anything changes, for memory that is damaged, of another shape or
+  /// vocabulary, of a store of another size, of another policy if this one has to remember what it collected,
+  /// or of one without NuC if this one needs it; and for entries or pinned entries that leave no room to go
+  /// on.
+  void resume(std::span<const std::byte> memory) {
+    const detail::ReaderMemory all = detail::memory_from(memory);
+    if (all.size != size())
+      detail::invalid("the memory is of a store of ", all.size, " entries, but this one holds ", size());
+    if (uses_nuc(policy_) && all.uses_nuc == 0 && size() > 0)
+      detail::invalid(policy_.name(), " needs NuC, which the reader that was saved, by ", all.policy,
+                      ", did not ask for");
+    if (must_remember()) {
+      if (all.policy != policy_.name())
+        detail::invalid("the memory is of a reader by ", all.policy, "; one by ", policy_.name(),
+                        " cannot go on without its own");
+      if (observes && !RemembersQueries<P>)
+        detail::invalid(policy_.name(), " observes queries and has no memory(), so it cannot be resumed");
+      if (detail::Received<P>::lasts && all.received.size() != Shape(store().view().shape()).heads() * size())
+        detail::invalid("the memory holds attention to ", all.received.size(), " entries of all heads, not ",
+                        Shape(store().view().shape()).heads() * size());
+    }
+    const detail::Held held = checked_room(all.logits);
+    if (all.stats.tokens_read < held.read || all.unread < -1 ||
+        (all.unread >= 0 && static_cast<std::size_t>(all.unread) >= tracker_.vocab_size()))
+      detail::invalid("the memory does not fit the store: it is of a reader of ", all.stats.tokens_read,
+                      " tokens, but the last entry is token ", held.read);
+    store().accept();
+    if constexpr (RemembersQueries<P>) {
+      if (must_remember())
+        policy_.recall(all.observed);
+      else
+        policy_.forget();
+    }
+    restart(all.logits, held.pinned, all.stats);
+    if (must_remember()) passes_.received().restore(all.received);
+    if (all.unread >= 0) unread_ = all.unread;
+  }
+
+  /// The same without memory, for entries that come from somewhere else. `logits` (vocab_size) are those
+  /// after the last token, or none: then the next token's NuC is 0. Counts start over. Throws
+  /// std::invalid_argument, before anything changes, also for a policy that has to remember what it collected
+  /// (h2o, reread after a distillation, expected_attention), unless the store is empty.
   void resume(std::span<const float> logits = {}) {
-    if (!logits.empty() && logits.size() != tracker_.vocab_size())
-      detail::invalid("resuming with ", logits.size(), " logits, but the vocabulary has ",
-                      tracker_.vocab_size());
-    if (size() > limit_)
-      detail::invalid("resuming with ", size(), " entries, but a distillation is due at ", limit_);
-    const auto [read, pinned] = detail::held_by(store_->entries(), settings_.sinks);
-    protected_room_.check_pinned(pinned, "cannot resume");
-    received_.clear();
+    if (must_remember())
+      detail::invalid("a reader by ", policy_.name(),
+                      " cannot go on without what it collected while reading: ",
+                      "save memory() with the store and resume() with it");
+    const detail::Held held = checked_room(logits);
+    store().accept();
     if constexpr (observes) policy_.forget();
-    tracker_.restart(logits);
-    pinned_ = pinned;
-    stats_.tokens_read = read;
+    restart(logits, held.pinned, {.tokens_read = held.read});
   }
 
   /// Generates up to `max_tokens` tokens: `sample(logits)` picks one, and it is read unless `accept(token)`
-  /// returns false, which ends it. Returns how many were accepted. Throws std::invalid_argument if nothing
-  /// was read before.
+  /// returns false, which ends it. Returns how many were accepted. If forward() throws, the accepted token is
+  /// unread(). Throws std::invalid_argument if nothing was read before.
   template <class Sample, class Accept>
   std::size_t generate(std::size_t max_tokens, Sample&& sample, Accept&& accept) {
+    store().check();
+    read_unread();
     for (std::size_t n = 0; n < max_tokens; ++n) {
       const Token token = sample(logits());
+      check({&token, 1}, Retention::evictable);
       if (!accept(token)) return n;
-      feed(token);
+      unread_ = token;
+      read_unread();
     }
     return max_tokens;
   }
+
+  /// The token that generate() has accepted and could not read, since forward() threw. The next feed() or
+  /// generate() reads it before anything else.
+  std::optional<Token> unread() const noexcept { return unread_; }
 
   /// (vocab_size) the model's prediction of what follows the last token read. Throws std::invalid_argument
   /// before the first one.
@@ -205,24 +279,46 @@ class Ccd {
   Ccd(const Ccd&) = default;  // for fork(), which gives the copy its own engine and store
 
   Selector selector_for(const P& policy) const {
-    return Selector(store_->shape(), store_->granularity(), store_->capacity(), settings_.keep,
-                    rules_of(policy), executor_.workers());
+    const S& own = store().view();
+    return Selector(own.shape(), own.granularity(), own.capacity(), settings_.keep, rules_of(policy),
+                    passes_.executor().workers());
   }
 
-  std::size_t size() const noexcept { return store_->entries().size(); }
+  detail::GuardedStore<S>& store() noexcept { return passes_.store(); }
+  const detail::GuardedStore<S>& store() const noexcept { return passes_.store(); }
+  std::size_t size() const noexcept { return store().size(); }
 
-  /// Allocates what a policy that scores entries needs. Changes nothing if it throws.
-  void prepare(P& policy) {
-    auto memory = detail::entry_memory(*store_, policy, executor_.workers());
-    if constexpr (observes) policy.begin(store_->shape(), store_->capacity(), entries_.size());
-    entry_memory_ = std::move(memory);
+  /// Whether the policy has collected something that what is in the store does not tell.
+  bool must_remember() const noexcept {
+    if (size() == 0) return false;
+    if constexpr (carries_attention<P>) return store().entries().survived(0)[0] > 0;
+    return detail::Received<P>::lasts || observes;
+  }
+
+  /// What the store holds. Throws std::invalid_argument if there is no room to go on.
+  detail::Held checked_room(std::span<const float> logits) const {
+    if (!logits.empty() && logits.size() != tracker_.vocab_size())
+      detail::invalid("resuming with ", logits.size(), " logits, but the vocabulary has ",
+                      tracker_.vocab_size());
+    if (size() > limit_)
+      detail::invalid("resuming with ", size(), " entries, but a distillation is due at ", limit_);
+    const detail::Held held = detail::held_by(store().entries(), settings_.sinks);
+    protected_room_.check_pinned(held.pinned, "cannot resume");
+    return held;
+  }
+
+  /// As a new reader would be.
+  void restart(std::span<const float> logits, std::size_t pinned, const CcdStats& stats) noexcept {
+    passes_.received().clear();
+    passes_.forget_window();
+    tracker_.restart(logits);
+    pinned_ = pinned;
+    stats_ = stats;
+    unread_.reset();
   }
 
   void check(std::span<const Token> tokens, Retention retention) const {
-    for (const Token token : tokens)
-      if (token < 0 || static_cast<std::size_t>(token) >= tracker_.vocab_size())
-        detail::invalid("token ", token, " is out of the vocabulary's range 0 .. ",
-                        tracker_.vocab_size() - 1);
+    passes_.check_range("token", tokens);
     if (retention != Retention::pinned) return;
     protected_room_.check_pinned(pinned_ + newly_pinned(tokens.size()), "cannot pin ", tokens.size(),
                                  " tokens");
@@ -230,14 +326,14 @@ class Ccd {
 
   /// Sinks stay anyway, so pinning them costs nothing.
   std::size_t newly_pinned(std::size_t count) const noexcept {
-    const std::uint64_t end = stats_.tokens_read + count;
-    const std::uint64_t from = std::max<std::uint64_t>(stats_.tokens_read, settings_.sinks);
-    return static_cast<std::size_t>(end - std::min(end, from));
+    const std::uint64_t read = stats_.tokens_read + (unread_ ? 1 : 0), end = read + count;
+    const std::uint64_t from = std::max<std::uint64_t>(read, settings_.sinks);
+    return static_cast<std::size_t>(end - (std::min)(end, from));
   }
 
   std::size_t longest_chunk() const noexcept {
     const std::size_t end = size() < window_start_ ? window_start_ : limit_;
-    return std::min(end - size(), entries_.size());
+    return (std::min)(end - size(), entries_.size());
   }
 
   bool watches_now() const noexcept {
@@ -245,120 +341,59 @@ class Ccd {
            (watch_of<P> == Watch::last_queries && size() >= window_start_);
   }
 
+  void read_unread() {
+    if (!unread_) return;
+    const Token token = *unread_;
+    read_all({&token, 1}, Retention::evictable);
+    unread_.reset();
+  }
+
+  void read_all(std::span<const Token> tokens, Retention retention) {
+    while (!tokens.empty()) {
+      if (size() == limit_) distil();
+      const std::size_t count = (std::min)(tokens.size(), longest_chunk());
+      read(tokens.first(count), retention);
+      tokens = tokens.subspan(count);
+    }
+  }
+
   /// Reads one chunk. Commits it only once the forward pass has returned.
   void read(std::span<const Token> tokens, Retention retention) {
-    const std::size_t first = size();
     const auto entries = std::span(entries_).first(tokens.size());
     for (std::size_t i = 0; i < tokens.size(); ++i)
       entries[i] = {stats_.tokens_read + i, tokens[i], 0, retention == Retention::pinned};
     const bool score_nuc = uses_nuc(policy_);
     if (score_nuc) entries[0].nuc = tracker_.score(tokens[0]);
-
-    detail::Rollback rollback([&]() noexcept {
-      store_->truncate(first);
-      received_.drop_chunk();
-    });
     detail::ChunkLogits logits(tracker_, tokens, entries, score_nuc);
-    const bool watched = watches_now();
-    if (watched)
-      watch(tokens, first, logits, received_.of_chunk());
-    else
-      engine_->forward(tokens, first, logits);
-    store_->append(entries);
-    rollback.release();
-
-    if (watched) commit(first + tokens.size());
+    passes_.add(policy_, tokens, entries, logits, watches_now());
     tracker_.commit();
     if (retention == Retention::pinned) pinned_ += newly_pinned(tokens.size());
     stats_.tokens_read += tokens.size();
   }
 
-  /// Runs tokens and collects the attention that they pay in `scores`. Returns the seconds that scoring took,
-  /// 0 if the engine did it.
-  double watch(std::span<const Token> tokens, std::size_t first, LogitsSink& logits,
-               detail::AttentionScores scores) {
-    if constexpr (observes) {
-      if (!detail::shows_queries(*engine_))
-        detail::invalid("the engine shows attention probabilities, but this policy needs its queries");
-      detail::QueryObserver<P> queries(policy_, first);
-      engine_->forward(tokens, first, logits, static_cast<QuerySink&>(queries));
-      return 0;
-    }
-    if constexpr (watches && by_queries) {
-      if (detail::shows_queries(*engine_)) {
-        detail::QueryWatcher<Engine, S, X> queries(*engine_, *store_, scorers_, first, scores, executor_);
-        engine_->forward(tokens, first, logits, static_cast<QuerySink&>(queries));
-        return queries.seconds();
-      }
-    }
-    if constexpr (watches && YieldsAttention<Engine>) {
-      detail::AttentionWatcher attention(store_->shape(), scores);
-      engine_->forward(tokens, first, logits, static_cast<AttentionSink&>(attention));
-    }
-    return 0;
-  }
-
-  void commit(std::size_t size) noexcept {
-    received_.commit_chunk(size);
-    if constexpr (observes) {
-      const Shape shape = store_->shape();
-      executor_.for_each(shape.heads(), [&](std::size_t head, std::size_t) {
-        policy_.commit(head / shape.kv_heads, head % shape.kv_heads);
-      });
-    }
-  }
-
-  /// Returns the seconds that scoring took.
-  double run_probes() {
-    double cap_seconds = 0;
-    if constexpr (watch_of<P> == Watch::probes) {
-      received_.begin_probes();
-      const std::size_t first = size(), layers = probed_layers(policy_, store_->granularity());
-      const auto fresh = store_->entries().tokens(0).subspan(stats_.distillations == 0 ? 0 : settings_.keep);
-      for (std::size_t i = 0;; ++i) {
-        const std::span<const Token> probe = policy_.probe(i, ProbeContext{fresh});
-        if (probe.empty()) break;
-        detail::Rollback drop([&]() noexcept { store_->truncate(first); });
-        detail::NoLogits logits(probe.size());
-        cap_seconds += watch(probe, first, logits, received_.of_probe(policy_.reduce(), layers));
-      }
-    }
-    return cap_seconds;
-  }
-
-  void score_entries() noexcept {
-    if constexpr (watches_entries(watch_of<P>)) {
-      const Shape shape = store_->shape();
-      executor_.for_each(shape.heads(), [&](std::size_t head, std::size_t worker) {
-        const EntryRows rows(*store_, head / shape.kv_heads, head % shape.kv_heads, entry_memory_[worker]);
-        policy_.score_entries(rows, received_.head(head, size()));
-      });
-    }
-  }
-
-  X executor_;
-  Engine* engine_;
-  S* store_;
   P policy_;
   CcdSettings settings_;
   detail::ProtectedRoom protected_room_;
   std::size_t limit_;
   std::size_t window_start_;  // entries from here on are watched, for Watch::last_queries
   NucTracker tracker_;
+  std::vector<Entry> entries_;  // (chunk) being read
+  detail::Passes<Engine, S, P, X> passes_;
   Selector selector_;
-  std::vector<CapScorer> scorers_;                // (workers)
-  std::vector<std::vector<float>> entry_memory_;  // (workers) for EntryRows
-  std::vector<Entry> entries_;                    // (chunk) being read
-  detail::Received<P> received_;
-  std::size_t pinned_ = 0;  // beyond the sinks
+  std::size_t pinned_ = 0;       // beyond the sinks
+  std::optional<Token> unread_;  // accepted, not read yet
   CcdStats stats_;
   Observer observer_;
   ChoiceObserver choice_observer_;
 };
 
+/// For the message that comes from the constructor.
+template <class E, class T, class P, Executor X = Serial>
+requires detail::AnyTemporary<E, T> Ccd(E&&, T&&, P, CcdSettings = {}, X = {})
+->Ccd<std::remove_cvref_t<E>, std::remove_cvref_t<T>, P, X>;
+
 /// Settings that name their policy stand for it: Ccd(engine, store, recommended_settings(question)).
-template <class Engine, class S, class Settings, Executor X = Serial>
-requires requires { typename Settings::policy; }
-Ccd(Engine&, S&, Settings, CcdSettings = {}, X = {})->Ccd<Engine, S, typename Settings::policy, X>;
+template <class Engine, class S, detail::NamesItsPolicy Settings, Executor X = Serial>
+Ccd(Engine&, S&, Settings, CcdSettings = {}, X = {}) -> Ccd<Engine, S, typename Settings::policy, X>;
 
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE

@@ -53,7 +53,7 @@ class LogitsSink {
 };
 
 /// All layers of a model, however many it has.
-inline constexpr std::size_t all_layers = std::numeric_limits<std::size_t>::max();
+inline constexpr std::size_t all_layers = (std::numeric_limits<std::size_t>::max)();
 
 /// Receives the queries of a forward pass, layer by layer.
 class QuerySink {
@@ -93,7 +93,8 @@ class AttentionSink {
 /// Seam 1, the forward pass. `forward(tokens, first, logits)` runs the tokens at positions first,
 /// first + 1, ... against the store's entries 0 .. first - 1 (and, causally, one another), writes their keys
 /// and values into the store's rows from `first` on, and hands over the logits that the sink wants (or the
-/// NuC of its targets). It may throw; the loop then truncates the store to `first` entries.
+/// NuC of its targets). It may throw; the loop then truncates the store to `first` entries. A reader refuses
+/// a call that left out logits or queries, or showed some of another number of tokens.
 template <class E>
 concept ForwardPass = requires(E& engine, const E& view, std::span<const Token> tokens, std::size_t first,
                                LogitsSink& logits) {
@@ -127,6 +128,10 @@ concept ChoosesWhatToShow = YieldsQueries<E> && YieldsAttention<E> && requires(c
 
 /// Seam 2, the store: the memory of keys and values. Lanes all hold entries().size() entries, at positions
 /// 0 .. size() - 1. The library's Pot is one, over its own memory or an engine's.
+///
+/// append(), truncate() and keep() may throw; the loop passes it on. append() and truncate() must then have
+/// changed nothing: truncate() is called again before anything else is read. After a keep() that threw,
+/// nothing is read until the store is in order and Ccd::resume() is called.
 template <class S>
 concept Store = requires(S& store, const S& view, std::span<const Entry> added, const Selection& kept,
                          std::size_t size) {
@@ -134,7 +139,8 @@ concept Store = requires(S& store, const S& view, std::span<const Entry> added, 
   { view.capacity() } -> std::convertible_to<std::size_t>;
   { view.granularity() } -> std::convertible_to<Granularity>;
   { view.entries() } -> std::convertible_to<const EntryTable&>;
-  /// Adds entries whose keys and values the forward pass has written.
+  /// Adds entries whose keys and values the forward pass has written; or, if reading them anew failed, those
+  /// that truncate() has just dropped. A store that cannot take these back must throw.
   store.append(added);
   /// Drops entries from `size` on, whether appended or only written.
   store.truncate(size);

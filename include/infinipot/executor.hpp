@@ -11,7 +11,8 @@ namespace infinipot::inline INFINIPOT_NAMESPACE {
 /// Runs the items of a loop, perhaps on several threads. A handle, cheap to copy, to the engine's threads;
 /// the library starts none. `for_each(count, function)` calls function(item, worker) once for every item
 /// below `count`, in any order, and returns when all are done. Calls that run at the same time have different
-/// workers, all below workers(). The function never throws. One loop runs at a time, none inside another.
+/// workers, all below workers(). The function never throws, and for_each() must not: a reader calls it where
+/// an exception would end the program. One loop runs at a time, none inside another.
 ///
 /// Results have the same bits with every executor: items share nothing but their worker's scratch.
 template <class X>

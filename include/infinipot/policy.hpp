@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "infinipot/cap.hpp"
 #include "infinipot/concepts.hpp"
@@ -104,7 +105,8 @@ concept WatchesWindow = Policy<P> && requires(const P& policy) {
 
 /// A policy that runs probes. Probe i runs at the end of the full pot, its attention is added (or the maximum
 /// taken, as reduce() says), and it is dropped; an empty probe ends the series. The pot leaves room for
-/// longest_probe() tokens; forward() gets each probe in one call.
+/// longest_probe() tokens; forward() gets each probe in one call. A reader tries the probes out on a single
+/// fresh token when the policy meets it, to check their tokens.
 template <class P>
 concept RunsProbes = Policy<P> && requires(const P& policy, std::size_t i, const ProbeContext& context) {
   { policy.longest_probe() } -> std::convertible_to<std::size_t>;
@@ -161,6 +163,16 @@ concept ObservesQueries = Policy<P> &&
   noexcept;
   { policy.forget() }
   noexcept;
+};
+
+/// A policy whose observations can be saved. memory() is what all commits have left; recall() takes it back
+/// after begin() for the same shape, and throws std::invalid_argument, before anything changes, for bytes of
+/// another size.
+template <class P>
+concept RemembersQueries = ObservesQueries<P> &&
+    requires(P& policy, const P& view, std::span<const std::byte> bytes) {
+  { view.memory() } -> std::same_as<std::vector<std::byte>>;
+  policy.recall(bytes);
 };
 
 /// A policy that wants the newest entries protected: recent(keep) of the `keep` that stay.

@@ -32,7 +32,12 @@ namespace infinipot::inline INFINIPOT_NAMESPACE {
 /// Pot<f32>, Pot<f16> and Pot<bf16> hold rows that the engine may read and write where they are; Pot<int8>
 /// and Pot<int4> (quantized_pot.hpp) hold codes.
 template <class T>
-class Pot;
+class Pot {
+  static_assert(
+      Element<T>,
+      "infinipot: a pot holds f32 (float), f16, bf16, int8 or int4; for rows of uint16_t or _Float16 "
+      "see element_cast() in infinipot/element.hpp");
+};
 
 template <Element T>
 class Pot<T> : public detail::PotBase {
@@ -82,7 +87,7 @@ class Pot<T> : public detail::PotBase {
   /// Drops all entries from `size` on (EntryTable::truncate).
   void truncate(std::size_t size) noexcept {
     entries_.truncate(size);
-    survivors_ = std::min(survivors_, size);
+    survivors_ = (std::min)(survivors_, size);
   }
 
   /// Keeps the selected entries, in place, and gives them positions 0 .. kept.keep() - 1 (CR-RoPE).

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <ostream>
 
 #include "infinipot/detail/error.hpp"
 #include "infinipot/version.hpp"
@@ -33,6 +34,11 @@ struct Shape {
   std::size_t head_dim = 0;
 
   friend bool operator==(const Shape&, const Shape&) = default;
+
+  friend std::ostream& operator<<(std::ostream& out, const Shape& shape) {
+    return out << "(layers " << shape.layers << ", query_heads " << shape.query_heads << ", kv_heads "
+               << shape.kv_heads << ", head_dim " << shape.head_dim << ')';
+  }
 
   /// Query heads per kv head.
   std::size_t group() const noexcept { return query_heads / kv_heads; }
@@ -67,8 +73,7 @@ struct Shape {
   /// Throws std::invalid_argument if a dimension is 0 or kv_heads does not divide query_heads.
   void validate() const {
     if (layers == 0 || query_heads == 0 || kv_heads == 0 || head_dim == 0)
-      detail::invalid("shape has a dimension of 0 (layers ", layers, ", query_heads ", query_heads,
-                      ", kv_heads ", kv_heads, ", head_dim ", head_dim, "); each must be at least 1");
+      detail::invalid("shape has a dimension of 0 ", *this, "; each must be at least 1");
     if (query_heads % kv_heads != 0)
       detail::invalid("query_heads ", query_heads, " is not a multiple of kv_heads ", kv_heads);
   }

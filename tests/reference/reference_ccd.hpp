@@ -95,8 +95,33 @@ class Ccd {
       head.back().nuc = nuc;
       head.back().pinned = pinned;
     }
-    if (counts_reading()) receive(attention, false);
+    if (spec_.kind == Kind::h2o) receive(attention, false);
+    last_paid_.push_back(attention);
+    if (last_paid_.size() > (spec_.kind == Kind::snapkv ? spec_.window : 1))
+      last_paid_.erase(last_paid_.begin());
     ++read_;
+  }
+
+  /// Whatever the fill, but nothing while all entries would stay.
+  void distil() {
+    if (size() <= spec_.keep) return;
+    if (spec_.kind == Kind::snapkv || spec_.kind == Kind::tova) {
+      forget_attention();
+      for (const auto& paid : last_paid_) receive(paid, false);
+    }
+    if (spec_.kind == Kind::expected_attention) score_expected_attention();
+    if (spec_.kind == Kind::temporal_redundancy) score_redundancy();
+    if (spec_.kind == Kind::infinipot) run_catalysts();
+    if (spec_.kind == Kind::reread) read_again();
+    if (scores_entries()) score_entries();
+    std::size_t together = 1;  // heads that keep the same tokens
+    if (spec_.granularity == infinipot::Granularity::layer || spec_.kind == Kind::tova)
+      together = model_.shape.kv_heads;
+    if (spec_.granularity == infinipot::Granularity::shared) together = heads_.size();
+    for (std::size_t first = 0; first < heads_.size(); first += together)
+      keep_best(std::span(heads_).subspan(first, together));
+    last_paid_.clear();
+    ++distillations_;
   }
 
   std::size_t size() const { return heads_[0].size(); }
@@ -197,17 +222,10 @@ class Ccd {
     return paid;
   }
 
-  /// Whether attention paid by the token just read counts.
-  bool counts_reading() const {
-    if (spec_.kind == Kind::h2o) return true;
-    if (spec_.kind == Kind::snapkv) return size() > limit_ - spec_.window;
-    return spec_.kind == Kind::tova && size() == limit_;
-  }
-
   void receive(const std::vector<Vector>& attention, bool maximum) {
     for (std::size_t row = 0; row < attention.size(); ++row) {
       auto& head = heads_[row / (model_.shape.query_heads / model_.shape.kv_heads)];
-      for (std::size_t t = 0; t < head.size(); ++t)
+      for (std::size_t t = 0; t < attention[row].size(); ++t)
         head[t].attention =
             maximum ? std::max(head[t].attention, attention[row][t]) : head[t].attention + attention[row][t];
     }
@@ -345,22 +363,6 @@ class Ccd {
     return result;
   }
 
-  void distil() {
-    if (spec_.kind == Kind::expected_attention) score_expected_attention();
-    if (spec_.kind == Kind::temporal_redundancy) score_redundancy();
-    if (spec_.kind == Kind::infinipot) run_catalysts();
-    if (spec_.kind == Kind::reread) read_again();
-    if (scores_entries()) score_entries();
-    std::size_t together = 1;  // heads that keep the same tokens
-    if (spec_.granularity == infinipot::Granularity::layer || spec_.kind == Kind::tova)
-      together = model_.shape.kv_heads;
-    if (spec_.granularity == infinipot::Granularity::shared) together = heads_.size();
-    for (std::size_t first = 0; first < heads_.size(); first += together)
-      keep_best(std::span(heads_).subspan(first, together));
-    if (spec_.kind == Kind::snapkv || spec_.kind == Kind::tova) forget_attention();
-    ++distillations_;
-  }
-
   void keep_best(std::span<std::vector<Held>> heads) const {
     const std::vector<bool> marked = choose(heads);
     for (auto& head : heads) {
@@ -464,6 +466,7 @@ class Ccd {
   std::vector<std::vector<Vector>> queries_;  // (layers * query_heads) of the text, before RoPE
   std::size_t limit_ = 0;
   std::uint64_t read_ = 0, distillations_ = 0;
+  std::vector<std::vector<Vector>> last_paid_;  // by the last tokens since a distillation; see run()
   bool probing_ = false;
   Vector logits_;  // after the last token of the text
 };

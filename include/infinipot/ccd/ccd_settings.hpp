@@ -87,7 +87,8 @@ template <class Engine, class S, Policy P>
 CcdSettings checked_settings(const Engine& engine, const S& store, const P& policy, CcdSettings settings) {
   const Shape shape = store.shape();
   shape.validate();
-  if (!(Shape(engine.shape()) == shape)) invalid("the engine's shape differs from the store's");
+  if (const Shape other = engine.shape(); !(other == shape))
+    invalid("the engine's shape ", other, " differs from the store's ", shape);
   if (const EntryTable& entries = store.entries(); !entries.empty())
     invalid("the store holds ", entries.size(), " entries already");
   const std::size_t capacity = store.capacity(), probe = longest_probe(policy),

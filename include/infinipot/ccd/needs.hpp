@@ -1,11 +1,23 @@
 // What a policy needs of an engine and a store, and what the compiler says if it is missing.
 #pragma once
 
+#include <type_traits>
+
 #include "infinipot/concepts.hpp"
 #include "infinipot/policy.hpp"
 #include "infinipot/version.hpp"
 
 namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
+
+/// Settings of a policy, which name it.
+template <class P>
+concept NamesItsPolicy = requires {
+  typename P::policy;
+};
+
+/// What constructors get by forwarding references.
+template <class E, class T>
+concept AnyTemporary = !std::is_reference_v<E> || !std::is_reference_v<T>;
 
 template <class Engine, class S, class P>
 struct Needs {
@@ -17,9 +29,17 @@ struct Needs {
       Store<S>,
       "infinipot: the store needs shape(), capacity(), granularity(), entries(), append(), truncate() and "
       "keep(); see Store in infinipot/concepts.hpp");
-  static_assert(Policy<P>,
+  static_assert(
+      !NamesItsPolicy<P>,
+      "infinipot: these are a policy's settings, not the policy; name that, or leave Ccd's template "
+      "arguments to the compiler");
+  static_assert(Policy<P> || NamesItsPolicy<P>,
                 "infinipot: the policy needs name(), and score() unless it watches something; see Policy in "
                 "infinipot/policy.hpp");
+  /// Makes the compiler look.
+  static constexpr bool asked = true;
+  /// Whether it makes sense to look further.
+  static constexpr bool basics = ForwardPass<Engine> && Store<S> && Policy<P>;
   static constexpr Watch watch = watch_of<P>;
   /// Whether it watches attention.
   static constexpr bool watches = watch != Watch::nothing && !watches_entries(watch);

@@ -56,10 +56,10 @@ struct Held {
 inline Held held_by(const EntryTable& entries, std::size_t sinks) {
   Held held;
   for (std::size_t lane = 0; lane < entries.lanes() && !entries.empty(); ++lane) {
-    held.read = std::max(held.read, entries.positions(lane).back() + 1);
+    held.read = (std::max)(held.read, entries.positions(lane).back() + 1);
     const auto flags = entries.pinned(lane);
-    const auto evictable = flags.subspan(std::min(sinks, flags.size()));
-    held.pinned = std::max(held.pinned, static_cast<std::size_t>(std::ranges::count(evictable, 1)));
+    const auto evictable = flags.subspan((std::min)(sinks, flags.size()));
+    held.pinned = (std::max)(held.pinned, static_cast<std::size_t>(std::ranges::count(evictable, 1)));
   }
   return held;
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "infinipot/cap.hpp"
@@ -17,23 +18,27 @@
 namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 
 /// Scores of all entries, (layers, kv_heads, capacity), for a policy P: what entries received, or the
-/// policy's own scores. What a chunk pays counts only once it is committed. Allocates in the constructor
-/// only.
+/// policy's own scores. What a chunk pays counts only once it is committed, and what probes pay on top of
+/// what entries carry only once their distillation is. Allocates in the constructor only.
 template <class P>
 class Received {
   static constexpr Watch watch = watch_of<P>;
   static constexpr bool while_reading = watch == Watch::every_query || watch == Watch::last_queries;
+  static constexpr bool carries = carries_attention<P>;
 
  public:
+  /// Whether entries take what they received along to later distillations.
+  static constexpr bool lasts = watch == Watch::every_query || carries;
+
   Received(const Shape& shape, Granularity granularity, std::size_t capacity)
       : shape_(shape),
         granularity_(granularity),
         capacity_(capacity),
         total_(watch != Watch::nothing ? shape.heads() * capacity : 0),
-        chunk_(while_reading ? total_.size() : 0) {}
+        staged_(while_reading || carries ? total_.size() : 0) {}
 
-  /// All of them; empty if the policy watches nothing.
-  std::span<const float> scores() const noexcept { return total_; }
+  /// All that a distillation goes by; empty if the policy watches nothing.
+  std::span<const float> scores() const noexcept { return carries ? staged_ : total_; }
 
   /// (size) scores of one head's entries, for the policy to fill.
   std::span<float> head(std::size_t head, std::size_t size) noexcept {
@@ -41,11 +46,11 @@ class Received {
   }
 
   /// Receives what a chunk pays.
-  AttentionScores of_chunk() noexcept { return {chunk_, capacity_}; }
+  AttentionScores of_chunk() noexcept { return {staged_, capacity_}; }
 
   /// Receives what a probe pays in the first `layers` layers.
   AttentionScores of_probe(Reduce reduce, std::size_t layers) noexcept {
-    return {total_, capacity_, reduce, layers};
+    return {carries ? staged_ : total_, capacity_, reduce, layers};
   }
 
   /// Counts the chunk just read; there are `size` entries now.
@@ -53,39 +58,63 @@ class Received {
     if constexpr (!while_reading) return;
     for (std::size_t head = 0; head < shape_.heads(); ++head)
       for (std::size_t t = head * capacity_; t < head * capacity_ + size; ++t) {
-        total_[t] += chunk_[t];
-        chunk_[t] = 0;
+        total_[t] += staged_[t];
+        staged_[t] = 0;
       }
   }
 
   /// Discards a chunk that failed.
-  void drop_chunk() noexcept { std::fill(chunk_.begin(), chunk_.end(), 0.0F); }
+  void drop_chunk() noexcept {
+    if constexpr (while_reading) std::ranges::fill(staged_, 0.0F);
+  }
 
   /// Before a distillation's first probe.
   void begin_probes() noexcept {
-    if (!carries_attention<P>) clear();
+    if constexpr (carries)
+      std::ranges::copy(total_, staged_.begin());
+    else
+      clear();
   }
 
   /// After a distillation of `before` entries: kept ones take along what they received so far; what the last
   /// queries paid is spent.
   void carry(const Selection& kept, std::size_t before) noexcept {
     if constexpr (watch == Watch::last_queries) clear();
-    if constexpr (watch == Watch::every_query || carries_attention<P>)
+    if constexpr (carries) std::swap(total_, staged_);
+    if constexpr (lasts)
       for (std::size_t i = 0; i < shape_.heads(); ++i) {
-        const auto row = head(i, before);
-        compact(row, kept.lane(i / shape_.heads_per_lane(granularity_)));
-        std::ranges::fill(row.subspan(kept.keep()), 0.0F);
+        compact(head(i, before), kept.lane(i / shape_.heads_per_lane(granularity_)));
+        std::ranges::fill(head(i, capacity_).subspan(kept.keep()), 0.0F);
       }
   }
 
-  void clear() noexcept { std::fill(total_.begin(), total_.end(), 0.0F); }
+  void clear() noexcept { std::ranges::fill(total_, 0.0F); }
+
+  /// (layers, kv_heads, size) what entries received so far, if that lasts.
+  std::vector<float> saved(std::size_t size) const {
+    std::vector<float> all;
+    if constexpr (lasts)
+      for (std::size_t i = 0; i < shape_.heads(); ++i) {
+        const auto row = std::span(total_).subspan(i * capacity_, size);
+        all.insert(all.end(), row.begin(), row.end());
+      }
+    return all;
+  }
+
+  /// Takes it back, for all heads.
+  void restore(std::span<const float> saved) noexcept {
+    clear();
+    const std::size_t size = saved.size() / shape_.heads();
+    for (std::size_t i = 0; i < shape_.heads() && size > 0; ++i)
+      std::ranges::copy(saved.subspan(i * size, size), head(i, size).begin());
+  }
 
  private:
   Shape shape_;
   Granularity granularity_;
   std::size_t capacity_;
-  std::vector<float> total_;  // (layers, kv_heads, capacity)
-  std::vector<float> chunk_;  // the same, of a chunk that may still fail
+  std::vector<float> total_;   // (layers, kv_heads, capacity)
+  std::vector<float> staged_;  // the same, of a chunk or of probes that may still fail
 };
 
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail

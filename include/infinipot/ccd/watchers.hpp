@@ -2,11 +2,16 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <bit>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <span>
 
 #include "infinipot/cap.hpp"
 #include "infinipot/concepts.hpp"
+#include "infinipot/detail/error.hpp"
 #include "infinipot/detail/nan.hpp"
 #include "infinipot/detail/stopwatch.hpp"
 #include "infinipot/nuc.hpp"
@@ -25,23 +30,59 @@ struct AttentionScores {
   std::span<float> head(std::size_t head) const noexcept { return all.subspan(head * capacity, capacity); }
 };
 
+/// Checks the queries that a call of `tokens` tokens shows, since a sink cannot throw.
+class QueryCheck {
+ public:
+  QueryCheck(const Shape& shape, std::size_t tokens, std::size_t layers) noexcept
+      : layers_(shape.layers), wanted_((std::min)(layers, shape.layers)), tokens_(tokens) {}
+
+  /// Whether these are wanted, and are what they should be.
+  bool takes(std::size_t layer, const Queries& queries) noexcept {
+    const bool fit = layer < layers_ && queries.count == tokens_ && queries.data != nullptr;
+    if (!fit && !wrong_.seen) wrong_ = {.layer = layer, .tokens = queries.count, .seen = true};
+    if (!fit || layer >= wanted_) return false;
+    ++shown_;
+    return true;
+  }
+
+  /// After the call. Throws std::invalid_argument if it did not show every wanted layer once.
+  void require() const {
+    if (wrong_.seen)
+      invalid("the engine showed queries of ", wrong_.tokens, " tokens in layer ", wrong_.layer,
+              " (or a null pointer) in a call of ", tokens_, " tokens of a model of ", layers_, " layers");
+    if (shown_ != wanted_)
+      invalid("the engine showed the queries of ", shown_, " layers, not once of each of ", wanted_,
+              " (QuerySink::layer())");
+  }
+
+ private:
+  struct Wrong {
+    std::size_t layer = 0, tokens = 0;
+    bool seen = false;
+  };
+
+  std::size_t layers_, wanted_, tokens_, shown_ = 0;
+  Wrong wrong_;  // the first
+};
+
 /// Scores queries against the store's keys, layer by layer. `scorers` has one per worker of the executor.
 template <class Engine, class S, class X>
 class QueryWatcher final : public QuerySink {
  public:
   QueryWatcher(Engine& engine, const S& store, std::span<CapScorer> scorers, std::size_t first,
-               AttentionScores scores, X executor) noexcept
+               std::size_t tokens, AttentionScores scores, X executor) noexcept
       : engine_(engine),
         store_(store),
         scorers_(scorers),
         first_(first),
         scores_(scores),
+        check_(store.shape(), tokens, scores.layers),
         executor_(executor) {}
 
   std::size_t layers() const noexcept override { return scores_.layers; }
 
   void layer(std::size_t layer, const Queries& queries) noexcept override {
-    if (layer >= scores_.layers) return;
+    if (!check_.takes(layer, queries)) return;
     const Stopwatch watch;
     const Shape shape = store_.shape();
     const AttentionForm attention = form(layer);
@@ -54,6 +95,8 @@ class QueryWatcher final : public QuerySink {
     });
     seconds_ += watch.seconds();
   }
+
+  void require() const { check_.require(); }
 
   /// Spent on scoring so far.
   double seconds() const noexcept { return seconds_; }
@@ -71,6 +114,7 @@ class QueryWatcher final : public QuerySink {
   std::span<CapScorer> scorers_;
   std::size_t first_;
   AttentionScores scores_;
+  QueryCheck check_;
   X executor_;
   double seconds_ = 0;
 };
@@ -88,15 +132,19 @@ bool shows_queries(const Engine& engine) {
 template <class P>
 class QueryObserver final : public QuerySink {
  public:
-  QueryObserver(P& policy, std::size_t first) noexcept : policy_(policy), first_(first) {}
+  QueryObserver(P& policy, const Shape& shape, std::size_t first, std::size_t tokens) noexcept
+      : policy_(policy), first_(first), check_(shape, tokens, all_layers) {}
 
   void layer(std::size_t layer, const Queries& queries) noexcept override {
-    policy_.observe(layer, first_, queries);
+    if (check_.takes(layer, queries)) policy_.observe(layer, first_, queries);
   }
+
+  void require() const { check_.require(); }
 
  private:
   P& policy_;
   std::size_t first_;
+  QueryCheck check_;
 };
 
 /// Adds up (or takes the maximum of) attention probabilities that the engine computed.
@@ -108,25 +156,42 @@ class AttentionWatcher final : public AttentionSink {
 
   void row(std::size_t layer, std::size_t query_head, std::size_t /*token*/,
            std::span<const float> probabilities) noexcept override {
+    if (layer >= shape_.layers || query_head >= shape_.query_heads) return note(stray_);
+    note(shown_);
     if (layer >= scores_.layers) return;
     const std::size_t kv_head = query_head / shape_.group();
     const auto scores = scores_.head(shape_.head_of(layer, kv_head));
-    const std::size_t size = std::min(scores.size(), probabilities.size());
+    const std::size_t size = (std::min)(scores.size(), probabilities.size());
     for (std::size_t t = 0; t < size; ++t) {
       if (scores_.reduce == Reduce::sum)
         scores[t] += probabilities[t];
-      else if (probabilities[t] > scores[t] || is_nan(probabilities[t]))  // NaN stays, to be reported
-        scores[t] = probabilities[t];
+      else
+        raise_score(scores[t], probabilities[t]);
     }
   }
 
+  /// After the call. Throws std::invalid_argument if it showed nothing, or layers or heads that there are
+  /// not.
+  void require() const {
+    if (stray_) invalid("the engine showed attention of a layer or query head outside of its shape");
+    if (!shown_) invalid("the engine showed no attention (AttentionSink::row())");
+  }
+
  private:
+  static void note(std::atomic<bool>& flag) noexcept {
+    if (!flag.load(std::memory_order_relaxed)) flag.store(true, std::memory_order_relaxed);
+  }
+
   Shape shape_;
   AttentionScores scores_;
+  std::atomic<bool> shown_ = false, stray_ = false;
 };
 
 /// Fills in the NuC of a chunk's tokens and keeps its last logits.
 class ChunkLogits final : public LogitsSink {
+  /// What no NuC is.
+  static constexpr float missing = std::numeric_limits<float>::lowest();
+
  public:
   /// `entries` are the chunk's, one per token. With `score_all`, the NuC of all after the first is wanted
   /// too: each is the target of the row before.
@@ -135,12 +200,16 @@ class ChunkLogits final : public LogitsSink {
       : LogitsSink(score_all ? 0 : tokens.size() - 1,
                    score_all ? tokens.subspan(1) : std::span<const Token>()),
         tracker_(tracker),
-        entries_(entries) {}
+        entries_(entries) {
+    for (std::size_t i = 0; i < targets().size(); ++i) entries_[i + 1].nuc = missing;
+  }
 
   void row(std::size_t token, std::span<const float> logits) noexcept override {
-    if (token + 1 == entries_.size())
+    if (logits.size() != tracker_.vocab_size()) return;
+    if (token + 1 == entries_.size()) {
       tracker_.stage(logits);
-    else if (token < targets().size())
+      staged_ = true;
+    } else if (token < targets().size())
       entries_[token + 1].nuc = infinipot::nuc(logits, targets()[token]);
   }
 
@@ -148,9 +217,23 @@ class ChunkLogits final : public LogitsSink {
     if (token < targets().size()) entries_[token + 1].nuc = nuc;
   }
 
+  /// After the call. Throws std::invalid_argument if a row that was wanted did not come.
+  void require() const {
+    for (std::size_t i = 0; i < targets().size(); ++i)
+      if (std::bit_cast<std::uint32_t>(entries_[i + 1].nuc) == std::bit_cast<std::uint32_t>(missing))
+        no_row(i);
+    if (!staged_) no_row(entries_.size() - 1);
+  }
+
  private:
+  [[noreturn]] void no_row(std::size_t i) const {
+    invalid("the engine gave no ", tracker_.vocab_size(), " logits after token ", i, " of a call of ",
+            entries_.size(), " (LogitsSink::row())");
+  }
+
   NucTracker& tracker_;
   std::span<Entry> entries_;
+  bool staged_ = false;  // the last row
 };
 
 /// Wants no logits at all.
@@ -158,6 +241,7 @@ class NoLogits final : public LogitsSink {
  public:
   explicit NoLogits(std::size_t tokens) noexcept : LogitsSink(tokens) {}
   void row(std::size_t /*token*/, std::span<const float> /*logits*/) noexcept override {}
+  void require() const noexcept {}
 };
 
 /// Calls a function on scope exit unless it was released: a rollback that needs no catch.

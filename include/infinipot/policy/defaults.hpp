@@ -78,7 +78,7 @@ std::size_t watched_window(const P& policy) {
 template <Policy P>
 std::size_t recent_of(const P& policy, std::size_t recent, std::size_t keep) {
   if constexpr (ProtectsRecent<P>)
-    return std::max(recent, policy.recent(keep));
+    return (std::max)(recent, policy.recent(keep));
   else
     return recent;
 }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "infinipot/detail/error.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/policy.hpp"
 #include "infinipot/policy/query_moments.hpp"
 #include "infinipot/rope.hpp"
@@ -40,8 +41,8 @@ struct ExpectedAttentionSettings {
 ///     score = (mean over the group's query heads of softmax(k.R mu / sqrt(d) + k'R Sigma R'k / (2 d))
 ///              + epsilon) * |value|
 ///
-/// The softmax is over all entries but the first `sinks`. Queries are all those since the reader was made,
-/// resumed or given this policy; the paper and kvpress take a prompt's. Before the first, attention is
+/// The softmax is over all entries but the first `sinks`. Queries are all those since the reader was made or
+/// given this policy; the paper and kvpress take a prompt's. Before the first, attention is
 /// uniform. A query that is not finite does not count; such a key spoils only its own score.
 ///
 /// Needs queries, keys and values. The scale is 1 / sqrt(d); an engine's soft caps and biases are not in the
@@ -52,7 +53,7 @@ class ExpectedAttention {
   /// rope fits.
   ExpectedAttention(ExpectedAttentionSettings settings) : settings_(std::move(settings)) {
     if (settings_.future == 0) detail::invalid("expected_attention future 0 must be at least 1");
-    if (!(settings_.epsilon >= 0) || !std::isfinite(settings_.epsilon))
+    if (!detail::is_finite(settings_.epsilon) || settings_.epsilon < 0)
       detail::invalid("expected_attention epsilon ", settings_.epsilon, " must be finite and at least 0");
   }
 
@@ -60,7 +61,7 @@ class ExpectedAttention {
 
   /// Throws std::invalid_argument for a rope that does not fit the shape.
   void begin(const Shape& shape, std::size_t capacity, std::size_t chunk) {
-    moments_ = QueryMoments(shape, settings_.rope, capacity, chunk, std::min(settings_.sinks, capacity));
+    moments_ = QueryMoments(shape, settings_.rope, capacity, chunk, (std::min)(settings_.sinks, capacity));
     group_ = shape.group();
     average_ = averages(settings_.rope, settings_.future);
   }
@@ -70,13 +71,15 @@ class ExpectedAttention {
   }
   void commit(std::size_t layer, std::size_t kv_head) noexcept { moments_.commit(layer, kv_head); }
   void forget() noexcept { moments_.clear(); }
+  std::vector<std::byte> memory() const { return moments_.memory(); }
+  void recall(std::span<const std::byte> bytes) { moments_.recall(bytes); }
 
   std::size_t scratch(const Shape& shape, std::size_t capacity) const noexcept {
     return (shape.head_dim + 3) * shape.head_dim + settings_.rope.rotary_dim() + capacity;
   }
 
   void score_entries(const EntryRows& rows, std::span<float> scores) const noexcept {
-    const std::size_t sinks = std::min(settings_.sinks, rows.size());
+    const std::size_t sinks = (std::min)(settings_.sinks, rows.size());
     std::fill(scores.begin(), scores.end(), 0.0F);
     for (std::size_t head = 0; head < group_; ++head) {
       const std::span<float> logits = attention_logits(rows, head).subspan(sinks);
@@ -88,7 +91,8 @@ class ExpectedAttention {
       scores[t] = (scores[t] + epsilon) * Eigen::Map<const Eigen::VectorXf>(value, d).norm();
     });
     float largest = 0;
-    for (const float score : scores.subspan(sinks)) largest = score > largest ? score : largest;
+    for (const float& score : scores.subspan(sinks))
+      if (!detail::is_nan(score) && score > largest) largest = score;
     std::fill_n(scores.begin(), sinks, largest);  // the lower index wins
   }
 
@@ -147,14 +151,14 @@ class ExpectedAttention {
   /// Adds a share of the softmax. A logit that is not finite becomes NaN, to be reported, and takes no part.
   static void add_softmax(std::span<float> logits, float share, std::span<float> scores) noexcept {
     float top = std::numeric_limits<float>::lowest();
-    for (const float logit : logits)
-      if (std::isfinite(logit)) top = std::max(top, logit);
+    for (const float& logit : logits)
+      if (detail::is_finite(logit)) top = (std::max)(top, logit);
     double sum = 0;
     for (float& logit : logits) {
-      if (std::isfinite(logit))
+      if (detail::is_finite(logit))
         sum += static_cast<double>(logit = std::exp(logit - top));
       else
-        logit = std::numeric_limits<float>::quiet_NaN();
+        logit = detail::quiet_nan<float>();
     }
     const auto factor = static_cast<float>(static_cast<double>(share) / sum);
     for (std::size_t t = 0; t < logits.size(); ++t) scores[t] += factor * logits[t];

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "infinipot/detail/error.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/policy.hpp"
 #include "infinipot/version.hpp"
 
@@ -41,8 +42,10 @@ inline InfinipotSettings paper_settings(std::vector<Token> catalyst) {
 
 /// What lost least where the question is known (benchmarks/quality); not for generic catalysts. An entry's
 /// score is the largest attention that any catalyst token pays it in any head; 8 neighbours on either side
-/// stay with it. Use it with Granularity::shared and a few sinks. The best catalyst is all that will follow
-/// the text: the question, the chat template's answer header, the answer's first words.
+/// stay with it. Use it with Granularity::shared and a few sinks; with Granularity::head every head would
+/// choose by its own attention alone, so over_heads would mean nothing: then take paper_settings(). The best
+/// catalyst is all that will follow the text: the question, the chat template's answer header, the answer's
+/// first words.
 inline InfinipotSettings recommended_settings(std::vector<Token> catalyst) {
   return {.catalysts = {std::move(catalyst)},
           .alpha = 0,
@@ -70,7 +73,7 @@ class Infinipot {
   std::size_t longest_probe() const noexcept {
     std::size_t longest = settings_.longest_catalyst;
     if (settings_.alpha < 1)
-      for (const auto& catalyst : settings_.catalysts) longest = std::max(longest, catalyst.size());
+      for (const auto& catalyst : settings_.catalysts) longest = (std::max)(longest, catalyst.size());
     return longest;
   }
 
@@ -88,7 +91,7 @@ class Infinipot {
 
  private:
   static InfinipotSettings checked(InfinipotSettings settings) {
-    if (!(settings.alpha >= 0 && settings.alpha <= 1))
+    if (detail::is_nan(settings.alpha) || settings.alpha < 0 || settings.alpha > 1)
       detail::invalid("alpha ", settings.alpha, " is out of range 0 .. 1");
     if (settings.alpha < 1 && settings.catalysts.empty())
       detail::invalid("no catalyst prompt: alpha ", settings.alpha,

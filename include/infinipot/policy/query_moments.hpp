@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "infinipot/detail/arena.hpp"
+#include "infinipot/detail/error.hpp"
 #include "infinipot/detail/nan.hpp"
 #include "infinipot/queries.hpp"
 #include "infinipot/rope.hpp"
@@ -75,6 +76,30 @@ class QueryMoments {
     std::fill(products_.begin(), products_.end(), 0.0);
   }
 
+  /// All that was committed, as bytes in the machine's byte order.
+  std::vector<std::byte> memory() const {
+    std::vector<std::byte> bytes;
+    for_each_sum(*this, [&](const auto& sums) {
+      const auto more = std::as_bytes(std::span(sums));
+      bytes.insert(bytes.end(), more.begin(), more.end());
+    });
+    return bytes;
+  }
+
+  /// Takes back what memory() of the same shape gave. Throws std::invalid_argument, before anything changes,
+  /// for bytes of another size.
+  void recall(std::span<const std::byte> bytes) {
+    std::size_t expected = 0;
+    for_each_sum(*this, [&](const auto& sums) { expected += std::as_bytes(std::span(sums)).size(); });
+    if (bytes.size() != expected)
+      detail::invalid("the memory of queries has ", bytes.size(), " bytes; of this shape it has ", expected);
+    for_each_sum(*this, [&](auto& sums) {
+      const auto to = std::as_writable_bytes(std::span(sums));
+      std::ranges::copy(bytes.first(to.size()), to.begin());
+      bytes = bytes.subspan(to.size());
+    });
+  }
+
   /// How many queries count so far.
   std::uint64_t count(std::size_t layer, std::size_t query_head) const noexcept {
     return counts_[head_of(layer, query_head)];
@@ -98,6 +123,13 @@ class QueryMoments {
  private:
   static constexpr std::size_t block = 4;  // rows added in one pass over the products
 
+  template <class Moments, class F>
+  static void for_each_sum(Moments& moments, const F& f) {
+    f(moments.counts_);
+    f(moments.sums_);
+    f(moments.products_);
+  }
+
   std::size_t head_of(std::size_t layer, std::size_t query_head) const noexcept {
     return layer * shape_.query_heads + query_head;
   }
@@ -111,7 +143,7 @@ class QueryMoments {
     std::size_t held = 0;
     for (std::size_t i = first_ < skip_ ? skip_ - first_ : 0; i < count_; ++i) {
       const float* const row = staged_row(head, i);
-      if (!std::all_of(row, row + shape_.head_dim, detail::is_finite)) continue;
+      if (!std::all_of(row, row + shape_.head_dim, detail::is_finite<float>)) continue;
       rows[held++] = row;
       if (held < block) continue;
       add<block>(head, rows.data());

@@ -61,7 +61,7 @@ class Reread {
   std::span<const Token> probe(std::size_t i, const ProbeContext& context) const noexcept {
     const std::size_t from = i * settings_.block;
     if (from >= context.fresh.size()) return {};
-    const auto block = context.fresh.subspan(from, std::min(settings_.block, context.fresh.size() - from));
+    const auto block = context.fresh.subspan(from, (std::min)(settings_.block, context.fresh.size() - from));
     const auto behind = static_cast<std::ptrdiff_t>(settings_.instruction.size());
     std::copy(block.begin(), block.end(), probe_.begin() + behind);
     return std::span<const Token>(probe_).first(settings_.instruction.size() + block.size());

@@ -44,6 +44,9 @@ class EntryTable {
   std::size_t size() const noexcept { return size_; }
   bool empty() const noexcept { return size_ == 0; }
 
+  /// A number that is another after every change, so that a reader notices changes by others.
+  std::uint64_t revision() const noexcept { return revision_; }
+
   /// (size) records of one lane, in text order.
   std::span<const std::uint64_t> positions(std::size_t lane) const noexcept { return row(positions_, lane); }
   std::span<const Token> tokens(std::size_t lane) const noexcept { return row(tokens_, lane); }
@@ -66,6 +69,7 @@ class EntryTable {
       }
     }
     size_ += added.size();
+    ++revision_;
   }
 
   /// Copies a table of the same lanes and capacity.
@@ -76,10 +80,15 @@ class EntryTable {
     std::copy(other.pinned_.begin(), other.pinned_.end(), pinned_.begin());
     std::copy(other.survived_.begin(), other.survived_.end(), survived_.begin());
     size_ = other.size_;
+    ++revision_;
   }
 
   /// Drops the entries from `size` on. No effect if there are none.
-  void truncate(std::size_t size) noexcept { size_ = std::min(size_, size); }
+  void truncate(std::size_t size) noexcept {
+    if (size >= size_) return;
+    size_ = size;
+    ++revision_;
+  }
 
   /// Keeps only the selected entries, at indices 0 .. kept.keep() - 1.
   /// Precondition: kept.lanes() == lanes(), indices below size().
@@ -95,6 +104,7 @@ class EntryTable {
       for (auto& count : row(survived_, lane).first(indices.size())) ++count;
     });
     size_ = kept.keep();
+    ++revision_;
   }
 
  private:
@@ -144,6 +154,7 @@ class EntryTable {
   std::size_t lanes_ = 0;
   std::size_t capacity_ = 0;
   std::size_t size_ = 0;
+  std::uint64_t revision_ = 0;
   std::span<std::uint64_t> positions_;  // (lanes, capacity), like the others
   std::span<Token> tokens_;
   std::span<float> nuc_;

@@ -1,4 +1,4 @@
-// Numbers of a pot's file.
+// Numbers in files.
 #pragma once
 
 #include <bit>
@@ -31,6 +31,11 @@ class HeaderWriter {
   void put(std::string_view text) {
     for (const char c : text) put(c);
   }
+  template <class T>
+  void put(std::span<const T> values) {
+    const auto bytes = std::as_bytes(values);
+    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+  }
   std::vector<std::byte>& bytes() noexcept { return bytes_; }
 
  private:
@@ -40,23 +45,34 @@ class HeaderWriter {
 /// Reads numbers from the front of a file.
 class HeaderReader {
  public:
-  explicit HeaderReader(std::span<const std::byte> bytes) noexcept : bytes_(bytes) {}
+  explicit HeaderReader(std::span<const std::byte> bytes, const char* what = "pot file") noexcept
+      : bytes_(bytes), what_(what) {}
 
   /// Throws std::invalid_argument at the file's end.
   template <class T>
   T get() {
-    if (bytes_.size() - at_ < sizeof(T)) invalid("the pot file ends inside its header");
+    if (bytes_.size() - at_ < sizeof(T)) invalid("the ", what_, " ends inside its header");
     T value;
     std::memcpy(&value, bytes_.data() + at_, sizeof value);
     at_ += sizeof value;
     return value;
   }
 
+  /// `count` numbers. Throws std::invalid_argument at the file's end.
+  template <class T>
+  std::vector<T> get_all(std::uint64_t count) {
+    if (count > (bytes_.size() - at_) / sizeof(T)) invalid("the ", what_, " is cut short");
+    std::vector<T> values(static_cast<std::size_t>(count));
+    if (count != 0) std::memcpy(values.data(), bytes_.data() + at_, values.size() * sizeof(T));
+    at_ += values.size() * sizeof(T);
+    return values;
+  }
+
   /// One of `count` enumerators. Throws std::invalid_argument for another.
   template <class E>
   E get_choice(const char* what, std::uint32_t count) {
     const auto value = get<std::uint32_t>();
-    if (value >= count) invalid("the pot file's ", what, ' ', value, " is out of range 0 .. ", count - 1);
+    if (value >= count) invalid("the ", what_, "'s ", what, ' ', value, " is out of range 0 .. ", count - 1);
     return static_cast<E>(value);
   }
 
@@ -64,6 +80,7 @@ class HeaderReader {
 
  private:
   std::span<const std::byte> bytes_;
+  const char* what_;
   std::size_t at_ = 0;
 };
 

@@ -69,6 +69,7 @@ struct PotAccess {
   template <class T>
   static void resize(Pot<T>& pot, std::size_t size, std::size_t survivors) noexcept {
     pot.entries_.size_ = size;
+    ++pot.entries_.revision_;
     set_survivors(pot, survivors);
   }
 

@@ -61,7 +61,8 @@ void restore_pot(std::span<const std::byte> file, Pot<T>& pot) {
     if (!equal) detail::invalid("the pot file is of another ", what, " than the pot");
   };
   same(info.element == element_code<T>, "element type");
-  same(s.shape == pot.shape(), "shape");
+  if (!(s.shape == pot.shape()))
+    detail::invalid("the pot file is of another shape, ", s.shape, ", than the pot, ", pot.shape());
   same(s.key_storage == pot.key_storage(), "key storage");
   same(s.granularity == pot.granularity(), "granularity");
   same(s.rope.pairing == pot.rope().pairing && s.rope.frequencies == pot.rope().frequencies &&

@@ -226,7 +226,7 @@ inline void check_sizes(const PotHeader& header) {
   PotSettings(s).checked();
   if (info.size > s.capacity)
     invalid("the pot file holds ", info.size, " entries, more than its capacity ", s.capacity);
-  if (info.survivors > std::min(info.size, s.max_keep))
+  if (info.survivors > (std::min)(info.size, s.max_keep))
     invalid("the pot file holds ", info.survivors, " survivors of ", info.size, " entries and max_keep ",
             s.max_keep);
   if (info.channels != 0 &&
