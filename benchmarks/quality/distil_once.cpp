@@ -129,10 +129,11 @@ class DistilOnce {
             P policy, const Use& use) {
     const std::size_t tokens =
         texts.header.size() + texts.document.size() + texts.question.size() + texts.answer.size();
+    const std::size_t capacity = tokens + std::max<std::size_t>(spare, 1);
     Pot pot({.shape = weights_.config().shape(),
-             .capacity = tokens + std::max<std::size_t>(spare, 1),
+             .capacity = capacity,
              .granularity = granularity,
-             .rope = weights_.config().rope()});
+             .rope = weights_.config().rope(capacity)});
     Engine engine(weights_, pot, threads_, std::max(options.chunk, spare));
     infinipot::Ccd reader(
         engine, pot, std::move(policy),
@@ -160,7 +161,8 @@ class DistilOnce {
              nll = ask(reader, texts);
            });
     };
-    reading::with_policy(options, reading::texts_of(text_, options).catalysts, run, weights_.config().rope());
+    reading::with_policy(options, reading::texts_of(text_, options).catalysts, run,
+                         weights_.config().rope(options.pot));
     return nll;
   }
 

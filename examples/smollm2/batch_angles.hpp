@@ -10,8 +10,9 @@
 
 namespace smollm2 {
 
-/// What infinipot::AngleTable is for positions from 0 on, for some that follow one another: the same bits.
-/// Allocates in the constructor only.
+/// What infinipot::AngleTable is for positions from 0 on, for some that follow one another: the same bits,
+/// but times the attention factor, so that what they turn is what attention multiplies. Allocates in the
+/// constructor only.
 class BatchAngles {
  public:
   BatchAngles(infinipot::Rope rope, std::size_t max_batch)
@@ -22,8 +23,8 @@ class BatchAngles {
     float* const cos = angles_.row(row);
     for (std::size_t pair = 0; pair < pairs(); ++pair) {
       const double angle = static_cast<double>(position) * rope_.frequencies[pair];
-      cos[pair] = static_cast<float>(std::cos(angle));
-      cos[pairs() + pair] = static_cast<float>(std::sin(angle));
+      cos[pair] = static_cast<float>(rope_.attention_factor * std::cos(angle));
+      cos[pairs() + pair] = static_cast<float>(rope_.attention_factor * std::sin(angle));
     }
   }
 

@@ -1,5 +1,6 @@
 #include "gguf.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <limits>
 #include <utility>
@@ -54,6 +55,15 @@ std::uint64_t encoded_bytes(const ByteReader& reader, const GgufTensor& tensor) 
   std::uint64_t bytes = checked_product(reader, tensor.columns() / layout->values, layout->bytes);
   for (std::size_t i = 1; i < tensor.dims.size(); ++i) bytes = checked_product(reader, bytes, tensor.dims[i]);
   return bytes;
+}
+
+template <class Map>
+std::vector<std::string_view> sorted_keys(const Map& map) {
+  std::vector<std::string_view> keys;
+  keys.reserve(map.size());
+  for (const auto& [key, value] : map) keys.push_back(key);
+  std::ranges::sort(keys);
+  return keys;
 }
 
 }  // namespace
@@ -202,6 +212,10 @@ std::vector<std::string_view> GgufFile::strings(std::string_view key) const {
 std::vector<std::int32_t> GgufFile::ints(std::string_view key) const {
   return convert(key, "an array of 32-bit integers", as_ints);
 }
+
+std::vector<std::string_view> GgufFile::keys() const { return sorted_keys(values_); }
+
+std::vector<std::string_view> GgufFile::tensor_names() const { return sorted_keys(tensors_); }
 
 const GgufTensor& GgufFile::tensor(std::string_view name) const {
   const auto found = tensors_.find(name);

@@ -44,6 +44,10 @@ class GgufFile {
   const std::string& name() const { return name_; }
 
   bool has(std::string_view key) const { return values_.contains(key); }
+  /// In alphabetical order.
+  std::vector<std::string_view> keys() const;
+  /// Throws GgufError naming the key when the file lacks it.
+  const GgufValue& value(std::string_view key) const { return value(key, "a value"); }
 
   /// Typed metadata. Each throws GgufError naming the key, what was wanted and what was found when the
   /// key is missing (unless a default is given) or its value is of another kind or out of range.
@@ -62,6 +66,8 @@ class GgufFile {
 
   bool has_tensor(std::string_view name) const { return tensors_.contains(name); }
   std::size_t tensor_count() const { return tensors_.size(); }
+  /// In alphabetical order.
+  std::vector<std::string_view> tensor_names() const;
   /// Throws GgufError naming the tensor when the file lacks it.
   const GgufTensor& tensor(std::string_view name) const;
 

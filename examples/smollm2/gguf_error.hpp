@@ -13,6 +13,9 @@ class GgufError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// Where to turn with a sound model that is not supported here: the end of a message.
+inline constexpr std::string_view elsewhere = "; infinipot-llama runs what llama.cpp can";
+
 /// `text` in single quotes, fit for a one-line message whatever a file holds: anything but printable
 /// ASCII becomes '?', and more than 64 bytes are cut short with "...".
 std::string quoted(std::string_view text);

@@ -5,6 +5,7 @@
 #include "gguf.hpp"
 #include "infinipot/rope.hpp"
 #include "infinipot/shape.hpp"
+#include "llama_rope.hpp"
 
 namespace smollm2 {
 
@@ -15,24 +16,24 @@ struct LlamaConfig {
   std::size_t feed_forward = 0;  ///< width inside the feed-forward layers
   std::size_t query_heads = 0;
   std::size_t kv_heads = 0;
-  std::size_t rotary_dim = 0;  ///< channels of a head that RoPE turns
+  std::size_t head_dim = 0;
   std::size_t vocab_size = 0;
   std::size_t context_length = 0;  ///< positions that the model was trained on
-  double rope_theta = 0;
   float norm_epsilon = 0;
+  /// Files of architecture "llama" hold the query and key rows in the order that makes neighbours the pairs.
+  infinipot::Pairing pairing = infinipot::Pairing::interleaved;
+  bool head_norms = false;  ///< whether each query and key is normalised before it is rotated (Qwen 3)
+  LlamaRope scaled_rope;
 
-  /// Reads and checks the metadata of a file of architecture "llama". Throws GgufError that names the key,
-  /// its value and what would be valid, or the feature that this engine lacks.
+  /// Reads and checks the metadata of a file of architecture "llama", "qwen2" or "qwen3": the same forward
+  /// pass but for the pairing and the norms of heads. Throws GgufError that names the key, its value and what
+  /// would be valid, or the feature that this engine lacks. No key of the architecture goes unread.
   static LlamaConfig from(const GgufFile& file);
 
-  std::size_t head_dim() const noexcept { return embedding / query_heads; }
+  infinipot::Shape shape() const noexcept { return {layers, query_heads, kv_heads, head_dim}; }
 
-  infinipot::Shape shape() const noexcept { return {layers, query_heads, kv_heads, head_dim()}; }
-
-  /// Files of this architecture hold the query and key rows in the order that makes neighbours the pairs.
-  infinipot::Rope rope() const {
-    return infinipot::plain_rope(rotary_dim, rope_theta, infinipot::Pairing::interleaved);
-  }
+  /// The rotation in a memory of `context` entries (see LlamaRope).
+  const infinipot::Rope& rope(std::size_t context) const noexcept { return scaled_rope.in_context(context); }
 };
 
 }  // namespace smollm2

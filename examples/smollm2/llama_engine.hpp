@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <span>
 #include <sstream>
 #include <stdexcept>
@@ -38,14 +39,14 @@ class LlamaEngine {
         pool_(pool),
         max_batch_(max_batch),
         attention_(memory, pool),
-        angles_(config().rope(), max_batch),
+        angles_(config().rope(memory.capacity()), max_batch),
         residual_(max_batch, config().embedding),
         normed_(max_batch, config().embedding),
         projected_(max_batch, weights.layers().front().queries_keys_values.outputs()),
-        mixed_(max_batch, config().embedding),
+        mixed_(max_batch, attention_width()),
         hidden_(max_batch, config().feed_forward),
-        workspace_(pool, std::max(config().embedding, config().feed_forward)),
-        rotated_(pool.size(), config().head_dim()),
+        workspace_(pool, std::max({config().embedding, attention_width(), config().feed_forward})),
+        rotated_(pool.size(), config().head_dim),
         logits_(logit_rows, config().vocab_size),
         logit_tiles_(pool.size() * score_rows, infinipot::LogSumExp::block),
         scores_(parts(config().vocab_size), infinipot::OnlineNuc(max_batch)) {}
@@ -94,6 +95,7 @@ class LlamaEngine {
   };
 
   const LlamaConfig& config() const noexcept { return weights_.config(); }
+  std::size_t attention_width() const noexcept { return config().query_heads * config().head_dim; }
 
   template <class Error, class... Parts>
   [[noreturn]] static void fail(const Parts&... parts) {
@@ -170,9 +172,26 @@ class LlamaEngine {
     weights.queries_keys_values.multiply_all(norm(weights.attention_norm, 0, count),
                                              projected_.view().slice(0, count), Write::set, workspace_);
     for_each_row(count, [&](std::size_t row, std::size_t thread) {
+      add_bias(weights.qkv_bias, projected_.row(row));
+      if (config().head_norms) norm_heads(weights, projected_.row(row));
       rotate_and_store(layer, batch.first + row, angles_[row], projected_.row(row), rotated_.row(thread));
     });
     if (queries != nullptr) queries->layer(layer, query_rows(0, count));
+  }
+
+  /// row += bias, if there is one.
+  static void add_bias(const std::vector<float>& bias, float* row) noexcept {
+    std::transform(bias.begin(), bias.end(), row, row, std::plus<>());
+  }
+
+  /// `row` is a token's (query_heads + 2 * kv_heads, head_dim), of which values are left alone.
+  void norm_heads(const LlamaLayer& weights, float* row) noexcept {
+    const infinipot::Shape s = shape();
+    for (std::size_t head = 0; head < s.query_heads + s.kv_heads; ++head) {
+      float* const numbers = row + head * s.head_dim;
+      rms_norm({numbers, s.head_dim}, head < s.query_heads ? weights.query_norm : weights.key_norm,
+               config().norm_epsilon, numbers);
+    }
   }
 
   /// `row` is a token's (query_heads + 2 * kv_heads, head_dim).
@@ -180,8 +199,7 @@ class LlamaEngine {
                         float* rotated) noexcept {
     const infinipot::Shape s = shape();
     const auto turn = [&](const float* in, float* out) {
-      infinipot::rotate(in, angles, infinipot::Pairing::interleaved, infinipot::Turn::forward, s.head_dim,
-                        out);
+      infinipot::rotate(in, angles, config().pairing, infinipot::Turn::forward, s.head_dim, out);
     };
     for (std::size_t head = 0; head < s.query_heads; ++head)
       turn(row + head * s.head_dim, row + head * s.head_dim);
@@ -198,7 +216,7 @@ class LlamaEngine {
 
   infinipot::Queries query_rows(std::size_t first, std::size_t count) noexcept {
     return {projected_.row(first), count, static_cast<std::ptrdiff_t>(projected_.view().stride),
-            static_cast<std::ptrdiff_t>(config().head_dim())};
+            static_cast<std::ptrdiff_t>(config().head_dim)};
   }
 
   /// residual += attention, for rows `from` ...
@@ -206,8 +224,12 @@ class LlamaEngine {
     const std::size_t count = batch.tokens.size() - from;
     const MatrixView mixed = mixed_.view().slice(from, count);
     attention_.run(layer, query_rows(from, count), batch.first + from, mixed);
-    weights_.layers()[layer].attention_output.multiply_all(mixed, residual_.view().slice(from, count),
-                                                           Write::add, workspace_);
+    const LlamaLayer& weights = weights_.layers()[layer];
+    weights.attention_output.multiply_all(mixed, residual_.view().slice(from, count), Write::add, workspace_);
+    if (weights.output_bias.empty()) return;
+    for_each_row(count, [&](std::size_t row, std::size_t /*thread*/) {
+      add_bias(weights.output_bias, residual_.row(from + row));
+    });
   }
 
   /// residual += feed-forward, for rows first .. end - 1.

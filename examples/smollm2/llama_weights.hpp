@@ -14,7 +14,11 @@ namespace smollm2 {
 struct LlamaLayer {
   std::vector<float> attention_norm;     // (e)
   Linear queries_keys_values;            // (query_heads * d + 2 * kv_heads * d, e), one below the other
+  std::vector<float> qkv_bias;           // (query_heads * d + 2 * kv_heads * d), or empty
+  std::vector<float> query_norm;         // (d), or empty
+  std::vector<float> key_norm;           // (d), or empty
   Linear attention_output;               // (e, query_heads * d)
+  std::vector<float> output_bias;        // (e), or empty
   std::vector<float> feed_forward_norm;  // (e)
   Linear gate;                           // (f, e)
   Linear up;                             // (f, e)
@@ -24,8 +28,8 @@ struct LlamaLayer {
 /// A model's weights, all in memory; the file is not needed any more.
 class LlamaWeights {
  public:
-  /// Checks the metadata, then each tensor's shape and type before it is read. Throws GgufError naming what
-  /// is wrong, std::bad_alloc.
+  /// Checks the metadata, the number of blocks, then each tensor's shape and type before it is read. Throws
+  /// GgufError naming what is wrong, or a tensor of the file that the engine has no use for; std::bad_alloc.
   LlamaWeights(const GgufFile& file, ThreadPool& pool);
 
   const LlamaConfig& config() const noexcept { return config_; }

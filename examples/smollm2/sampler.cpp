@@ -9,7 +9,7 @@
 namespace smollm2 {
 namespace {
 
-void require(bool valid, const char* setting, float value, const char* range) {
+void require(bool valid, const char* setting, double value, const char* range) {
   if (valid) return;
   throw std::invalid_argument(std::string(setting) + " is " + std::to_string(value) + ", but must be " +
                               range);
@@ -56,8 +56,7 @@ void Sampler::collect(std::span<const float> logits, float largest) {
   for (std::size_t i = 0; i < logits.size(); ++i) {
     const double below = static_cast<double>(logits[i]) - static_cast<double>(largest);
     // Infinity minus itself is NaN, yet such an entry is as probable as the largest.
-    const double weight =
-        logits[i] == largest ? 1.0 : std::exp(below / static_cast<double>(settings_.temperature));
+    const double weight = logits[i] == largest ? 1.0 : std::exp(below / settings_.temperature);
     if (weight > 0) candidates_.push_back({static_cast<std::int32_t>(i), logits[i], weight});
   }
 }
@@ -69,7 +68,7 @@ bool Sampler::less_probable(const Candidate& a, const Candidate& b) {
 // A heap yields the nucleus, usually few tokens, without sorting the whole vocabulary. Popping moves
 // each most probable candidate past the heap's end, so the nucleus ends up at the back.
 double Sampler::keep_nucleus(double total) {
-  const double wanted = static_cast<double>(settings_.top_p) * total;
+  const double wanted = settings_.top_p * total;
   double kept = 0;
   auto heap_end = candidates_.end();
   std::make_heap(candidates_.begin(), heap_end, less_probable);

@@ -13,8 +13,8 @@ namespace smollm2 {
 class Sampler {
  public:
   struct Settings {
-    float temperature = 0;   ///< finite, >= 0; logits are divided by it before the softmax; 0 is greedy
-    float top_p = 1;         ///< in (0, 1]: draw from the fewest tokens whose probabilities reach this
+    double temperature = 0;  ///< finite, >= 0; logits are divided by it before the softmax; 0 is greedy
+    double top_p = 1;        ///< in (0, 1]: draw from the fewest tokens whose probabilities reach this
     std::uint64_t seed = 0;  ///< of the random draws; greedy sampling makes none
   };
 

@@ -32,7 +32,9 @@ enum class TokenType : std::int32_t { normal = 1, control = 3, unused = 5 };
 void require_value(const GgufFile& file, std::string_view key, std::string_view wanted) {
   const std::string_view found = file.string_value(key);
   if (found != wanted)
-    fail(file, key, "found " + quoted(found) + ", but only " + quoted(wanted) + " is supported");
+    fail(
+        file, key,
+        "found " + quoted(found) + ", but only " + quoted(wanted) + " is supported" + std::string(elsewhere));
 }
 
 bool is_control(const GgufFile& file, std::string_view token, std::int32_t type) {

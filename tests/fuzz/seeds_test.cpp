@@ -69,16 +69,18 @@ void write_pot(const char* name, const PotSettings& settings) {
   write(seeds("pot_file") / name, std::as_bytes(std::span(text)));
 }
 
-void write_model() {
+/// `scaled` has LongRoPE, biases and norms of heads, the other none of it.
+void write_model(const char* file, const std::string& architecture, bool scaled) {
   using smollm2::GgmlType;
   constexpr std::size_t width = 2, vocabulary = 28;
   smollm2::test::GgufWriter writer = smollm2::test::TinyVocabulary().build();
-  writer.string("general.architecture", "llama");
+  writer.string("general.architecture", architecture);
   for (const char* name : {"block_count", "attention.head_count", "attention.head_count_kv"})
-    writer.u32(std::string("llama.") + name, 1);
+    writer.u32(architecture + "." + name, 1);
   for (const char* name : {"embedding_length", "feed_forward_length", "context_length"})
-    writer.u32(std::string("llama.") + name, width);
-  writer.f32("llama.rope.freq_base", 100).f32("llama.attention.layer_norm_rms_epsilon", 1e-5F);
+    writer.u32(architecture + "." + name, width);
+  writer.f32(architecture + ".rope.freq_base", 100)
+      .f32(architecture + ".attention.layer_norm_rms_epsilon", 1e-5F);
   const std::vector<float> numbers(width * vocabulary, 0.5F);
   const auto all = std::as_bytes(std::span(numbers));
   writer.tensor("token_embd.weight", GgmlType::f32, {width, vocabulary}, all);
@@ -87,7 +89,17 @@ void write_model() {
   for (const char* name : {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"})
     writer.tensor("blk.0." + std::string(name) + ".weight", GgmlType::f32, {width, width},
                   all.first(width * width * sizeof(float)));
-  write(seeds("model") / "tiny.gguf", writer.build());
+  if (scaled) {
+    writer.string(architecture + ".rope.scaling.type", "longrope")
+        .f32(architecture + ".rope.scaling.attn_factor", 1.25F)
+        .u32(architecture + ".rope.scaling.original_context_length", 2);
+    for (const char* name : {"rope_factors_short.weight", "rope_factors_long.weight"})
+      writer.tensor(name, GgmlType::f32, {width / 2}, all.first(width / 2 * sizeof(float)));
+    for (const char* name : {"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias",
+                             "attn_q_norm.weight", "attn_k_norm.weight"})
+      writer.tensor("blk.0." + std::string(name), GgmlType::f32, {width}, all.first(width * sizeof(float)));
+  }
+  write(seeds("model") / file, writer.build());
 }
 
 TEST(FuzzSeeds, AreWrittenIfWanted) {
@@ -107,7 +119,8 @@ TEST(FuzzSeeds, AreWrittenIfWanted) {
   others.key_storage = KeyStorage::rotated;
   others.rope = infinipot::plain_rope(2, 100, Pairing::interleaved);
   write_pot<infinipot::f32>("shared", others);
-  write_model();
+  write_model("tiny.gguf", "llama", false);
+  write_model("scaled.gguf", "qwen3", true);
 }
 
 TEST(FuzzSeeds, ArePotFiles) {
@@ -118,7 +131,7 @@ TEST(FuzzSeeds, ArePotFiles) {
 
 TEST(FuzzSeeds, AreModels) {
   const std::vector<std::string> files = read_all(seeds("model"));
-  EXPECT_EQ(files.size(), 1U);
+  EXPECT_EQ(files.size(), 2U);
   for (const std::string& file : files) EXPECT_TRUE(fuzz::try_model(std::as_bytes(std::span(file))));
 }
 

@@ -130,7 +130,7 @@ TEST_P(CcdGolden, KeepsTheSameEntries) {
                              .max_keep = settings.at("keep"),
                              .granularity = granularity(golden),
                              .key_storage = GetParam().storage,
-                             .rope = weights()->config().rope()});
+                             .rope = weights()->config().rope(settings.at("capacity"))});
   smollm2::LlamaEngine engine(*weights(), pot, pool(), 256);
 
   with_policy(golden, pot.rope(), [&](auto policy) {

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +14,7 @@
 namespace smollm2 {
 namespace {
 
+using test::GgufWriter;
 using test::TinyVocabulary;
 using Ids = std::vector<std::int32_t>;
 
@@ -27,6 +30,59 @@ std::string template_error(const TinyVocabulary& vocabulary) {
   return "no error";
 }
 
+TEST(OwnSystemMessage, IsWhatTheTemplateSaysItself) {
+  // Of SmolLM2, Qwen2.5 and, with a line break that is one, made up.
+  EXPECT_EQ(
+      own_system_message(
+          "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ "
+          "'<|im_start|>system\\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
+          "Face<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] "
+          "+ '<|im_end|>' + '\\n'}}{% endfor %}"),
+      "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
+  EXPECT_EQ(own_system_message(
+                "{%- if tools %}\n    {{- '<|im_start|>system\\n' }}\n    {{- messages[0]['content'] }}\n"
+                "{%- else %}\n    {%- if messages[0]['role'] == 'system' %}\n"
+                "        {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}\n    {%- "
+                "else %}\n"
+                "        {{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+                "assistant.<|im_end|>\\n' }}\n    {%- endif %}\n{%- endif %}"),
+            "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.");
+  EXPECT_EQ(own_system_message("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"), "Be brief.");
+}
+
+TEST(OwnSystemMessage, IsEmptyWhereTheTemplateHasNone) {
+  EXPECT_EQ(own_system_message(""), "");
+  EXPECT_EQ(own_system_message("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + "
+                               "message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"),
+            "");
+  EXPECT_EQ(own_system_message("<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"), "");
+}
+
+TEST(OwnSystemMessage, IsNoExpression) {
+  EXPECT_EQ(own_system_message("{{ '<|im_start|>system\\n' + system_message + '<|im_end|>\\n' }}"), "");
+  EXPECT_EQ(own_system_message("<|im_start|>system\n{{ system_message }}<|im_end|>\n"), "");
+}
+
+TEST(OwnSystemMessage, HasQuotesAndEscapesAndAnyLength) {
+  EXPECT_EQ(own_system_message("{{ \"<|im_start|>system\\nYou're <b>\\\"it\\\"</b>\\n.<|im_end|>\\n\" }}"),
+            "You're <b>\"it\"</b>\n.");
+  EXPECT_EQ(own_system_message("{{ '<s><|im_start|>system\\nIt\\'s \"it\".<|im_end|>' }}"), "It's \"it\".");
+  EXPECT_EQ(own_system_message("{% if x %}<|im_start|>system\nIt's it.<|im_end|>"), "It's it.");
+  for (const std::size_t length : {100'000U, 3'000'000U}) {
+    const std::string message(length, 'x');
+    EXPECT_EQ(own_system_message("{{ '<|im_start|>system\\n" + message + "<|im_end|>\\n' }}"), message);
+  }
+}
+
+TEST(OwnSystemMessage, OfALiteralEndsWithIt) {
+  EXPECT_EQ(own_system_message("{{ '<s><|im_start|>system\\n' + system_message + '<|im_end|>\\n' }}"), "");
+  EXPECT_EQ(own_system_message("{% set x = '<|im_start|>system\\n' %}Hello<|im_end|>"), "");
+  EXPECT_EQ(own_system_message("{{ '<|im_start|>system\\n"), "");
+  EXPECT_EQ(own_system_message("<|im_start|>system\n<|im_end|>"), "");
+  EXPECT_EQ(own_system_message("<|im_start|>system\n<|im_start|>user\nHello<|im_end|>"), "");
+  EXPECT_EQ(own_system_message("<|im_start|>systemHello<|im_end|>"), "");
+}
+
 TEST(ChatTemplate, PiecesStandAroundTexts) {
   const std::vector<std::byte> bytes = TinyVocabulary().build().build();
   const GgufFile file(bytes, "x.gguf");
@@ -37,6 +93,37 @@ TEST(ChatTemplate, PiecesStandAroundTexts) {
   EXPECT_EQ(shown(chat.user()), "<|im_start|>m\nab<|im_end|>\n<|im_start|>");
   EXPECT_EQ(shown(chat.assistant()), "<|im_end|>\n<|im_start|>aia");
   EXPECT_EQ(shown(chat.next_user()), "<|im_end|>\n<|im_start|>");
+}
+
+/// The first piece of a template, its control tokens written out.
+std::string opening_of(const TinyVocabulary& vocabulary, std::optional<bool> add_bos = std::nullopt) {
+  GgufWriter writer = vocabulary.build();
+  if (add_bos)
+    writer.value("tokenizer.ggml.add_bos_token", GgufType::boolean,
+                 test::Bytes().put(std::uint8_t{*add_bos}));
+  const std::vector<std::byte> bytes = writer.build();
+  const GgufFile file(bytes, "x.gguf");
+  const Tokenizer tokenizer(file);
+  return tokenizer.decode(ChatTemplate(file, tokenizer).user(), ControlTokens::show);
+}
+
+TEST(ChatTemplate, SaysItsOwnSystemMessage) {
+  TinyVocabulary vocabulary;
+  EXPECT_EQ(opening_of(vocabulary), "<|im_start|>");
+  vocabulary.chat = "{{ '<|im_start|>system\\nab ab<|im_end|>\\n' }}";
+  EXPECT_EQ(opening_of(vocabulary), "<|im_start|>m\nab ab<|im_end|>\n<|im_start|>");
+  vocabulary.chat = "{{ '<|im_start|>system\\n" + std::string(100'000, 'a') + "<|im_end|>\\n' }}";
+  EXPECT_EQ(opening_of(vocabulary),
+            "<|im_start|>m\n" + std::string(100'000, 'a') + "<|im_end|>\n<|im_start|>");
+}
+
+TEST(ChatTemplate, BeginsWithOneBos) {
+  TinyVocabulary vocabulary;  // whose bos is <|im_start|>
+  EXPECT_EQ(opening_of(vocabulary, true), "<|im_start|>");
+  EXPECT_EQ(opening_of(vocabulary, false), "<|im_start|>");
+  vocabulary.bos = 0;
+  EXPECT_EQ(opening_of(vocabulary, true), "<|endoftext|><|im_start|>");
+  EXPECT_EQ(opening_of(vocabulary, false), "<|im_start|>");
 }
 
 TEST(ChatTemplate, RefusesOtherTemplates) {

@@ -9,6 +9,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -112,6 +113,18 @@ TEST(GgufFile, ReadsTensors) {
   EXPECT_EQ(out, numbers);
   EXPECT_EQ(file.tensor("second").data.size(), 18U);
   EXPECT_EQ(file.tensor("second").rows(), 1U);
+}
+
+TEST(GgufFile, ListsWhatItHas) {
+  const std::vector<std::byte> bytes = small_file().build();
+  const GgufFile file(bytes, "x.gguf");
+  EXPECT_EQ(file.keys(),
+            (std::vector<std::string_view>{"a.bool", "a.double", "a.float", "a.negative", "a.string", "a.u64",
+                                           "general.alignment", "some.ints", "some.strings"}));
+  EXPECT_EQ(file.tensor_names(), (std::vector<std::string_view>{"first", "second"}));
+  EXPECT_EQ(as_float(file.value("a.float")), 0.5);
+  EXPECT_EQ(error_of([&] { (void)file.value("b"); }),
+            "x.gguf: metadata key 'b': wanted a value, but the key is missing");
 }
 
 TEST(GgufFile, MapsAFileAndCanBeMoved) {

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <set>
 #include <span>
@@ -12,6 +11,7 @@
 
 #include "gguf.hpp"
 #include "infinipot/infinipot.hpp"
+#include "kept_logits.hpp"
 #include "llama_engine.hpp"
 #include "read/any_pot.hpp"
 #include "tiny_llama.hpp"
@@ -24,18 +24,10 @@ using infinipot::Index;
 using infinipot::Selection;
 using infinipot::Token;
 using reading::AnyPot;
+using test::KeptLogits;
+using test::largest_error;
 using Rows = std::vector<std::vector<float>>;
 
-class KeptLogits final : public infinipot::LogitsSink {
- public:
-  explicit KeptLogits(std::size_t tokens) : LogitsSink(0), rows(tokens) {}
-  void row(std::size_t row, std::span<const float> logits) noexcept override {
-    rows[row].assign(logits.begin(), logits.end());
-  }
-  Rows rows;
-};
-
-/// Of one query head in each layer.
 class KeptQueries final : public infinipot::QuerySink {
  public:
   KeptQueries(std::size_t head, std::size_t head_dim) : head_(head), head_dim_(head_dim) {}
@@ -63,7 +55,7 @@ class GrowingPositions : public testing::Test {
             .capacity = entries,
             .max_keep = keep,
             .granularity = granularity,
-            .rope = weights_.config().rope()};
+            .rope = weights_.config().rope(entries)};
   }
 
   AnyPot growing_pot(std::size_t entries, Granularity granularity = Granularity::head) const {
@@ -140,16 +132,6 @@ class GrowingPositions : public testing::Test {
   std::vector<std::size_t> distilled_at_;                 // tokens read at each distillation
   std::vector<std::vector<std::set<std::size_t>>> held_;  // after each, by lane
 };
-
-template <class A, class B>
-double largest_error(const std::vector<A>& a, const std::vector<B>& b) {
-  double error = 0;
-  for (std::size_t row = 0; row < a.size(); ++row)
-    for (std::size_t i = 0; i < a[row].size(); ++i)
-      error =
-          std::max(error, std::abs(static_cast<double>(a[row][i]) - static_cast<double>(b.at(row).at(i))));
-  return error;
-}
 
 TEST_F(GrowingPositions, AreTheSameBitsWhereNothingIsDropped) {
   AnyPot growing = growing_pot(length), reindexed = reindexed_pot(length);

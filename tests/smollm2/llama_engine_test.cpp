@@ -14,6 +14,7 @@
 #include "gguf.hpp"
 #include "infinipot/pot.hpp"
 #include "infinipot/pot/quantized_pot.hpp"
+#include "kept_logits.hpp"
 #include "test_files.hpp"
 #include "tiny_llama.hpp"
 
@@ -25,21 +26,13 @@ using infinipot::f16;
 using infinipot::KeyStorage;
 using infinipot::Pot;
 using infinipot::Token;
+using test::KeptLogits;
+using test::largest_error;
 
 static_assert(infinipot::YieldsQueries<LlamaEngine<Pot<float>>>);
 static_assert(infinipot::YieldsQueries<LlamaEngine<Pot<f16>>>);
 
 using Logits = std::vector<std::vector<float>>;
-
-/// Keeps the logits of the rows from `first_row` on; those of others stay empty.
-class Kept final : public infinipot::LogitsSink {
- public:
-  explicit Kept(std::size_t tokens, std::size_t first_row = 0) : LogitsSink(first_row), rows(tokens) {}
-  void row(std::size_t row, std::span<const float> logits) noexcept override {
-    rows[row].assign(logits.begin(), logits.end());
-  }
-  Logits rows;
-};
 
 /// Wants the NuC of each token that follows another in the call, and the logits after the last one.
 class Scored final : public infinipot::LogitsSink {
@@ -76,7 +69,7 @@ Pot<T> make_pot(const LlamaConfig& config, std::size_t capacity, KeyStorage stor
   settings.shape = config.shape();
   settings.capacity = capacity;
   settings.key_storage = storage;
-  settings.rope = config.rope();
+  settings.rope = config.rope(capacity);
   return Pot<T>(settings);
 }
 
@@ -96,7 +89,7 @@ Logits run(const LlamaWeights& weights, std::span<const Token> tokens, const Way
   Logits logits;
   for (std::size_t first = 0; first < tokens.size(); first += way.call) {
     const std::span<const Token> some = tokens.subspan(first, std::min(way.call, tokens.size() - first));
-    Kept sink(some.size());
+    KeptLogits sink(some.size());
     engine.forward(some, first, sink);
     logits.insert(logits.end(), sink.rows.begin(), sink.rows.end());
   }
@@ -125,15 +118,6 @@ std::vector<float> score(const Logits& logits, std::span<const Token> tokens) {
   std::vector<float> scores;
   for (std::size_t i = 1; i < tokens.size(); ++i) scores.push_back(infinipot::nuc(logits[i - 1], tokens[i]));
   return scores;
-}
-
-template <class A, class B>
-double largest_error(const std::vector<A>& a, const std::vector<B>& b) {
-  double error = a.size() == b.size() ? 0 : std::numeric_limits<double>::infinity();
-  for (std::size_t row = 0; row < std::min(a.size(), b.size()); ++row)
-    for (std::size_t i = 0; i < a[row].size(); ++i)
-      error = std::max(error, std::abs(static_cast<double>(a[row][i]) - static_cast<double>(b[row].at(i))));
-  return error;
 }
 
 std::vector<Token> random_tokens(std::size_t count, std::size_t vocab_size) {
@@ -200,8 +184,8 @@ TEST_F(TinyEngine, WritesKeysAndValues) {
   for (const KeyStorage storage : {KeyStorage::rotated, KeyStorage::unrotated}) {
     Pot<float> pot = make_pot(weights_.config(), tokens_.size(), storage);
     LlamaEngine<Pot<float>> engine(weights_, pot, pool_, 64);
-    Kept nothing(tokens_.size(),
-                 tokens_.size());  // the last layer's keys and values are written all the same
+    KeptLogits nothing(tokens_.size(),
+                       tokens_.size());  // the last layer's keys and values are written all the same
     engine.forward(tokens_, 0, nothing);
     const std::size_t d = model_.head_dim();
     std::vector<float> tile(d);
@@ -224,7 +208,7 @@ TEST_F(TinyEngine, GivesOnlyTheLogitsThatAreWanted) {
   Pot<float> pot = make_pot(weights_.config(), tokens_.size());
   LlamaEngine<Pot<float>> engine(weights_, pot, pool_, 64);
   for (const std::size_t first_row : {1U, 63U, 64U, 130U, 299U, 300U, 1000U}) {
-    Kept sink(tokens_.size(), first_row);
+    KeptLogits sink(tokens_.size(), first_row);
     engine.forward(tokens_, 0, sink);
     for (std::size_t row = 0; row < tokens_.size(); ++row)
       ASSERT_EQ(sink.rows[row], row < first_row ? std::vector<float>() : all[row])
@@ -267,7 +251,7 @@ TEST_F(TinyEngine, GivesTheQueriesOfEachLayerOnce) {
   Pot<float> pot = make_pot(weights_.config(), tokens_.size());
   LlamaEngine<Pot<float>> engine(weights_, pot, pool_, tokens_.size());
   for (const std::size_t first_row : {std::size_t{0}, tokens_.size()}) {
-    Kept sink(tokens_.size(), first_row);
+    KeptLogits sink(tokens_.size(), first_row);
     KeptQueries queries;
     queries.heads = model_.query_heads;
     queries.head_dim = model_.head_dim();
@@ -284,7 +268,7 @@ TEST_F(TinyEngine, GivesTheQueriesOfEachLayerOnce) {
 TEST_F(TinyEngine, LayersThatNobodyWantsAreLeftOut) {
   const auto show = [&](Pot<float>& pot, std::size_t layers, std::size_t first_row) {
     LlamaEngine<Pot<float>> engine(weights_, pot, pool_, tokens_.size());
-    Kept logits(tokens_.size(), first_row);
+    KeptLogits logits(tokens_.size(), first_row);
     KeptQueries queries;
     queries.heads = model_.query_heads;
     queries.head_dim = model_.head_dim();
@@ -313,7 +297,7 @@ TEST_F(TinyEngine, LayersThatNobodyWantsAreLeftOut) {
 TEST_F(TinyEngine, DoesNothingForNoTokens) {
   Pot<float> pot = make_pot(weights_.config(), 8);
   LlamaEngine<Pot<float>> engine(weights_, pot, pool_, 4);
-  Kept sink(0);
+  KeptLogits sink(0);
   KeptQueries queries;
   engine.forward({}, 8, sink);
   engine.forward({}, 8, sink, queries);
@@ -333,7 +317,7 @@ void expect_error(const std::function<void()>& action, const std::string& part) 
 TEST_F(TinyEngine, RefusesWhatDoesNotExistAndWritesNothing) {
   Pot<float> pot = make_pot(weights_.config(), 8);
   LlamaEngine<Pot<float>> engine(weights_, pot, pool_, 4);
-  Kept sink(9);
+  KeptLogits sink(9);
   KeptQueries queries;
   const auto forward = [&](std::vector<Token> tokens, std::size_t first) {
     return [&, tokens, first] { engine.forward(tokens, first, sink); };

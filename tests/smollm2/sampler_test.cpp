@@ -54,7 +54,7 @@ TEST(Sampler, TemperatureFlattensOrSharpens) {
   EXPECT_NEAR(counts({0.5F, 1, 1}, logits, 10000)[1], 9000, 200);  // 9 : 1
   EXPECT_NEAR(counts({1e6F, 1, 1}, logits, 10000)[1], 5000, 250);
   EXPECT_EQ(counts({1e-30F, 1, 1}, logits, 1000)[1], 1000);
-  EXPECT_EQ(counts({std::numeric_limits<float>::denorm_min(), 1, 1}, logits, 1000)[1], 1000);
+  EXPECT_EQ(counts({std::numeric_limits<double>::denorm_min(), 1, 1}, logits, 1000)[1], 1000);
 }
 
 TEST(Sampler, NucleusKeepsTheFewestThatReachTopP) {
@@ -65,7 +65,16 @@ TEST(Sampler, NucleusKeepsTheFewestThatReachTopP) {
   const std::vector<int> three = counts({1, 0.85F, 7}, logits, 9000);
   EXPECT_GT(three[0], 0);  // of the equal two, the lower index
   EXPECT_EQ(three[2], 0);
-  EXPECT_EQ(counts({1, 1e-6F, 7}, logits, 100)[1], 100);
+  EXPECT_EQ(counts({1, 1e-6, 7}, logits, 100)[1], 100);
+}
+
+TEST(Sampler, EvenTheSmallestTopPKeepsTheMostProbable) {
+  for (const double top_p : {1e-30, 1e-300, std::numeric_limits<double>::denorm_min()})
+    for (const double temperature : {1e-300, 1.0, 1e300}) {
+      EXPECT_EQ(counts({temperature, top_p, 7}, {-1, 2, nan, 2, 1}, 50)[1], 50)
+          << top_p << " " << temperature;
+      EXPECT_EQ(counts({temperature, top_p, 7}, {-1, infinity, 2, infinity}, 50)[1], 50);
+    }
 }
 
 TEST(Sampler, InfinitiesShareTheProbability) {
@@ -99,10 +108,11 @@ TEST(Sampler, RefusesSettingsOutOfRange) {
             }),
             "temperature is -0.500000, but must be finite and >= 0");
   EXPECT_EQ(error_of([] { Sampler({1, 1.5F, 0}); }), "top_p is 1.500000, but must be in (0, 1]");
-  for (const float temperature : {-1.0F, nan, infinity}) {
+  for (const double temperature : {-1.0, std::nan(""), HUGE_VAL}) {
     EXPECT_THROW(Sampler({temperature, 1, 0}), std::invalid_argument);
   }
-  for (const float top_p : {0.0F, -1.0F, nan}) EXPECT_THROW(Sampler({1, top_p, 0}), std::invalid_argument);
+  for (const double top_p : {0.0, -1.0, std::nan("")})
+    EXPECT_THROW(Sampler({1, top_p, 0}), std::invalid_argument);
 }
 
 }  // namespace

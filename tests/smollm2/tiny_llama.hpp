@@ -21,10 +21,13 @@ namespace smollm2::test {
 struct TinyLlama {
   std::size_t layers = 2, embedding = 24, feed_forward = 37, query_heads = 4, kv_heads = 2, rotary_dim = 4;
   std::size_t vocab_size;
+  std::string architecture = "llama";
   float theta = 100, epsilon = 1e-5F;
   bool tied = true;
   std::map<std::string, std::vector<float>> tensors;  // by name, (outputs, inputs)
   std::map<std::string, std::vector<std::uint64_t>> dims;
+  std::vector<double> frequencies;  // (rotary_dim / 2) of a scaled RoPE; powers of theta if there are none
+  double attention_factor = 1;
 
   explicit TinyLlama(bool tied_output = true, std::size_t vocabulary = 53)
       : vocab_size(vocabulary), tied(tied_output) {
@@ -51,7 +54,7 @@ struct TinyLlama {
   /// As a file; `changed` replaces unsigned metadata of the same name.
   GgufWriter file(const std::map<std::string, std::uint32_t>& changed = {}) const {
     GgufWriter writer;
-    writer.string("general.architecture", "llama");
+    writer.string("general.architecture", architecture);
     std::map<std::string, std::size_t> numbers{{"block_count", layers},
                                                {"embedding_length", embedding},
                                                {"feed_forward_length", feed_forward},
@@ -61,8 +64,9 @@ struct TinyLlama {
                                                {"rope.dimension_count", rotary_dim}};
     for (const auto& [name, number] : changed) numbers[name] = number;
     for (const auto& [name, number] : numbers)
-      writer.u32("llama." + name, static_cast<std::uint32_t>(number));
-    writer.f32("llama.rope.freq_base", theta).f32("llama.attention.layer_norm_rms_epsilon", epsilon);
+      writer.u32(architecture + "." + name, static_cast<std::uint32_t>(number));
+    writer.f32(architecture + ".rope.freq_base", theta)
+        .f32(architecture + ".attention.layer_norm_rms_epsilon", epsilon);
     for (const auto& [name, numbers_of] : tensors)
       writer.tensor(name, GgmlType::f32, dims.at(name), std::as_bytes(std::span(numbers_of)));
     return writer;
@@ -86,6 +90,10 @@ using Vector = std::vector<double>;
 using Visible =
     std::function<bool(std::size_t layer, std::size_t kv_head, std::size_t row, std::size_t entry)>;
 
+/// The position at which the token of position `row` meets `entry`, itself included, in (layer, kv head).
+using Position =
+    std::function<std::size_t(std::size_t layer, std::size_t kv_head, std::size_t row, std::size_t entry)>;
+
 /// What a forward pass over all tokens at positions 0, 1, ... gives.
 struct SlowForward {
   std::vector<Vector> logits;                // (tokens, vocab_size)
@@ -93,9 +101,10 @@ struct SlowForward {
   std::vector<std::vector<Vector>> keys;     // (layers, tokens, kv_heads * head_dim), rotated
   std::vector<std::vector<Vector>> values;   // (layers, tokens, kv_heads * head_dim)
 
-  /// Without `is_visible` all earlier tokens are.
-  SlowForward(const TinyLlama& model, std::span<const infinipot::Token> tokens, Visible is_visible = {})
-      : m_(model), visible_(std::move(is_visible)) {
+  /// Without `is_visible` all earlier tokens are; without `position` all stay where they were.
+  SlowForward(const TinyLlama& model, std::span<const infinipot::Token> tokens, Visible is_visible = {},
+              Position position = {})
+      : m_(model), visible_(std::move(is_visible)), position_(std::move(position)) {
     const std::vector<float>& embedding = weights("token_embd.weight");
     std::vector<Vector> x;
     for (const infinipot::Token token : tokens) {
@@ -131,16 +140,30 @@ struct SlowForward {
   Vector rotated(Vector x, std::size_t position) const {
     for (std::size_t head = 0; head < x.size() / m_.head_dim(); ++head)
       for (std::size_t pair = 0; pair < m_.rotary_dim / 2; ++pair) {
-        const double exponent = -2 * static_cast<double>(pair) / static_cast<double>(m_.rotary_dim);
-        const double angle =
-            static_cast<double>(position) * std::pow(static_cast<double>(m_.theta), exponent);
+        const double angle = static_cast<double>(position) * frequency(pair);
         double& a = x[head * m_.head_dim() + 2 * pair];
         double& b = x[head * m_.head_dim() + 2 * pair + 1];
         const double turned = a * std::cos(angle) - b * std::sin(angle);
-        b = a * std::sin(angle) + b * std::cos(angle);
-        a = turned;
+        b = m_.attention_factor * (a * std::sin(angle) + b * std::cos(angle));
+        a = m_.attention_factor * turned;
       }
     return x;
+  }
+
+  double frequency(std::size_t pair) const {
+    if (!m_.frequencies.empty()) return m_.frequencies[pair];
+    return std::pow(static_cast<double>(m_.theta),
+                    -2 * static_cast<double>(pair) / static_cast<double>(m_.rotary_dim));
+  }
+
+  /// All kv heads of `entry` of the newest layer, as `row` meets them in `kv_head`.
+  Vector key(std::size_t kv_head, std::size_t row, std::size_t entry) const {
+    if (!position_) return keys.back()[entry];
+    return rotated(projected_keys_[entry], position_(keys.size() - 1, kv_head, row, entry));
+  }
+
+  std::size_t own_position(std::size_t row) const {
+    return position_ ? position_(keys.size() - 1, 0, row, row) : row;
   }
 
   /// What query head `head` of token `row` reads from the newest layer.
@@ -150,9 +173,9 @@ struct SlowForward {
     double sum = 0;
     for (std::size_t entry = 0; entry <= row; ++entry) {
       if (entry < row && visible_ && !visible_(keys.size() - 1, kv, row, entry)) continue;
+      const Vector met = key(kv, row, entry);
       double score = 0;
-      for (std::size_t i = 0; i < d; ++i)
-        score += queries.back()[row][head * d + i] * keys.back()[entry][kv * d + i];
+      for (std::size_t i = 0; i < d; ++i) score += queries.back()[row][head * d + i] * met[kv * d + i];
       const double weight = std::exp(score / std::sqrt(static_cast<double>(d)));
       for (std::size_t i = 0; i < d; ++i) read[i] += weight * values.back()[entry][kv * d + i];
       sum += weight;
@@ -165,10 +188,12 @@ struct SlowForward {
     queries.emplace_back();
     keys.emplace_back();
     values.emplace_back();
+    projected_keys_.clear();
     for (std::size_t row = 0; row < x.size(); ++row) {
       const Vector h = norm(block + "attn_norm.weight", x[row]);
-      queries.back().push_back(rotated(product(block + "attn_q.weight", h), row));
-      keys.back().push_back(rotated(product(block + "attn_k.weight", h), row));
+      queries.back().push_back(rotated(product(block + "attn_q.weight", h), own_position(row)));
+      projected_keys_.push_back(product(block + "attn_k.weight", h));
+      keys.back().push_back(rotated(projected_keys_.back(), own_position(row)));
       values.back().push_back(product(block + "attn_v.weight", h));
     }
     for (std::size_t row = 0; row < x.size(); ++row) {
@@ -190,6 +215,8 @@ struct SlowForward {
 
   const TinyLlama& m_;
   Visible visible_;
+  Position position_;
+  std::vector<Vector> projected_keys_;  // of the newest layer, not rotated
 };
 
 }  // namespace smollm2::test

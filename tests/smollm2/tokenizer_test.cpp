@@ -104,9 +104,11 @@ TEST(Tokenizer, InvalidUtf8BecomesReplacementCharacters) {
 
 TEST(Tokenizer, RefusesOtherTokenizers) {
   EXPECT_EQ(tiny_error([](TinyVocabulary& v) { v.model = "llama"; }),
-            "x.gguf: metadata key 'tokenizer.ggml.model': found 'llama', but only 'gpt2' is supported");
+            "x.gguf: metadata key 'tokenizer.ggml.model': found 'llama', but only 'gpt2' is supported; "
+            "infinipot-llama runs what llama.cpp can");
   EXPECT_EQ(tiny_error([](TinyVocabulary& v) { v.pre = "qwen2"; }),
-            "x.gguf: metadata key 'tokenizer.ggml.pre': found 'qwen2', but only 'smollm' is supported");
+            "x.gguf: metadata key 'tokenizer.ggml.pre': found 'qwen2', but only 'smollm' is supported; "
+            "infinipot-llama runs what llama.cpp can");
 }
 
 TEST(Tokenizer, RefusesInconsistentVocabularies) {
