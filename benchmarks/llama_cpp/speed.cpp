@@ -113,7 +113,7 @@ class Engine {
     settings.capacity = 2;
     for (const Work& work : all_work(options))
       settings.capacity = std::max(settings.capacity, work.depth + work.tokens);
-    settings.rope = config.rope();
+    settings.rope = config.rope(settings.capacity);
     return settings;
   }
 

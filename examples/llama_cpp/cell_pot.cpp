@@ -63,6 +63,11 @@ infinipot::Shape shape_of(const llama_model& model) {
           head_dim != 0 ? head_dim : static_cast<std::size_t>(llama_model_n_embd(&model)) / heads};
 }
 
+std::size_t rotary_dim_of(const llama_model& model) {
+  const std::size_t turned = metadata(model, ".rope.dimension_count");
+  return turned != 0 ? turned : shape_of(model).head_dim;
+}
+
 CellPot::CellPot(llama_context& context, llama_seq_id sequence, std::size_t capacity)
     : context_(context),
       sequence_(sequence),
@@ -76,6 +81,15 @@ CellPot::CellPot(llama_context& context, llama_seq_id sequence, std::size_t capa
 void CellPot::remove(std::size_t first, std::size_t end) {
   if (!llama_memory_seq_rm(memory(), sequence_, static_cast<llama_pos>(first), static_cast<llama_pos>(end)))
     refuse<std::runtime_error>("llama_memory_seq_rm refused to remove positions ", first, " .. ", end - 1);
+}
+
+void CellPot::append(std::span<const infinipot::Entry> added) {
+  const std::int64_t last = llama_memory_seq_pos_max(memory(), sequence_);  // -1 if there is none
+  const auto written = static_cast<std::size_t>(last + 1);
+  if (written != entries_.size() + added.size())
+    refuse<std::runtime_error>("cells of ", written, " entries are written, but there are to be ",
+                               entries_.size() + added.size());
+  entries_.append(added);
 }
 
 void CellPot::truncate(std::size_t size) {

@@ -16,6 +16,9 @@ namespace llama_cpp {
 /// Layers and heads as the model's metadata has them.
 infinipot::Shape shape_of(const llama_model& model);
 
+/// How many numbers of a head RoPE turns, as the metadata have it.
+std::size_t rotary_dim_of(const llama_model& model);
+
 /// The store of one sequence of a context, of shared granularity; meets infinipot::Store and ReadableKeys.
 /// llama.cpp owns the memory. This knows which cell holds which entry. The sequence belongs to the pot:
 /// nobody else may decode into it, remove from it or shift it.
@@ -31,13 +34,17 @@ class CellPot {
   infinipot::Granularity granularity() const noexcept { return infinipot::Granularity::shared; }
   const infinipot::EntryTable& entries() const noexcept { return entries_; }
 
-  void append(std::span<const infinipot::Entry> added) noexcept { entries_.append(added); }
+  /// Throws std::runtime_error unless the cells of these entries, and no others, have been written: those
+  /// that were truncated are gone.
+  void append(std::span<const infinipot::Entry> added);
 
-  /// Throws std::runtime_error if llama.cpp refuses.
+  /// Throws std::runtime_error if llama.cpp refuses, which for the caches that the constructor accepts it
+  /// never does; then nothing has changed.
   void truncate(std::size_t size);
 
   /// Removes the cells of all other entries and moves the kept ones to positions 0, 1, 2, ...: llama.cpp
-  /// turns their keys before its next forward pass (K-shift). Throws std::runtime_error if llama.cpp refuses.
+  /// turns their keys before its next forward pass (K-shift). Throws std::runtime_error if llama.cpp refuses,
+  /// as for truncate(), but then some cells may be gone or moved already: the pot is of no more use.
   void keep(const infinipot::Selection& kept);
 
   /// Keys as the running forward pass sees them (with flash attention only, see Engine), in `tile`.

@@ -6,23 +6,13 @@
 #include <stdexcept>
 #include <utility>
 
+#include "decode_error.hpp"
+#include "shift_check.hpp"
+
 namespace llama_cpp {
 namespace {
 
 using infinipot::Token;
-
-std::string cause_of(std::int32_t status) {
-  switch (status) {
-    case 1:
-      return "no free cells in the context (its n_ctx must hold all its pots)";
-    case 2:
-      return "aborted";
-    case -1:
-      return "invalid batch";
-    default:
-      return "error " + std::to_string(status);
-  }
-}
 
 /// What GGML_OP_FLASH_ATTN_EXT keeps in its op_params.
 struct FlashParameters {
@@ -156,7 +146,7 @@ Engine::Engine(GraphTap& tap, CellPot& pot)
       wanted_(positions_.size()),
       sequence_(pot.sequence()),
       sequences_(positions_.size(), &sequence_) {
-  if (!tap_.shows()) try_out();
+  if (!tap_.trusted()) try_out();
 }
 
 std::size_t Engine::vocab_size() const noexcept {
@@ -223,7 +213,7 @@ void Engine::decode(std::span<const Token> tokens, std::size_t position, std::si
   };
   if (const std::int32_t status = llama_decode(&pot_.context(), batch); status != 0)
     throw std::runtime_error("llama.cpp cannot decode " + std::to_string(tokens.size()) +
-                             " tokens at position " + std::to_string(position) + ": " + cause_of(status));
+                             " tokens at position " + std::to_string(position) + ": " + decode_error(status));
   const std::size_t vocabulary = vocab_size();
   for (std::size_t i = 0; i < tokens.size(); ++i)
     if (wanted_[i] != 0)
@@ -231,16 +221,11 @@ void Engine::decode(std::span<const Token> tokens, std::size_t position, std::si
 }
 
 void Engine::try_out() {
-  struct NoLogits final : infinipot::LogitsSink {
-    NoLogits() noexcept : LogitsSink(1) {}
-    void row(std::size_t /*row*/, std::span<const float> /*logits*/) noexcept override {}
-  } no_logits;
   if (pot_.entries().size() != 0)
     throw std::invalid_argument("llama.cpp: the first engine of a tap needs an empty pot to try it out");
-  const Token token = 0;
-  forward({&token, 1}, 0, no_logits);
-  pot_.truncate(0);
+  check_shift(tap_, pot_.context(), pot_.sequence());
   if (!tap_.shows()) throw std::invalid_argument("llama.cpp: the model does not show its attention");
+  tap_.trust();
 }
 
 }  // namespace llama_cpp

@@ -21,9 +21,10 @@ namespace llama_cpp {
 /// Context, tap and pot must outlive the engine. Tokens are decoded in batches of the context's n_batch.
 class Engine {
  public:
-  /// To find out what attention the context shows, the first engine of a tap decodes one token; its pot must
-  /// be empty. Throws std::invalid_argument or std::runtime_error if it is not, if that fails, or if the
-  /// pot's context was not made with GraphTap::install().
+  /// To find out what attention the context shows, and whether llama.cpp moves its keys rightly, the first
+  /// engine of a tap decodes ten tokens (check_shift()); all sequences of its context must be empty, and stay
+  /// so. Throws std::invalid_argument or std::runtime_error if they are not, if keys are moved wrongly, if
+  /// decoding fails, or if the pot's context was not made with GraphTap::install().
   Engine(GraphTap& tap, CellPot& pot);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;

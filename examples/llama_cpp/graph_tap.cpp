@@ -22,6 +22,12 @@ std::optional<std::size_t> layer_of_keys(const ggml_tensor& tensor) noexcept {
   return layer_of(root.name, "cache_k_l");
 }
 
+/// The layer whose keys a node writes to the cache.
+std::optional<std::size_t> layer_of_written_keys(const ggml_tensor& node) noexcept {
+  if (node.op != GGML_OP_SET_ROWS || node.src[1]->type != GGML_TYPE_I64) return std::nullopt;
+  return layer_of_keys(node);
+}
+
 /// The layer of whose attention a node is the softmax or the whole.
 std::optional<std::size_t> layer_of_attention(const ggml_tensor& node) noexcept {
   if (node.op == GGML_OP_SOFT_MAX) return layer_of(node.name, "kq_soft_max-");
@@ -33,12 +39,14 @@ std::optional<std::size_t> layer_of_attention(const ggml_tensor& node) noexcept 
 
 bool GraphTap::wants(const ggml_tensor& node) noexcept {
   if (listener_ == nullptr) return false;
-  if (node.op == GGML_OP_SET_ROWS && layer_of_keys(node) == 0 && node.src[1]->type == GGML_TYPE_I64) {
+  if (const auto layer = layer_of_written_keys(node)) {
     // The rows to write are an input of the graph, so they are known before anything is computed.
-    const ggml_tensor& rows = *node.src[1];
-    const auto* const cells = reinterpret_cast<const std::int64_t*>(bytes_.read(rows));
-    listener_->cells({cells, static_cast<std::size_t>(rows.ne[0])});
-    return false;
+    if (*layer == 0) {
+      const ggml_tensor& rows = *node.src[1];
+      const auto* const cells = reinterpret_cast<const std::int64_t*>(bytes_.read(rows));
+      listener_->cells({cells, static_cast<std::size_t>(rows.ne[0])});
+    }
+    return listener_->wants_keys();
   }
   if (!layer_of_attention(node)) return false;
   shows_ = node.op == GGML_OP_SOFT_MAX ? Shows::probabilities : Shows::queries;
@@ -46,8 +54,9 @@ bool GraphTap::wants(const ggml_tensor& node) noexcept {
 }
 
 bool GraphTap::take(const ggml_tensor& node) noexcept {
-  if (listener_ != nullptr)
-    if (const auto layer = layer_of_attention(node)) return listener_->attention(*layer, node);
+  if (listener_ == nullptr) return true;
+  if (const auto layer = layer_of_attention(node)) return listener_->attention(*layer, node);
+  if (const auto layer = layer_of_written_keys(node)) listener_->keys(*layer, node);
   return true;
 }
 

@@ -27,6 +27,14 @@ class Listener {
   /// Whether to show attention. What is not wanted costs next to nothing.
   virtual bool wants_attention() const noexcept = 0;
 
+  /// Whether to show keys as they are written to the cache.
+  virtual bool wants_keys() const noexcept { return false; }
+
+  /// One layer's keys of a micro-batch have been written: `node` is a GGML_OP_SET_ROWS whose src[0] holds
+  /// them as floats (all heads of a token, tokens) and whose view_src is the cache (all heads of a cell,
+  /// cells).
+  virtual void keys(std::size_t /*layer*/, const ggml_tensor& /*node*/) noexcept {}
+
   /// One layer's attention over a micro-batch has been computed: `node` is its softmax (GGML_OP_SOFT_MAX)
   /// or all of it (GGML_OP_FLASH_ATTN_EXT). Returns whether the rest of the graph is to be computed.
   virtual bool attention(std::size_t layer, const ggml_tensor& node) noexcept = 0;
@@ -56,6 +64,10 @@ class GraphTap {
   /// Known after the first forward pass.
   std::optional<Shows> shows() const noexcept { return shows_; }
 
+  /// Whether the context has been tried out, so that its engines need not.
+  bool trusted() const noexcept { return trusted_; }
+  void trust() noexcept { trusted_ = true; }
+
   /// Who hears the next forward passes; null for nobody.
   void listen(Listener* listener) noexcept { listener_ = listener; }
 
@@ -70,6 +82,7 @@ class GraphTap {
 
   Listener* listener_ = nullptr;
   std::optional<Shows> shows_;
+  bool trusted_ = false;
   TensorBytes bytes_;
 };
 

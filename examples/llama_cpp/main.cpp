@@ -59,7 +59,8 @@ class Memory {
     explicit Fork(Memory& memory) : pot_(memory.pot_.fork(1)), engine_(memory.tap_, pot_) {}
     Fork(const Fork&) = delete;
     Fork& operator=(const Fork&) = delete;
-    ~Fork() { pot_.truncate(0); }  // another one may follow
+    /// Another one may follow. Removing a whole sequence never fails.
+    ~Fork() { llama_memory_seq_rm(llama_get_memory(&pot_.context()), pot_.sequence(), -1, -1); }
 
     CellPot& store() noexcept { return pot_; }
     Engine& engine() noexcept { return engine_; }
@@ -82,7 +83,7 @@ class Memory {
 class Backend {
  public:
   explicit Backend(Options& options)
-      : model_(load_model(options.model, separated(options.rpc))), text_(*model_) {
+      : model_(load_model(options.model, separated(options.rpc))), text_(*model_, options.model) {
     if (options.threads == 0) options.threads = std::max(1U, std::thread::hardware_concurrency());
     settings_.threads = static_cast<int>(options.threads);
     settings_.cache_type = cache_type(options.cache_type);

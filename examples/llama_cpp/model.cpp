@@ -5,35 +5,32 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
+#include <system_error>
+
+#include "cache_type.hpp"
+#include "error_log.hpp"
 
 namespace llama_cpp {
 namespace {
 
-/// The last error that llama.cpp logged.
-struct LastError {
-  std::mutex mutex;
-  std::string text;
-};
-
-LastError& last_error() {
-  static LastError error;
-  return error;
+[[noreturn]] void fail(const std::string& what, const ErrorLog& log) {
+  const std::string cause = log.cause();
+  throw std::runtime_error(what + (cause.empty() ? "" : ": " + cause));
 }
 
-void note(ggml_log_level level, const char* text, void* /*data*/) {
-  if (level != GGML_LOG_LEVEL_ERROR) return;
-  const std::lock_guard lock(last_error().mutex);
-  last_error().text = text;
-}
-
-[[noreturn]] void fail(const std::string& what) {
-  const std::lock_guard lock(last_error().mutex);
-  std::string why = last_error().text;
-  while (!why.empty() && why.back() == '\n') why.pop_back();
-  throw std::runtime_error(what + (why.empty() ? "" : ": " + why));
+/// Of what llama.cpp says itself in no clear way.
+void check_file(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  const std::string what = "llama.cpp cannot load " + path + ": ";
+  if (error) throw std::runtime_error(what + error.message());
+  if (std::filesystem::is_directory(status))
+    throw std::runtime_error(what + "it is a folder, not a GGUF file");
+  if (std::filesystem::is_regular_file(status) && std::filesystem::file_size(path, error) == 0)
+    throw std::runtime_error(what + "it is empty");
 }
 
 /// llama.cpp aborts the program if a server cannot be reached, so try first.
@@ -79,7 +76,9 @@ std::vector<ggml_backend_dev_t> devices_of(const std::vector<std::string>& serve
 
 }  // namespace
 
-void keep_quiet() { llama_log_set(note, nullptr); }
+void keep_quiet() {
+  llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
+}
 
 llama_model_ptr load_model(const std::string& path, const std::vector<std::string>& servers) {
   llama_model_params parameters = llama_model_default_params();
@@ -89,8 +88,10 @@ llama_model_ptr load_model(const std::string& path, const std::vector<std::strin
     parameters.devices = devices.data();
     parameters.n_gpu_layers = -1;  // all of them
   }
+  check_file(path);
+  const ErrorLog log;
   llama_model_ptr model(llama_model_load_from_file(path.c_str(), parameters));
-  if (model == nullptr) fail("llama.cpp cannot load " + path);
+  if (model == nullptr) fail("llama.cpp cannot load " + path, log);
   return model;
 }
 
@@ -109,11 +110,13 @@ llama_context_params context_parameters(const ContextSettings& settings) noexcep
 }
 
 llama_context_ptr make_context(llama_model& model, GraphTap& tap, const ContextSettings& settings) {
+  check_key_type(model, settings.key_type());
   llama_context_params parameters = context_parameters(settings);
   tap.install(parameters);
+  const ErrorLog log;
   llama_context_ptr context(llama_init_from_model(&model, parameters));
   if (context == nullptr)
-    fail("llama.cpp cannot make a context of " + std::to_string(settings.cells) + " cells");
+    fail("llama.cpp cannot make a context of " + std::to_string(settings.cells) + " cells", log);
   return context;
 }
 

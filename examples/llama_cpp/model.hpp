@@ -12,11 +12,13 @@
 
 namespace llama_cpp {
 
-/// Keeps llama.cpp's messages off standard error from now on; exceptions carry the errors.
+/// Keeps llama.cpp's messages off standard error from now on; the exceptions of what follows carry the
+/// errors.
 void keep_quiet();
 
 /// Loads a GGUF file, onto the devices of these RPC servers (host:port), if any, which share the layers.
-/// Throws std::runtime_error with llama.cpp's own reason, or if a server cannot be reached.
+/// Throws std::runtime_error with llama.cpp's own reason (a file that is missing or no GGUF, cut off, of an
+/// unknown architecture ...), or if a server cannot be reached.
 llama_model_ptr load_model(const std::string& path, const std::vector<std::string>& servers = {});
 
 struct ContextSettings {
@@ -37,7 +39,8 @@ struct ContextSettings {
 /// The same in llama.cpp's terms, without a tap.
 llama_context_params context_parameters(const ContextSettings& settings) noexcept;
 
-/// A context that shows itself to the tap. Throws std::runtime_error with llama.cpp's own reason.
+/// A context that shows itself to the tap. Throws std::invalid_argument for a cache type that a pot cannot
+/// have (check_key_type()), and std::runtime_error with llama.cpp's own reason.
 llama_context_ptr make_context(llama_model& model, GraphTap& tap, const ContextSettings& settings);
 
 }  // namespace llama_cpp

@@ -1,5 +1,5 @@
-// Both reading programs keep the same and predict the same, as exactly as llama.cpp's settings allow. All of
-// it needs the real model and skips without it.
+// Both reading programs keep the same and predict the same, as exactly as llama.cpp's settings allow. What
+// needs the real model skips without it.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,8 +11,16 @@
 #include <utility>
 #include <vector>
 
+#include "infinipot/pot.hpp"
 #include "programs.hpp"
+#include "smollm2/gguf.hpp"
+#include "smollm2/kept_logits.hpp"
+#include "smollm2/llama_engine.hpp"
+#include "smollm2/llama_weights.hpp"
 #include "smollm2/test_files.hpp"
+#include "smollm2/thread_pool.hpp"
+#include "smollm2/tiny_architectures.hpp"
+#include "tiny_models.hpp"
 #include "unpack.hpp"
 
 namespace llama_cpp {
@@ -149,6 +157,63 @@ TEST_P(Agreement, OfBothPrograms) {
   compare("q8_0", "on");
   // With packed weights llama.cpp also rounds what they are multiplied with.
   expect_agreement(found(packed(), "f16", "on"), expected, {.nll = 0.05, .least_share = 0});
+}
+
+/// Logits of all tokens of a tiny model by llama.cpp, and the room that it has made.
+std::pair<std::size_t, std::vector<std::vector<float>>> logits_by_llama_cpp(
+    const std::vector<std::byte>& file, const std::vector<infinipot::Token>& tokens) {
+  keep_quiet();
+  const test::TemporaryModel path(file);
+  const llama_model_ptr model = load_model(path.path());
+  llama_context_params parameters =
+      context_parameters({.cells = 256, .cache_type = GGML_TYPE_F32, .flash_attention = false});
+  const llama_context_ptr context(llama_init_from_model(model.get(), parameters));
+  const auto count = static_cast<std::int32_t>(tokens.size());
+  llama_batch batch = llama_batch_init(count, 0, 1);
+  for (batch.n_tokens = 0; batch.n_tokens < count; ++batch.n_tokens) {
+    const std::int32_t i = batch.n_tokens;
+    batch.token[i] = tokens[static_cast<std::size_t>(i)];
+    batch.pos[i] = i;
+    batch.n_seq_id[i] = 1;
+    batch.seq_id[i][0] = 0;
+    batch.logits[i] = 1;
+  }
+  EXPECT_EQ(llama_decode(context.get(), batch), 0);
+  llama_batch_free(batch);
+  const std::int32_t vocab_size = llama_vocab_n_tokens(llama_model_get_vocab(model.get()));
+  std::vector<std::vector<float>> logits;
+  for (std::int32_t i = 0; i < count; ++i) {
+    const float* const row = llama_get_logits_ith(context.get(), i);
+    logits.emplace_back(row, row + vocab_size);
+  }
+  return {llama_n_ctx_seq(context.get()), std::move(logits)};
+}
+
+/// RoPE's scalings, biases and head norms mean to the example engine what they mean to llama.cpp, which has
+/// no bias on the output of Qwen 3's attention.
+class ArchitectureAgreement : public testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Of, ArchitectureAgreement,
+                         testing::Values("plain", "linear", "llama3", "yarn", "longrope_short",
+                                         "longrope_long", "biases", "biases_yarn", "qwen2", "qwen3"),
+                         [](const auto& name) { return std::string(name.param); });
+
+TEST_P(ArchitectureAgreement, OfBothEngines) {
+  const smollm2::test::TinyArchitecture tiny(GetParam());
+  const std::vector<std::byte> file = tiny.file();
+  const std::vector<infinipot::Token> tokens = tiny.tokens();
+  const auto [room, expected] = logits_by_llama_cpp(file, tokens);
+
+  smollm2::ThreadPool pool(1);
+  const smollm2::LlamaWeights weights(smollm2::GgufFile(file, "tiny"), pool);
+  infinipot::Pot<float> pot(
+      {.shape = weights.config().shape(), .capacity = room, .rope = weights.config().rope(room)});
+  smollm2::LlamaEngine engine(weights, pot, pool, tokens.size());
+  smollm2::test::KeptLogits found(tokens.size());
+  engine.forward(tokens, 0, found);
+  const double error = smollm2::test::largest_error(expected, found.rows);
+  RecordProperty("error", std::to_string(error));
+  EXPECT_LT(error, 1e-4);  // as against transformers, with another's single precision on top
 }
 
 }  // namespace

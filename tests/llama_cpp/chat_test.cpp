@@ -58,11 +58,10 @@ void write(const Family& family, const std::string& vocabulary, const std::strin
   gguf_free(file);
 }
 
-/// Null if llama.cpp's vocabularies are not there.
-llama_model_ptr load(const Family& family) {
+/// Writes it to `file` and loads it. Null if llama.cpp's vocabularies are not there.
+llama_model_ptr load(const Family& family, const TemporaryFile& file) {
   const auto path = test::installed_vocabulary(family.vocabulary);
   if (!path) return nullptr;
-  const TemporaryFile file;
   write(family, *path, file.path());
   return test::load_vocabulary(file.path());
 }
@@ -70,7 +69,7 @@ llama_model_ptr load(const Family& family) {
 class Conversation : public testing::TestWithParam<Family> {
  protected:
   void SetUp() override {
-    model_ = load(GetParam());
+    model_ = load(GetParam(), file_);
     if (model_ == nullptr) GTEST_SKIP() << test::no_llama_cpp;
   }
 
@@ -80,7 +79,7 @@ class Conversation : public testing::TestWithParam<Family> {
     reading::Options options;
     options.turns = {{.document = first.path(), .question = "How much?"},
                      {.document = second.path(), .question = "And now?"}};
-    const Text text(*model_);
+    const Text text(*model_, file_.path());
     std::vector<Tokens> turns;
     for (reading::Prompt& prompt : reading::prompts_of(text, options, reading::open_documents(options))) {
       Tokens& turn = turns.emplace_back();
@@ -107,6 +106,7 @@ class Conversation : public testing::TestWithParam<Family> {
   }
 
  private:
+  const TemporaryFile file_;
   llama_model_ptr model_;
 };
 
@@ -134,11 +134,13 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& family) { return family.param.name; });
 
 TEST(ChatTemplate, HasItsOwnSystemMessage) {
+  const TemporaryFile file;
   const llama_model_ptr model =
       load({"Qwen", bpe,
-            "<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud.<|im_end|>\\n{{ '<|im_start|>' }}"});
+            "<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud.<|im_end|>\\n{{ '<|im_start|>' }}"},
+           file);
   if (model == nullptr) GTEST_SKIP() << test::no_llama_cpp;
-  const Text text(*model);
+  const Text text(*model, file.path());
   const reading::ChatTemplate& chat = text.chat();
   EXPECT_EQ(decoded(text, chat.user.tokens) + chat.user.space,
             "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud.<|im_end|>\n<|im_start|>user\n");
@@ -146,10 +148,11 @@ TEST(ChatTemplate, HasItsOwnSystemMessage) {
 }
 
 TEST(ChatTemplate, ThatIsUnknownIsRefused) {
-  const llama_model_ptr model = load({"Unknown", spm, "{{ messages }}"});
+  const TemporaryFile file;
+  const llama_model_ptr model = load({"Unknown", spm, "{{ messages }}"}, file);
   if (model == nullptr) GTEST_SKIP() << test::no_llama_cpp;
   try {
-    const Text text(*model);
+    const Text text(*model, file.path());
     FAIL() << "accepted";
   } catch (const std::invalid_argument& error) {
     EXPECT_STREQ(error.what(), "llama.cpp does not know the model's chat template");

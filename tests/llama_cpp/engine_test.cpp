@@ -132,7 +132,7 @@ class ExampleEngine {
                     .capacity = capacity,
                     .max_keep = settings.keep,
                     .granularity = Granularity::shared,
-                    .rope = weights_.config().rope()});
+                    .rope = weights_.config().rope(capacity)});
     smollm2::LlamaEngine engine(weights_, pot, pool_, capacity);
     Ccd reader(engine, pot, policy, settings);
     return Trace::of(reader, pot, tokens);
@@ -367,6 +367,32 @@ TEST_F(LlamaCpp, FailedPassLeavesThePotAsItWas) {
   reader.feed(more);
   expected.feed(more);
   EXPECT_TRUE(std::ranges::equal(reader.logits(), expected.logits()));
+}
+
+// A cell that is removed is gone, unlike a row: a pass that fails while the last tokens are read anew loses
+// them.
+TEST_F(LlamaCpp, TokensLostByADistillationAreNoticed) {
+  const Tokens tokens = text(40);
+  const infinipot::SnapKv policy(8, 1);
+  Single single(*model_, capacity, exact), undisturbed(*model_, capacity, exact);
+  Ccd reader(*single.engine, *single.pot, policy, {.keep = 24, .chunk = 16});
+  Ccd expected(*undisturbed.engine, *undisturbed.pot, policy, {.keep = 24, .chunk = 16});
+  reader.feed(tokens);
+  expected.feed(tokens);
+  expected.distil();
+  llama_set_abort_callback(
+      single.context.get(), [](void*) { return true; }, nullptr);
+  EXPECT_THROW(reader.distil(), std::runtime_error);
+  llama_set_abort_callback(single.context.get(), nullptr, nullptr);
+  EXPECT_THROW(reader.feed(tokens), std::invalid_argument);
+  EXPECT_EQ(single.pot->entries().size(), 32U);
+  reader.resume();
+  EXPECT_EQ(reader.stats().tokens_read, 32U);
+  reader.feed(std::span(tokens).subspan(32));
+  reader.distil();
+  EXPECT_EQ(undisturbed.pot->entries().size(), 24U);
+  EXPECT_TRUE(
+      std::ranges::equal(single.pot->entries().positions(0), undisturbed.pot->entries().positions(0)));
 }
 
 template <class F>

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <set>
 #include <string>
 #include <utility>
@@ -42,8 +43,9 @@ class LlamaProgram : public testing::Test {
  protected:
   /// All that is needed, and more; one thread is enough.
   Arguments arguments(const Arguments& more = {}) const {
-    Arguments all = Arguments{"--model", model_.path(), "--question", "what is it", "--threads", "1"} + more;
-    for (const auto& [option, value] : {std::pair("--document", text_.path()), {"--pot", "200"}})
+    Arguments all = Arguments{"--question", "what is it", "--threads", "1"} + more;
+    for (const auto& [option, value] :
+         {std::pair("--model", model_.path()), {"--document", text_.path()}, {"--pot", "200"}})
       if (std::find(all.begin(), all.end(), option) == all.end()) all = all + Arguments{option, value};
     return all;
   }
@@ -76,16 +78,43 @@ TEST_F(LlamaProgram, RefusesOptions) {
                  "--pot 200 is too small; it must be at least 201");
 }
 
-TEST_F(LlamaProgram, RefusesModels) {
-  const auto refusal = [&](const std::string& model) {
-    return test::run(infinipot_llama,
-                     {"--model", model, "--document", text_.path(), "--question", "what is it"});
+TEST_F(LlamaProgram, ChecksItsAdapter) {
+  for (const char* type : {"f32", "f16"})
+    for (const char* flash_attention : {"on", "off"}) {
+      const Outcome outcome =
+          test::run(infinipot_llama, {"--model", model_.path(), "--check", "--pot", "200", "--threads", "1",
+                                      "--cache-type", type, "--flash-attention", flash_attention});
+      EXPECT_EQ(outcome.status, 0) << outcome.out << outcome.err;
+      EXPECT_EQ(outcome.out.rfind("the adapter does what it says\n", 0), 0U) << outcome.out;
+    }
+  expect_refusal(run({"--check"}), "--check: reads no --document");
+}
+
+TEST_F(LlamaProgram, RefusesModelsWithTheCause) {
+  const auto expect_cause = [&](const std::string& model, const std::string& cause) {
+    expect_refusal(run({"--model", model}), "llama.cpp cannot load " + model + ": " + cause);
   };
-  const TemporaryFile empty, garbage(std::string(5000, 'x')), cut(std::string("GGUF\3\0\0\0\1\0\0", 11));
-  expect_refusal(refusal("/no/such/model.gguf"), "/no/such/model.gguf");
-  expect_refusal(refusal("/tmp"), "/tmp");
-  for (const TemporaryFile* file : {&empty, &garbage, &cut})
-    expect_refusal(refusal(file->path()), "llama.cpp cannot load " + file->path());
+  expect_cause("/no/such/model.gguf", "No such file or directory");
+  expect_cause(std::filesystem::temp_directory_path(), "it is a folder, not a GGUF file");
+  const TemporaryFile empty, text(std::string(5000, 'x')), head(std::string("GGUF\3\0\0\0\1\0\0", 11));
+  expect_cause(empty.path(), "it is empty");
+  expect_cause(text.path(), "invalid magic characters: 'xxxx', expected 'GGUF'");
+  expect_cause(head.path(), "failed to read ");
+  std::vector<std::byte> whole = test::tiny_chatting_file();
+  whole.resize(whole.size() - 1000);
+  expect_cause(TemporaryModel(whole, "cut").path(), "tensor 'token_embd.weight' data is not within the file");
+  smollm2::test::GgufWriter unknown;
+  unknown.string("general.architecture", "abacus");
+  expect_cause(TemporaryModel(unknown.build(), "unknown").path(), "unknown model architecture: 'abacus'");
+  smollm2::test::TinyLlama fewer = test::tiny_llama();
+  fewer.tensors.erase("blk.1.attn_k.weight");
+  expect_cause(TemporaryModel(test::tiny_file(fewer), "fewer").path(),
+               "tensor 'blk.1.attn_k.weight' not found");
+}
+
+TEST_F(LlamaProgram, RefusesModelsWithoutAVocabulary) {
+  const TemporaryModel model(test::tiny_file(test::tiny_llama()), "no_vocabulary");
+  expect_refusal(run({"--model", model.path()}), "the model's file has no vocabulary");
 }
 
 TEST_F(LlamaProgram, RefusesServers) {
@@ -96,9 +125,21 @@ TEST_F(LlamaProgram, RefusesServers) {
   expect_refusal(run({"--rpc", "no.such.host.invalid:50052"}), "RPC server no.such.host.invalid:50052: ");
 }
 
-// Blocks of q8_0 are 32 numbers, but heads of this model have 6.
-TEST_F(LlamaProgram, RefusesACacheThatLlamaCppRefuses) {
-  expect_refusal(run({"--cache-type", "q8_0"}), "llama.cpp cannot make a context of 200 cells");
+// Heads of this model have 6 numbers.
+TEST_F(LlamaProgram, RefusesQuantisedCachesOfHeadsThatDoNotFit) {
+  for (const char* flash_attention : {"on", "off"})
+    expect_refusal(
+        run({"--cache-type", "q8_0", "--flash-attention", flash_attention}),
+        "llama.cpp cannot move keys of type q8_0, which closing gaps needs: heads of this model have "
+        "6 numbers");
+}
+
+// The right value of a file that was read in silence, with a mean NLL of 8.16 instead of 3.10.
+TEST_F(LlamaProgram, RefusesModelsWhoseKeysLlamaCppMovesWrongly) {
+  auto writer = test::tiny_chatting_writer();
+  writer.string("llama.rope.scaling.type", "yarn").f32("llama.rope.scaling.factor", 4);
+  const TemporaryModel yarn(writer.u32("llama.rope.scaling.original_context_length", 128).build(), "yarn");
+  expect_refusal(run({"--model", yarn.path()}), "llama.cpp moves this model's keys wrongly (K-shift)");
 }
 
 std::set<std::string> keys(const json& object) {
@@ -190,7 +231,7 @@ std::vector<std::uint64_t> shifted(std::uint64_t tokens, std::size_t pot, std::s
 
 TEST_F(LlamaProgram, ContextShiftKeepsTheFirstAndTheNewestHalf) {
   const llama_model_ptr vocabulary = test::load_vocabulary(model_.path());
-  const std::size_t header = Text(*vocabulary).chat().user.tokens.size();
+  const std::size_t header = Text(*vocabulary, model_.path()).chat().user.tokens.size();
   ASSERT_GT(header, 4U);
   for (const std::size_t pot : {200U, 201U, 256U})
     for (const std::size_t sinks : {std::size_t{0}, header - 1, header + 10}) {

@@ -35,7 +35,7 @@ class SameTokens : public testing::Test {
     if (!path) GTEST_SKIP() << smollm2::test::no_model;
     model_ = test::load_vocabulary(path->string());
     ASSERT_NE(model_, nullptr);
-    text_ = std::make_unique<Text>(*model_);
+    text_ = std::make_unique<Text>(*model_, path->string());
     expected_ = std::make_unique<reading::Smollm2Text>(smollm2::GgufFile(*path));
   }
 

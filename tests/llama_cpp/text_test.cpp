@@ -22,55 +22,10 @@ namespace {
 using reading::Token;
 using test::decoded;
 using test::encoded;
+using test::tokenized;
 using Tokens = std::vector<Token>;
 
-TEST(DefaultSystemMessage, IsWhatTheTemplateSaysItself) {
-  // Of SmolLM2, Qwen2.5 and, with a line break that is one, made up.
-  EXPECT_EQ(
-      default_system_message(
-          "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ "
-          "'<|im_start|>system\\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
-          "Face<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] "
-          "+ '<|im_end|>' + '\\n'}}{% endfor %}"),
-      "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
-  EXPECT_EQ(default_system_message(
-                "{%- if tools %}\n    {{- '<|im_start|>system\\n' }}\n    {{- messages[0]['content'] }}\n"
-                "{%- else %}\n    {%- if messages[0]['role'] == 'system' %}\n"
-                "        {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}\n    {%- "
-                "else %}\n"
-                "        {{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
-                "assistant.<|im_end|>\\n' }}\n    {%- endif %}\n{%- endif %}"),
-            "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.");
-  EXPECT_EQ(default_system_message("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"),
-            "Be brief.");
-}
-
-TEST(DefaultSystemMessage, IsEmptyWhereTheTemplateHasNone) {
-  EXPECT_EQ(default_system_message(""), "");
-  EXPECT_EQ(
-      default_system_message("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + "
-                             "message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"),
-      "");
-  EXPECT_EQ(default_system_message("<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"), "");
-}
-
-TEST(DefaultSystemMessage, IsNoExpression) {
-  EXPECT_EQ(default_system_message("{{ '<|im_start|>system\\n' + system_message + '<|im_end|>\\n' }}"), "");
-  EXPECT_EQ(default_system_message("<|im_start|>system\n{{ system_message }}<|im_end|>\n"), "");
-}
-
 const llama_vocab& vocabulary_of(const llama_model& model) { return *llama_model_get_vocab(&model); }
-
-/// What llama.cpp itself makes of a whole text.
-Tokens tokenized(const llama_vocab& vocabulary, const std::string& words) {
-  Tokens tokens(words.size() + 2);
-  const std::int32_t count =
-      llama_tokenize(&vocabulary, words.data(), static_cast<std::int32_t>(words.size()), tokens.data(),
-                     static_cast<std::int32_t>(tokens.size()), false, false);
-  EXPECT_GE(count, 0);
-  tokens.resize(static_cast<std::size_t>(std::max(count, 0)));
-  return tokens;
-}
 
 /// All kinds of texts.
 std::vector<std::string> many_texts() {
@@ -88,7 +43,7 @@ class Vocabulary : public testing::TestWithParam<const char*> {
     if (!path) GTEST_SKIP() << test::no_llama_cpp;
     model_ = test::load_vocabulary(*path);
     ASSERT_NE(model_, nullptr) << *path;
-    text_ = std::make_unique<Text>(*model_);
+    text_ = std::make_unique<Text>(*model_, *path);
   }
 
   const Text& text() const { return *text_; }

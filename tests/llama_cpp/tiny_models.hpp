@@ -17,9 +17,8 @@
 #include <vector>
 
 #include "model.hpp"
-#include "smollm2/chat.hpp"
+#include "smollm2/tiny_chatting.hpp"
 #include "smollm2/tiny_llama.hpp"
-#include "smollm2/tiny_vocabulary.hpp"
 
 namespace llama_cpp::test {
 
@@ -55,39 +54,51 @@ inline smollm2::test::TinyLlama tiny_llama() {
   return model;
 }
 
-inline std::vector<std::byte> tiny_file(const smollm2::test::TinyLlama& model) {
-  auto writer = model.file({{"vocab_size", static_cast<std::uint32_t>(model.vocab_size)}});
-  writer.string("tokenizer.ggml.model", "no_vocab");
-  return writer.build();
+/// Of other sizes, with weights of their own.
+inline smollm2::test::TinyLlama tiny_llama_of(std::size_t layers, std::size_t query_heads,
+                                              std::size_t kv_heads, std::size_t head_dim) {
+  smollm2::test::TinyLlama model;
+  model.tensors.clear();
+  model.layers = layers;
+  model.query_heads = query_heads;
+  model.kv_heads = kv_heads;
+  model.rotary_dim = head_dim;
+  const std::size_t width = model.embedding = query_heads * head_dim;
+  model.add("token_embd.weight", model.vocab_size, width);
+  model.add("output_norm.weight", 1, width);
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    const std::string block = model.prefix(layer);
+    for (const char* name : {"attn_norm", "ffn_norm"}) model.add(block + name + ".weight", 1, width);
+    for (const char* name : {"attn_q", "attn_output"}) model.add(block + name + ".weight", width, width);
+    for (const char* name : {"attn_k", "attn_v"})
+      model.add(block + name + ".weight", kv_heads * head_dim, width);
+    for (const char* name : {"ffn_gate", "ffn_up"})
+      model.add(block + name + ".weight", model.feed_forward, width);
+    model.add(block + "ffn_down.weight", width, model.feed_forward);
+  }
+  return model;
 }
 
-/// It reads and writes ASCII, most of it one letter a token, in SmolLM2's chat template. Both reading
-/// programs can load it.
-inline std::vector<std::byte> tiny_chatting_file() {
-  smollm2::test::TinyVocabulary vocabulary;
-  for (char letter = '!'; letter <= '~'; ++letter)
-    if (const std::string token(1, letter); std::ranges::count(vocabulary.tokens, token) == 0) {
-      vocabulary.tokens.push_back(token);
-      vocabulary.types.push_back(1);
-    }
-  smollm2::test::TinyLlama model = tiny_llama();
-  model.vocab_size = vocabulary.tokens.size();
-  model.tensors.erase("token_embd.weight");
-  model.add("token_embd.weight", model.vocab_size, model.embedding);
-  auto writer = model.file({{"vocab_size", static_cast<std::uint32_t>(model.vocab_size)}});
-  writer.string("tokenizer.ggml.model", vocabulary.model).string("tokenizer.ggml.pre", vocabulary.pre);
-  writer.strings("tokenizer.ggml.tokens", vocabulary.tokens)
-      .ints("tokenizer.ggml.token_type", vocabulary.types);
-  writer.strings("tokenizer.ggml.merges", vocabulary.merges);
-  writer.u32("tokenizer.ggml.bos_token_id", vocabulary.bos)
-      .u32("tokenizer.ggml.eos_token_id", vocabulary.eos);
-  writer.value("tokenizer.ggml.add_bos_token", smollm2::GgufType::boolean,
-               smollm2::test::Bytes().put(std::uint8_t{0}));
-  writer.string("tokenizer.chat_template", "{{ '<|im_start|>system\\n" +
-                                               std::string(smollm2::default_system_message) +
-                                               "<|im_end|>\\n' }}{{ messages }}");
-  return writer.build();
+/// With norms of queries and keys, as Qwen 3 has them.
+inline smollm2::test::TinyLlama with_head_norms(smollm2::test::TinyLlama model) {
+  for (std::size_t layer = 0; layer < model.layers; ++layer)
+    for (const char* name : {"attn_q_norm.weight", "attn_k_norm.weight"})
+      model.add(model.prefix(layer) + name, 1, model.head_dim());
+  return model;
 }
+
+inline smollm2::test::GgufWriter tiny_writer(const smollm2::test::TinyLlama& model) {
+  auto writer = model.file({{"vocab_size", static_cast<std::uint32_t>(model.vocab_size)}});
+  writer.string("tokenizer.ggml.model", "no_vocab");
+  return writer;
+}
+
+inline std::vector<std::byte> tiny_file(const smollm2::test::TinyLlama& model) {
+  return tiny_writer(model).build();
+}
+
+using smollm2::test::tiny_chatting_file;
+using smollm2::test::tiny_chatting_writer;
 
 /// The same as a model of another architecture, whose own metadata and `numbers` are to be added.
 inline smollm2::test::GgufWriter tiny_file_of(const std::string& architecture,
