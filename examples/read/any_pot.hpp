@@ -54,6 +54,9 @@ class AnyPot {
   infinipot::KeyStorage key_storage() const noexcept {
     return visit([](const auto& pot) { return pot.key_storage(); });
   }
+  const infinipot::Rope& rope() const noexcept {
+    return visit([](const auto& pot) -> const infinipot::Rope& { return pot.rope(); });
+  }
   const infinipot::EntryTable& entries() const noexcept {
     return visit([](const auto& pot) -> const infinipot::EntryTable& { return pot.entries(); });
   }

@@ -4,8 +4,12 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <type_traits>
@@ -79,19 +83,36 @@ struct Range {
   }
 };
 
+/// The number that a text says; nothing if it says none, or a whole one that its type cannot hold. A fraction
+/// that is too small becomes the smallest one, so that what is above 0 stays so.
+template <class Number>
+std::optional<Number> number_in(const std::string& text) {
+  Number value{};
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (stop != end || error == std::errc::invalid_argument) return std::nullopt;
+  if (error == std::errc()) return value;
+  if constexpr (std::is_integral_v<Number>) return std::nullopt;
+  const double nearest = std::strtod(text.c_str(), nullptr);  // infinite if it is too large
+  return std::abs(nearest) > 1 ? nearest : std::copysign(std::numeric_limits<double>::denorm_min(), nearest);
+}
+
+/// Whether a text is a number without a sign, whatever its size.
+inline bool is_whole(const std::string& text) {
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+}
+
 /// A number, or an optional one.
 template <class Number, class Target>
 void add_number(CLI::App& app, const std::string& name, Target& target, const Range<Number>& range,
                 const std::string& meaning, const std::string& fallback) {
   const auto set = [&target, name, range](const std::string& text) {
-    Number value{};
-    const char* const end = text.data() + text.size();
-    const auto [stop, error] = std::from_chars(text.data(), end, value);
-    const bool too_large = error == std::errc::result_out_of_range || value > range.high;
-    if (error != std::errc() || stop != end || !range.contains(value))
+    const std::optional<Number> value = number_in<Number>(text);
+    const bool too_large = value ? *value > range.high : std::is_integral_v<Number> && is_whole(text);
+    if (!value || !range.contains(*value))
       throw CLI::ValidationError(name,
                                  "must be " + range.demand(too_large) + ", not " + smollm2::quoted(text));
-    target = value;
+    target = *value;
   };
   app.add_option_function<std::string>(name, set, wrapped(meaning + range.help() + " [" + fallback + "]"))
       ->type_name(std::is_integral_v<Number> ? "N" : "X");

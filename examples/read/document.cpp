@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <utility>
 
+#include "interrupt.hpp"
+
 namespace reading {
 
 Document::Document(std::string path) : path_(std::move(path)), buffer_(std::size_t{1} << 12, '\0') {
@@ -25,7 +27,9 @@ Document::Document(std::string path) : path_(std::move(path)), buffer_(std::size
 }
 
 std::string_view Document::next() {
+  check_interrupt();
   const std::size_t count = std::fread(buffer_.data(), 1, buffer_.size(), file_.get());
+  check_interrupt();  // which ends waiting
   if (std::ferror(file_.get()) != 0)
     throw UsageError("--document: cannot read " + path_ + ": " + std::strerror(errno));
   read_ += count;

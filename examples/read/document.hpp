@@ -18,7 +18,8 @@ class Document {
   /// `path` may be - for standard input. Throws UsageError if it cannot be opened or is a directory.
   explicit Document(std::string path);
 
-  /// The next piece, valid until the next call; empty at the end. Throws UsageError if reading fails.
+  /// The next piece, valid until the next call; empty at the end. Throws UsageError if reading fails, and
+  /// Interrupted.
   std::string_view next();
 
   /// Share of the file that was read, 0 .. 1; nothing if its size is unknown.

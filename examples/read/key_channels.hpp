@@ -44,7 +44,7 @@ inline infinipot::KeyChannels key_channels(const smollm2::LlamaWeights& weights,
   infinipot::Pot<float> pot({.shape = weights.config().shape(),
                              .capacity = tokens.size(),
                              .key_storage = infinipot::KeyStorage::unrotated,
-                             .rope = weights.config().rope()});
+                             .rope = weights.config().rope(tokens.size())});
   smollm2::LlamaEngine<infinipot::Pot<float>> engine(weights, pot, threads, tokens.size());
   infinipot::Ccd(engine, pot, infinipot::StreamingLlm(), {.keep = 4, .chunk = tokens.size()}).feed(tokens);
   return infinipot::measure_key_channels(pot);

@@ -50,19 +50,19 @@ class Memory {
 
 class Smollm2 {
  public:
-  /// Throws UsageError, GgufError.
+  /// The options must outlive the object. Throws UsageError, GgufError.
   explicit Smollm2(Options& options) : Smollm2(smollm2::GgufFile(checked(options).model), options) {}
 
   const TextModel& text() const { return text_; }
   std::uint64_t bytes_per_token() const { return bytes_per_token_; }
-  infinipot::Rope rope() const { return weights_.config().rope(); }
+  infinipot::Rope rope() const { return weights_.config().rope(options_.pot); }
   Memory memory(const Options& options, std::size_t batch, bool /*forks*/) {
     return {weights_, threads_, pot(options), batch};
   }
 
  private:
   Smollm2(const smollm2::GgufFile& file, Options& options)
-      : text_(file), threads_(options.threads), weights_(file, threads_) {
+      : options_(options), text_(file), threads_(options.threads), weights_(file, threads_) {
     options.threads = threads_.size();
     const infinipot::Shape shape = weights_.config().shape();
     bytes_per_token_ = shape.heads() * 2 * bytes_of_row(options.cache_type, shape.head_dim);
@@ -71,6 +71,8 @@ class Smollm2 {
   static const Options& checked(const Options& options) {
     if (options.positions == "growing" && options.cache_type.starts_with("int"))
       throw UsageError("--positions growing: needs --cache-type f32, f16 or bf16, not " + options.cache_type);
+    if (options.positions == "growing" && options.check)
+      throw UsageError("--check: needs --positions reindexed: growing ones leave keys unturned on purpose");
     if (options.positions == "growing" && options.policy == "expected_attention")
       throw UsageError("--positions growing: expected_attention needs reindexed positions");
     return options;
@@ -81,12 +83,13 @@ class Smollm2 {
                                     .capacity = options.pot,
                                     .max_keep = options.keep,
                                     .granularity = granularity_of(options),
-                                    .rope = weights_.config().rope()};
+                                    .rope = weights_.config().rope(options.pot)};
     if (options.positions == "growing") return make_growing_pot(options.cache_type, std::move(settings));
     return make_pot(options.cache_type, std::move(settings),
                     [&] { return key_channels(weights_, text_, threads_); });
   }
 
+  const Options& options_;
   Smollm2Text text_;
   smollm2::ThreadPool threads_;
   smollm2::LlamaWeights weights_;

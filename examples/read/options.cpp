@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iostream>
 
+#include "argument_list.hpp"
 #include "arguments.hpp"
 #include "infinipot/version.hpp"
 #include "policies.hpp"
@@ -22,7 +23,10 @@ constexpr const char* about_texts =
     "be fewer of them than questions; an empty --answer-prefix, --answer or --needle means none.\n";
 
 constexpr const char* about_exit =
-    "Exit status: 0, or 2 with one line on standard error that names the cause.";
+    "The answer appears as it is generated. Ctrl-C ends it, and the program once what there is has been\n"
+    "written; a second one ends the program at once. Files are written whole or not at all.\n"
+    "Exit status: 0; 1 if --check finds something; 2 with a line on standard error that names the\n"
+    "cause; 130 after Ctrl-C.";
 
 /// What may be given several times, in the order given.
 struct TurnTexts {
@@ -50,11 +54,9 @@ void add_input(CLI::App& app, const Program& program, Options& o, TurnTexts& tex
   add_text(app, "--model", o.model, Text::not_empty, "FILE", program.model_help)->required();
   add_texts(app, "--document", texts.documents, Text::not_empty, "FILE|-",
             "text to read before the question; - is standard input. The k-th is read before the k-th "
-            "question")
-      ->required();
+            "question");
   add_texts(app, "--question", texts.questions, Text::not_empty, "TEXT",
-            "what to ask after the document. Each further question continues the conversation")
-      ->required();
+            "what to ask after the document. Each further question continues the conversation");
   add_texts(app, "--answer-prefix", texts.answer_prefixes, Text::may_be_empty, "TEXT",
             "first words of the answer, given to the model [none]");
   add_number<std::size_t>(app, "--max-tokens", o.max_tokens, {0, std::size_t{1} << 48, Bounds::technical},
@@ -175,8 +177,9 @@ void add_output(CLI::App& app, Options& o, TurnTexts& texts) {
   add_texts(app, "--needle", texts.needles, Text::may_be_empty, "TEXT",
             "phrase of a document read so far: measure how much of it is in the pot when the answer begins "
             "[none]");
-  add_text(app, "--json", o.json, Text::not_empty, "FILE|-",
-           "write answers and measurements as JSON; - is standard output [none]");
+  add_text(
+      app, "--json", o.json, Text::not_empty, "FILE|-",
+      "write answers and measurements as JSON; - is standard output, which then has nothing else [none]");
   add_text(app, "--report", o.report, Text::not_empty, "FILE.html",
            "write a page that shows which layers and heads held each token of the text after every "
            "distillation, with CaP and NuC [none]");
@@ -186,7 +189,7 @@ void add_output(CLI::App& app, Options& o, TurnTexts& texts) {
               "in its first layer and head [no]"));
   app.add_flag("--nuc", o.nuc,
                wrapped("add to the JSON the NuC of every token read before the last answer begins: how "
-                       "unexpected it was, in nats; under any policy [no]"));
+                       "unexpected it was, in nats; under any policy, also for --report [no]"));
   add_number<std::size_t>(app, "--timeline", o.timeline, {1, std::size_t{1} << 48, Bounds::technical},
                           "add to the JSON, every N tokens, the seconds since reading began and the resident "
                           "memory",
@@ -200,12 +203,28 @@ void add_running(CLI::App& app, const Program& program, Options& o) {
   add_number<std::size_t>(app, "--threads", o.threads, {1, 1024, Bounds::technical}, "threads that compute",
                           "one per core");
   add_more(app, program, o, running_group);
+  app.add_flag(
+      "--check", o.check,
+      wrapped("instead of reading, check that model, pot and engine fit together: RoPE, rows, queries and "
+              "logits; needs --model alone. The exit status is 1 if something is wrong [no]"));
   app.set_help_flag("-h,--help", "print this help and exit");
   app.set_version_flag("--version",
                        std::to_string(infinipot::version_major) + "." +
                            std::to_string(infinipot::version_minor) + "." +
                            std::to_string(infinipot::version_patch),
                        "print the version and exit");
+}
+
+/// Throws UsageError unless there is something to read, or nothing where only the adapter is checked.
+void check_texts(const Options& options, const TurnTexts& texts) {
+  if (options.check) {
+    if (!texts.documents.empty() || !texts.questions.empty())
+      throw UsageError("--check: reads no --document and asks no --question (see --help)");
+    return;
+  }
+  for (const auto& [name, given] :
+       {std::pair("--document", &texts.documents), {"--question", &texts.questions}})
+    if (given->empty()) throw UsageError(std::string(name) + " is required (see --help)");
 }
 
 /// Gives the k-th of some texts to the k-th turn. Throws UsageError if there are too many.
@@ -229,6 +248,25 @@ std::vector<Turn> turns_of(const TurnTexts& texts) {
   return turns;
 }
 
+[[noreturn]] void refuse_unknown(const std::string& argument) {
+  const std::string cause = argument.starts_with('-')
+                                ? "unknown argument " + smollm2::quoted(argument)
+                                : smollm2::quoted(argument) +
+                                      " belongs to no option: several words that are one "
+                                      "value need quotes";
+  throw UsageError(cause + " (see --help)");
+}
+
+/// Refuses what would be measured and written nowhere, and a name that is - elsewhere.
+void check_output_options(const Options& options) {
+  const bool json = !options.json.empty();
+  if (options.report_kept && !json) throw UsageError("--report-kept: adds to the JSON, so it needs --json");
+  if (options.timeline > 0 && !json) throw UsageError("--timeline: adds to the JSON, so it needs --json");
+  if (options.nuc && !json && options.report.empty())
+    throw UsageError("--nuc: adds to the JSON or to the page, so it needs --json or --report");
+  if (options.report == "-") throw UsageError("--report: must be a file; one of that name is ./-");
+}
+
 /// Checks what needs no model; every catalyst has at least one token.
 void check(const Options& options) {
   if (options.policy == "full") return;
@@ -250,7 +288,9 @@ std::optional<Options> parse_options(const Program& program, int argc, const cha
   add_output(app, options, texts);
   add_running(app, program, options);
   try {
-    app.parse(argc, argv);
+    std::vector<std::string> arguments = argument_list(app, argc, argv);
+    std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
+    app.parse(std::move(arguments));
   } catch (const CLI::CallForHelp&) {
     std::cout << CLI::detail::find_and_replace(app.help(), "\n\n\n",
                                                "\n\n");  // CLI11 leaves two lines between groups
@@ -261,12 +301,13 @@ std::optional<Options> parse_options(const Program& program, int argc, const cha
   } catch (const CLI::ParseError& error) {
     // CLI11 would complain of what is missing, but a mistyped option may be why.
     const std::vector<std::string> unknown = app.remaining();
-    if (!unknown.empty())
-      throw UsageError("unknown argument " + smollm2::quoted(unknown.front()) + " (see --help)");
+    if (!unknown.empty()) refuse_unknown(unknown.front());
     throw UsageError(std::string(error.what()) + " (see --help)");
   }
+  check_texts(options, texts);
   options.turns = turns_of(texts);
   complete(options, program);
+  check_output_options(options);
   check(options);
   return options;
 }

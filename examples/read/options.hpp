@@ -27,7 +27,8 @@ struct Turn {
 
 struct Options {
   std::string model;
-  std::vector<Turn> turns;  ///< at least one; each continues the conversation
+  bool check = false;       ///< check the engine's adapter, and nothing else
+  std::vector<Turn> turns;  ///< at least one, unless `check`; each continues the conversation
   std::size_t pot = 2048;   ///< M
   std::size_t keep = 0;     ///< C; not given means half the pot, or what the policy context_shift keeps
   std::string policy = "infinipot";

@@ -2,13 +2,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "options.hpp"
 #include "page.hpp"
+#include "whole_file.hpp"
 
 namespace reading {
 namespace {
@@ -106,9 +103,7 @@ void write_page(const std::string& path, const PotLog& log, const std::string& t
                             {"texts", log.texts()},
                             {"nuc", base64(log.nuc())},
                             {"distillations", std::move(distillations)}};
-  std::ofstream file(path, std::ios::binary);
-  file << page_before_data << embedded(data) << page_after_data;
-  if (!file.flush()) throw UsageError("--report: cannot write " + path + ": " + std::strerror(errno));
+  write_whole("--report", path, page_before_data + embedded(data) + page_after_data);
 }
 
 }  // namespace reading

@@ -58,7 +58,8 @@ class PotLog {
   std::vector<Distillation> distillations_;
 };
 
-/// Writes the log as one HTML page that needs no network. Throws UsageError if the file cannot be written.
+/// Writes the log as one HTML page that needs no network, whole or not at all. Throws UsageError if the file
+/// cannot be written.
 void write_page(const std::string& path, const PotLog& log, const std::string& title);
 
 }  // namespace reading

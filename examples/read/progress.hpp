@@ -1,4 +1,5 @@
-// A progress line on a terminal. No C++ progress-bar library is packaged for Debian, hence these few lines.
+// How far reading has come, on standard error. No C++ progress-bar library is packaged for Debian, hence
+// these few lines.
 #pragma once
 
 #include <chrono>
@@ -7,10 +8,12 @@
 
 namespace reading {
 
-/// Redraws one line on standard error, a few times a second, if that is a terminal; else prints nothing.
+/// Redraws one line, a few times a second, if standard error is a terminal; else prints another one now and
+/// then.
 class Progress {
  public:
-  Progress();
+  /// `every` is the time from one line to the next where there is no terminal.
+  explicit Progress(std::chrono::milliseconds every = std::chrono::seconds(10));
   ~Progress() { clear(); }
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -23,6 +26,7 @@ class Progress {
   using Clock = std::chrono::steady_clock;
 
   bool terminal_;
+  std::chrono::milliseconds every_;
   bool drawn_ = false;
   Clock::time_point start_;
   Clock::time_point last_;

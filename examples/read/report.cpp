@@ -4,14 +4,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
-#include <filesystem>
 #include <fstream>
-#include <iostream>
 #include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "whole_file.hpp"
+#include "write_all.hpp"
 
 namespace reading {
 namespace {
@@ -135,6 +135,7 @@ Json to_json(const Report& report, const Options& options, const Program& progra
             {"distill_seconds", number(report.distill_seconds)},
             {"catalyst_seconds", number(report.catalyst_seconds)},
             {"cap_seconds", number(report.cap_seconds)},
+            {"interrupted", !report.interrupted.empty()},
             {"answer_text", last.answer_text},
             {"answer_tokens", last.answer_tokens},
             {"answer_nll", number(last.answer_nll)},
@@ -187,31 +188,17 @@ double Report::prefill_seconds() const {
   return sum;
 }
 
-void check_path(const char* option, const std::string& path) {
-  if (path.empty()) return;
-  const auto refuse = [&](const char* cause) {
-    throw UsageError(std::string(option) + ": cannot write " + path + ": " + cause);
-  };
-  std::error_code error;
-  if (std::filesystem::is_directory(path, error)) refuse("it is a directory");
-  if (access(path.c_str(), W_OK) == 0) return;
-  if (errno != ENOENT) refuse(std::strerror(errno));
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  if (access(folder.empty() ? "." : folder.c_str(), W_OK | X_OK) != 0) refuse(std::strerror(errno));
-}
-
 void write_json(const std::string& path, const Report& report, const Options& options,
                 const Program& program) {
-  // A generated answer may stop in the middle of a character.
+  // Names of files may be anything.
   const std::string text =
       to_json(report, options, program).dump(2, ' ', false, Json::error_handler_t::replace);
-  if (path == "-") {
-    std::cout << text << "\n";
-    return;
+  if (path != "-") return write_whole("--json", path, text + "\n");
+  try {
+    write_all(STDOUT_FILENO, text + "\n");
+  } catch (const std::system_error& error) {
+    throw UsageError("cannot write to standard output: " + error.code().message());
   }
-  std::ofstream file(path);
-  file << text << "\n";
-  if (!file.flush()) throw UsageError("--json: cannot write " + path + ": " + std::strerror(errno));
 }
 
 std::string page_title(const Options& options, const Program& program) {
@@ -222,9 +209,7 @@ std::string page_title(const Options& options, const Program& program) {
 }
 
 void print(const Report& report, const Options& options) {
-  if (options.json != "-")
-    for (const TurnReport& turn : report.turns) std::cout << turn.answer_text << "\n";
-  if (!std::cout.flush()) throw UsageError("cannot write to standard output");
+  if (!report.interrupted.empty()) std::fprintf(stderr, "%s\n", report.interrupted.c_str());
   std::fprintf(
       stderr,
       "%llu document tokens through %zu entries (%s): %llu distillations, pot %.1f MiB where a full cache "

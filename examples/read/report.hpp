@@ -36,7 +36,8 @@ struct Sample {
 };
 
 struct Report {
-  std::vector<TurnReport> turns;  ///< at least one
+  std::vector<TurnReport> turns;  ///< of the questions that were answered, at least one
+  std::string interrupted;        ///< how far it came, if a signal ended it before the last answer's end
   std::size_t pot_capacity = 0;   ///< per layer and head
   std::size_t pot_entries = 0;    ///< per layer and head, after the last prompt
   /// Positions in all that was read, ascending, of what the first layer's first head holds after the last
@@ -62,19 +63,15 @@ struct Report {
   double tokens_per_second() const { return static_cast<double>(prompt_tokens()) / prefill_seconds(); }
 };
 
-/// Throws UsageError, naming the option, if it cannot write to `path` (a file; empty is fine), without
-/// touching it.
-void check_path(const char* option, const std::string& path);
-
-/// Writes the report and the program's options to a file or, for -, to standard output. Throws UsageError.
+/// Writes the report and the program's options to a file, whole or not at all, or, for -, to standard output.
+/// Throws UsageError.
 void write_json(const std::string& path, const Report& report, const Options& options,
                 const Program& program);
 
 /// A heading for the page of --report: what was read and how.
 std::string page_title(const Options& options, const Program& program);
 
-/// The answers, unless standard output is the JSON's, and a few lines of figures on standard error. Throws
-/// UsageError.
+/// A few lines of figures on standard error.
 void print(const Report& report, const Options& options);
 
 /// Memory that this process has resident, bytes.

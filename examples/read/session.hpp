@@ -5,12 +5,15 @@
 #include <concepts>
 #include <cstddef>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "answer_stream.hpp"
 #include "backend.hpp"
 #include "document.hpp"
 #include "infinipot/infinipot.hpp"
+#include "interrupt.hpp"
 #include "needle.hpp"
 #include "nuc_trace.hpp"
 #include "options.hpp"
@@ -45,11 +48,12 @@ double forked_nll(Memory& memory, const Reader& reader, std::span<const Token> a
 
 /// All turns in the same pot, one after the other. Only the first one's header is pinned.
 template <Backend B, infinipot::Policy P>
-Report converse(B& backend, Options& options, std::vector<Prompt>& prompts, const Texts& texts, P policy) {
+Report converse(B& backend, Options& options, std::vector<Prompt>& prompts, const Texts& texts, P policy,
+                AnswerStream& answers) {
   check_fits(policy, options, prompts.front().header_tokens());
   const TextModel& model = backend.text();
   smollm2::Sampler sampler(
-      {static_cast<float>(options.temperature), static_cast<float>(options.top_p), options.seed});
+      {.temperature = options.temperature, .top_p = options.top_p, .seed = options.seed});
   std::size_t batch = std::max(std::min(options.chunk, options.pot), longest(texts.catalysts));
   if constexpr (infinipot::RunsProbes<P>) batch = std::max(batch, policy.longest_probe());
   auto memory = backend.memory(options, batch, texts.any_answer());
@@ -71,7 +75,7 @@ Report converse(B& backend, Options& options, std::vector<Prompt>& prompts, cons
       if (log != nullptr) log->choose(choice);
       trace.note(choice.entries);
     });
-  for (std::size_t k = 0; k < prompts.size(); ++k) {
+  const auto run_turn = [&](std::size_t k) {
     using infinipot::Retention;
     if constexpr (std::same_as<P, infinipot::Infinipot>)
       if (k > 0) reader.set_policy(WithNuc<P>(infinipot_policy(options, texts.catalysts, k), options.nuc));
@@ -82,17 +86,26 @@ Report converse(B& backend, Options& options, std::vector<Prompt>& prompts, cons
     if (needles[k].found()) turn.needle_position = needles[k].positions().front();
     turn.needle_tokens = needles[k].positions().size();
     report.pot_entries = store.entries().size();
-    const bool last = k + 1 == prompts.size();
-    if (options.report_kept && last) {
+    if (options.report_kept) {
       const auto kept = store.entries().positions(0);
       report.kept.emplace(kept.begin(), kept.end());
     }
-    if (options.nuc && last) {
+    if (options.nuc) {
       trace.note(store.entries());
       report.nuc = trace.nuc();
     }
     if (!texts.answers[k].empty()) turn.answer_nll = forked_nll(memory, reader, texts.answers[k]);
-    generate(reader, model, sampler, options.generate, log, turn);
+    if (!generate(reader, model, sampler, options.generate, log, answers, turn))
+      report.interrupted =
+          "interrupted after " + std::to_string(turn.answer_tokens) + " tokens of the answer";
+  };
+  try {
+    for (std::size_t k = 0; k < prompts.size() && report.interrupted.empty(); ++k) run_turn(k);
+  } catch (const Interrupted& interrupted) {
+    if (report.turns.size() == 1) throw;
+    report.turns.pop_back();
+    report.interrupted =
+        std::string(interrupted.what()) + " (question " + std::to_string(report.turns.size() + 1) + ")";
   }
   report.timeline = timeline.take();
   if (log != nullptr) log->end(store.entries());
@@ -109,10 +122,11 @@ Report converse(B& backend, Options& options, std::vector<Prompt>& prompts, cons
 }
 
 /// Reads the documents, which belong to the first turns, and answers the questions. What depends on the
-/// prompts (the pot of --policy full, what context_shift keeps) is filled into the options. Throws
-/// UsageError, and what the engine throws.
+/// prompts (the pot of --policy full, what context_shift keeps) is filled into the options. A signal (see
+/// InterruptGuard) ends it with the answers that there are; before the first one begins, Interrupted is
+/// thrown. Throws UsageError, and what the engine throws.
 template <Backend B>
-Report run_session(B& backend, Options& options, std::vector<Document> documents) {
+Report run_session(B& backend, Options& options, std::vector<Document> documents, AnswerStream& answers) {
   const TextModel& model = backend.text();
   std::vector<Prompt> prompts = prompts_of(model, options, std::move(documents));
   const Texts texts = texts_of(model, options);
@@ -123,7 +137,7 @@ Report run_session(B& backend, Options& options, std::vector<Document> documents
                   !infinipot::ReadableEntries<StoreOf<B>>)
       throw UsageError("--policy " + options.policy + ": this store's entries cannot be read back");
     else
-      return converse(backend, options, prompts, texts, std::move(policy));
+      return converse(backend, options, prompts, texts, std::move(policy), answers);
   };
   return with_policy(options, texts.catalysts, run, rope_of(backend));
 }

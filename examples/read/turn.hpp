@@ -5,11 +5,14 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "answer_stream.hpp"
 #include "infinipot/infinipot.hpp"
+#include "interrupt.hpp"
 #include "needle.hpp"
 #include "options.hpp"
 #include "pot_log.hpp"
@@ -45,20 +48,32 @@ inline std::vector<std::string> pieces_of(const TextModel& model, std::span<cons
   return texts;
 }
 
-/// Reads the whole prompt and looks for the needles in its document. `log` may be null.
+/// What stands on standard error when reading was interrupted after `tokens` of a prompt.
+inline std::string how_far(std::uint64_t tokens, std::optional<double> done) {
+  std::string text = "interrupted after " + std::to_string(tokens) + " tokens of the prompt";
+  if (done) text += " (" + std::to_string(static_cast<int>(100 * std::clamp(*done, 0.0, 1.0))) + " %)";
+  return text + ", before its answer began";
+}
+
+/// Reads the whole prompt and looks for the needles in its document. `log` may be null. Throws Interrupted.
 template <class Reader>
 void prefill(Reader& reader, Prompt& prompt, infinipot::Retention header, const TextModel& model,
              std::span<Needle> needles, Timeline& timeline, PotLog* log, TurnReport& report) {
   Progress progress;
   const std::uint64_t before = reader.stats().tokens_read;
   const auto start = std::chrono::steady_clock::now();
-  prompt.feed_to([&](std::span<const Token> tokens, Part part) {
-    if (part == Part::document) show(needles, reader.stats().tokens_read, tokens, model);
-    if (log != nullptr) log->read(pieces_of(model, tokens));
-    reader.feed(tokens, part == Part::header ? header : infinipot::Retention::evictable);
-    timeline.show(reader.stats());
-    progress.show(prompt.progress(), reader.stats().tokens_read - before, reader.stats().distillations);
-  });
+  try {
+    prompt.feed_to([&](std::span<const Token> tokens, Part part) {
+      check_interrupt();
+      if (part == Part::document) show(needles, reader.stats().tokens_read, tokens, model);
+      if (log != nullptr) log->read(pieces_of(model, tokens));
+      reader.feed(tokens, part == Part::header ? header : infinipot::Retention::evictable);
+      timeline.show(reader.stats());
+      progress.show(prompt.progress(), reader.stats().tokens_read - before, reader.stats().distillations);
+    });
+  } catch (const Interrupted&) {
+    throw Interrupted(how_far(reader.stats().tokens_read - before, prompt.progress()));
+  }
   report.prefill_seconds = seconds_since(start);
   if (prompt.document_tokens() > 0) report.document_position = before + prompt.tokens_before_document();
   report.document_tokens = prompt.document_tokens();
@@ -66,32 +81,38 @@ void prefill(Reader& reader, Prompt& prompt, infinipot::Retention header, const 
   for (Needle& needle : needles) needle.end_text();
 }
 
-/// Mean cross-entropy of `answer`, in nats per token, reading it token by token. It must not be empty.
+/// Mean cross-entropy of `answer`, in nats per token, reading it token by token. It must not be empty. Throws
+/// Interrupted.
 template <class Reader>
 double answer_nll(Reader& reader, std::span<const Token> answer) {
   double total = 0;
   for (std::size_t i = 0; i < answer.size(); ++i) {
+    if (interrupt_signal() != 0) throw Interrupted("interrupted while measuring the expected answer");
     if (i > 0) reader.feed(answer[i - 1]);
     total += static_cast<double>(infinipot::nuc(reader.logits(), answer[i]));
   }
   return total / static_cast<double>(answer.size());
 }
 
-/// Generates at most `most` tokens, up to the model's end of turn. `log` may be null.
+/// Generates and prints at most `most` tokens, up to the model's end of turn. `log` may be null. Returns
+/// whether it came to that end: false if it was interrupted.
 template <class Reader>
-void generate(Reader& reader, const TextModel& model, smollm2::Sampler& sampler, std::size_t most,
-              PotLog* log, TurnReport& report) {
+bool generate(Reader& reader, const TextModel& model, smollm2::Sampler& sampler, std::size_t most,
+              PotLog* log, AnswerStream& answers, TurnReport& report) {
   const auto start = std::chrono::steady_clock::now();
-  bool first = true;
+  bool first = true, whole = true;
   report.ttft_seconds = report.prefill_seconds;  // unless there is a token to choose
   report.answer_tokens = reader.generate(most, sampler, [&](Token token) {
     if (first) report.ttft_seconds += seconds_since(start);
     first = false;
     if (model.is_end(token)) return false;
-    report.answer_text += model.decode(token);
+    if (interrupt_signal() != 0) return whole = false;
+    answers.push(model.decode(token));
     if (log != nullptr) log->read({model.decode(token)});
     return true;
   });
+  report.answer_text = answers.end();
+  return whole;
 }
 
 }  // namespace reading

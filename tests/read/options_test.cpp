@@ -154,6 +154,89 @@ TEST(ReadingOptions, NoTextIsAnythingButText) {
     EXPECT_EQ(with({"--needle", text}).turns[0].needle, text);
 }
 
+TEST(ReadingOptions, ValuesCanFollowAnEqualsSign) {
+  const Options o =
+      with({"--needle=", "--answer=a=b", "--answer-prefix=--pot", "--pot=500", "--json=--nuc", "--nuc"});
+  EXPECT_EQ(o.turns[0].needle, "");
+  EXPECT_EQ(o.turns[0].answer, "a=b");
+  EXPECT_EQ(o.turns[0].answer_prefix, "--pot");
+  EXPECT_EQ(o.pot, 500U);
+  EXPECT_EQ(o.json, "--nuc");
+  EXPECT_TRUE(o.nuc);
+  EXPECT_EQ(with({"--needle", "--x=3"}).turns[0].needle, "--x=3");
+}
+
+TEST(ReadingOptions, NothingIsTakenForAnOptionsValue) {
+  const std::string end = " (see --help)";
+  EXPECT_EQ(refusal({"--pot="}), "--pot: must be a whole number, at least 2, not ''" + end);
+  EXPECT_EQ(refusal({"--pot=", "500"}),
+            "'500' belongs to no option: several words that are one value need quotes" + end);
+  EXPECT_EQ(refusal({"--json="}), "--json: must not be empty" + end);
+  EXPECT_EQ(refusal({"--catalyst", "A", "B"}),
+            "'B' belongs to no option: several words that are one value need quotes" + end);
+  EXPECT_NE(refusal({"--catalyst=A", "B", "--pot", "500"}).find("'B' belongs to no option"),
+            std::string::npos);
+  for (const char* option : {"--question", "--document", "--needle", "--answer", "--answer-prefix"})
+    EXPECT_NE(refusal({option, "a", "b"}).find("'b' belongs to no option"), std::string::npos) << option;
+  EXPECT_EQ(refusal({"--needle"}), "--needle: its TEXT is missing" + end);
+  EXPECT_EQ(refusal({"--json", "--nuc"}),
+            "--json: its FILE|- is missing: --nuc is an option; if it is meant as "
+            "text, write --json=--nuc" +
+                end);
+  EXPECT_EQ(refusal({"--nuc=false"}), "--nuc: takes no value, but was given 'false'" + end);
+  EXPECT_EQ(refusal({"--report-kept="}), "--report-kept: takes no value, but was given ''" + end);
+  EXPECT_NE(refusal({"--nuc", "true"}).find("'true' belongs to no option"), std::string::npos);
+  EXPECT_EQ(refusal({"--version=2"}), "--version: takes no value, but was given '2'" + end);
+  for (const char* argument : {"-", "-pot", "--po", "--POT", "--pot_", "--pot-", "-5"})
+    EXPECT_EQ(refusal({argument}), "unknown argument '" + std::string(argument) + "'" + end);
+  EXPECT_EQ(refusal({"--", "x"}), "unknown argument '--'" + end);
+  EXPECT_NE(refusal({""}).find("'' belongs to no option"), std::string::npos);
+  EXPECT_NE(refusal({"@file"}).find("'@file' belongs to no option"), std::string::npos);
+  for (const char* option : {"--pot", "--json", "--policy", "--seed"})
+    EXPECT_EQ(refusal({option, "5", option, "5"}).find(option), 0U) << option;
+}
+
+TEST(ReadingOptions, RefuseMeasurementsThatGoNowhere) {
+  EXPECT_EQ(refusal({"--nuc"}), "--nuc: adds to the JSON or to the page, so it needs --json or --report");
+  EXPECT_EQ(refusal({"--nuc", "--report", "p.html"}), "accepted");
+  EXPECT_EQ(refusal({"--report-kept", "--report", "p.html"}),
+            "--report-kept: adds to the JSON, so it needs --json");
+  EXPECT_EQ(refusal({"--timeline", "9"}), "--timeline: adds to the JSON, so it needs --json");
+  EXPECT_EQ(refusal({"--timeline", "9", "--report-kept", "--nuc", "--json", "-"}), "accepted");
+  EXPECT_EQ(refusal({"--report", "-"}), "--report: must be a file; one of that name is ./-");
+}
+
+TEST(ReadingOptions, NumbersAreReadToTheEndOrRefused) {
+  const auto expect_refused = [](const char* option, const Arguments& texts) {
+    for (const std::string& text : texts)
+      EXPECT_EQ(refusal({option, text}).find(std::string(option) + ": must be "), 0U)
+          << option << " " << text;
+  };
+  const Arguments bad{"",     " ",   "+5", " 5",  "5 ", "0x10", "5_0",      "5,0", "inf",
+                      "-inf", "nan", "-",  "5-5", "1e", "five", "\xD9\xA5", "1..5"};
+  for (const char* option : {"--pot", "--keep", "--kernel", "--sinks", "--recent", "--max-tokens",
+                             "--generate", "--seed", "--chunk", "--threads", "--window", "--block",
+                             "--layers", "--timeline", "--alpha", "--temperature", "--top-p", "--decay"})
+    expect_refused(option, bad);
+  for (const char* option : {"--pot", "--keep", "--seed", "--generate"})
+    expect_refused(option, {"-0", "5.0", "5e2", "-18446744073709551611", std::string(5000, '9')});
+  for (const char* option : {"--alpha", "--temperature", "--top-p", "--decay"})
+    expect_refused(option, {"1e400", "-1e400", "-1e-400", "-5e-324", "0x1p-1", std::string(5000, '9')});
+  EXPECT_EQ(with({"--pot", std::string(5000, '0') + "500"}).pot, 500U);
+  EXPECT_EQ(with({"--alpha", "0." + std::string(5000, '0') + "1"}).alpha, 5e-324);
+  EXPECT_EQ(with({"--alpha", "-0"}).alpha, 0);
+  // What is too small for a double stays above 0.
+  for (const char* small : {"1e-300", "1e-400", "5e-324"}) {
+    EXPECT_GT(with({"--top-p", small}).top_p, 0) << small;
+    EXPECT_GT(with({"--decay", small}).decay, 0) << small;
+    EXPECT_LT(with({"--temperature", small}).temperature, 1e-299) << small;
+  }
+  EXPECT_EQ(refusal({"--temperature", "1e400"}),
+            "--temperature: must be a number, at most 1000, not '1e400' (see --help)");
+  EXPECT_EQ(refusal({"--temperature", "-1e400"}),
+            "--temperature: must be a number, at least 0, not '-1e400' (see --help)");
+}
+
 TEST(ReadingOptions, RefuseMoreTextsThanQuestions) {
   EXPECT_EQ(refusal({"--document", "e"}),
             "--document: given more often (2) than --question (1) (see --help)");
@@ -467,6 +550,38 @@ TEST(ReadingOptions, RequiredOnesAreMissed) {
   for (const Arguments& arguments : incomplete) EXPECT_THROW(parse(arguments), UsageError);
 }
 
+TEST(ReadingOptions, ACheckReadsNothing) {
+  const auto check = [](const Arguments& more) {
+    Arguments all{"--model", "m", "--check"};
+    all.insert(all.end(), more.begin(), more.end());
+    return parse(all);
+  };
+  EXPECT_TRUE(check({})->check);
+  EXPECT_TRUE(check({})->turns.empty());
+  EXPECT_FALSE(with({}).check);
+  const auto refused = [](const auto& run) -> std::string {
+    try {
+      run();
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  for (const Arguments& more :
+       {Arguments{"--document", "d"}, {"--question", "q"}, {"--document", "d", "--question", "q"}})
+    EXPECT_EQ(refused([&] { check(more); }),
+              "--check: reads no --document and asks no --question (see --help)");
+  EXPECT_EQ(refused([] {
+              parse({"--model", "m", "--question", "q"});
+            }),
+            "--document is required (see --help)");
+  EXPECT_EQ(refused([] {
+              parse({"--model", "m", "--document", "d"});
+            }),
+            "--question is required (see --help)");
+  EXPECT_THROW(parse({"--check"}), UsageError);
+}
+
 TEST(ReadingOptions, HelpIsComplete) {
   const std::string help = printed("--help");
   for (const char* option : {"--model FILE",
@@ -543,7 +658,8 @@ TEST(ReadingOptions, HelpIsInGroups) {
                            "  --rpc",
                            "--help",
                            "  --version",
-                           "Of this program only.\nExit status"}) {
+                           "Of this program only.\nThe answer appears",
+                           "\nExit status"}) {
     const std::size_t at = help.find(part, from);
     ASSERT_NE(at, std::string::npos) << part << " in\n" << help.substr(from);
     from = at;

@@ -215,7 +215,7 @@ TEST_F(ReadPrompt, HeaderStaysThroughManyDistillations) {
   smollm2::ThreadPool pool;
   const smollm2::LlamaWeights weights(*file_, pool);
   infinipot::Pot<float> pot(
-      {.shape = weights.config().shape(), .capacity = 72, .rope = weights.config().rope()});
+      {.shape = weights.config().shape(), .capacity = 72, .rope = weights.config().rope(72)});
   smollm2::LlamaEngine engine(weights, pot, pool, 64);
   infinipot::Ccd reader(engine, pot, infinipot::StreamingLlm(), {.sinks = 0});
   options_.chunk = 64;

@@ -1,7 +1,5 @@
 // The whole program. What needs the real model skips without it.
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -14,6 +12,7 @@
 #include "program.hpp"
 #include "read_model.hpp"
 #include "temporary_file.hpp"
+#include "terminal.hpp"
 
 namespace reading {
 namespace {
@@ -256,19 +255,13 @@ TEST_F(ReadModel, RefusesWhatDoesNotFitThePot) {
 }
 
 TEST_F(ReadModel, ShowsProgressOnATerminal) {
-  const int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK);
-  if (terminal < 0 || grantpt(terminal) != 0 || unlockpt(terminal) != 0) GTEST_SKIP() << "no pseudo-terminal";
-  const std::string name = ptsname(terminal);
-  const int other_end = open(name.c_str(), O_RDWR | O_NOCTTY);  // keeps what is written until it is read
+  test::Terminal terminal;
+  if (terminal.name().empty()) GTEST_SKIP() << "no pseudo-terminal";
   const Outcome outcome =
-      run(text_.path(), {"--pot", "128", "--generate", "1", "--chunk", "64"}, std::string("2>") + name);
-  std::string shown(1U << 16, '\0');
-  shown.resize(static_cast<std::size_t>(std::max<ssize_t>(0, read(terminal, shown.data(), shown.size()))));
-  close(other_end);
-  close(terminal);
+      run(text_.path(), {"--pot", "128", "--generate", "1", "--chunk", "64"}, "2>" + terminal.name());
   EXPECT_EQ(outcome.status, 0);
   for (const char* part : {"\r", "##", "%", " tokens/s, ", " distillations"})
-    EXPECT_NE(shown.find(part), std::string::npos) << part << " in " << shown;
+    EXPECT_NE(terminal.shown().find(part), std::string::npos) << part << " in " << terminal.shown();
 }
 
 }  // namespace

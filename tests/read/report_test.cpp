@@ -158,29 +158,38 @@ TEST(Report, IsPrinted) {
     testing::internal::CaptureStdout();
     testing::internal::CaptureStderr();
     print(report, options);
-    const std::string out = testing::internal::GetCapturedStdout();
-    return std::pair(out, testing::internal::GetCapturedStderr());
+    EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
+    return testing::internal::GetCapturedStderr();
   };
   Report report = with_reports(2);
   report.turns[0].needle_position.reset();
   report.turns[0].hit_rate.reset();
   Options options = with_turns(2);
-  const auto [answers, figures] = printed(report, options);
-  EXPECT_EQ(answers, "answer 1\nanswer 2\n");
+  const std::string figures = printed(report, options);
   for (const char* part :
        {"300 document tokens through", "answer NLL 1.0000 nats per token (question 1)\n",
         "answer NLL 2.0000 nats per token (question 2)\n", "needle: 25.0 % still in the pot (question 2)\n",
         "the needle is not in the documents read (question 1)\n"})
     EXPECT_NE(figures.find(part), std::string::npos) << part << " in " << figures;
+  EXPECT_EQ(figures.find("interrupted"), std::string::npos);
 
   report.turns.resize(1);
+  report.interrupted = "interrupted after 3 tokens of the answer";
   options = with_turns(1);
-  const auto [answer, figures_of_one] = printed(report, options);
-  EXPECT_EQ(answer, "answer 1\n");
+  const std::string figures_of_one = printed(report, options);
   EXPECT_NE(figures_of_one.find("answer NLL 1.0000 nats per token\n"), std::string::npos);
   EXPECT_NE(figures_of_one.find("the needle is not in the document\n"), std::string::npos);
-  options.json = "-";
-  EXPECT_EQ(printed(report, options).first, "");
+  EXPECT_EQ(figures_of_one.find("interrupted after 3 tokens of the answer\n"), 0U);
+}
+
+TEST(Report, OfAnInterruptedConversationHasTheTurnsThatThereAre) {
+  Report report = with_reports(1);
+  EXPECT_EQ(written(report, with_turns(2)).at("interrupted"), false);
+  report.interrupted = "interrupted after 3 tokens of the answer";
+  const json r = written(report, with_turns(2));
+  EXPECT_EQ(r.at("interrupted"), true);
+  EXPECT_EQ(r.at("turns").size(), 1U);
+  EXPECT_EQ(r.at("settings").at("question").size(), 2U);
 }
 
 }  // namespace

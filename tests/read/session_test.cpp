@@ -159,7 +159,8 @@ Options options_of(std::vector<Turn> turns, const std::string& policy = "streami
 }
 
 Report run(ToyBackend& backend, Options& options) {
-  return run_session(backend, options, open_documents(options));
+  AnswerStream silent(-1);
+  return run_session(backend, options, open_documents(options), silent);
 }
 
 std::string letters(std::size_t count, char first) {

@@ -1,0 +1,45 @@
+#include "interrupt.hpp"
+
+#include <atomic>
+
+namespace reading {
+namespace {
+
+std::atomic<int> noted{0};
+static_assert(std::atomic<int>::is_always_lock_free, "or a signal handler must not use it");
+
+extern "C" void note_signal(int signal) {
+  int none = 0;
+  if (!noted.compare_exchange_strong(none, signal)) std::raise(signal);  // ends the program: SA_RESETHAND
+}
+
+/// Without SA_RESTART, so that waiting for input ends.
+void install(int signal, struct sigaction& before) {
+  sigaction(signal, nullptr, &before);
+  if (before.sa_handler == SIG_IGN) return;
+  struct sigaction action {};
+  action.sa_handler = note_signal;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  sigaction(signal, &action, nullptr);
+}
+
+}  // namespace
+
+InterruptGuard::InterruptGuard() noexcept {
+  noted = 0;
+  install(SIGINT, interrupt_);
+  install(SIGTERM, terminate_);
+}
+
+InterruptGuard::~InterruptGuard() {
+  sigaction(SIGINT, &interrupt_, nullptr);
+  sigaction(SIGTERM, &terminate_, nullptr);
+}
+
+int interrupt_signal() noexcept { return noted; }
+
+void check_interrupt() {
+  if (interrupt_signal() != 0) throw Interrupted("interrupted before an answer began");
+}
+
+}  // namespace reading
