@@ -281,6 +281,34 @@ TEST(CheckAdapter, LearnedPositionsAreSaid) {
   EXPECT_NE(report.what().find("learned positions"), std::string::npos);
 }
 
+/// Its keys grow with their position, as no rotation makes them.
+struct GrowingKeys {
+  infinipot::Shape shape() const { return engine.shape(); }
+  std::size_t vocab_size() const { return engine.vocab_size(); }
+  void forward(std::span<const Token> batch, std::size_t first, infinipot::LogitsSink& logits) {
+    engine.forward(batch, first, logits);
+    for (std::size_t layer = 0; layer < shape().layers; ++layer)
+      for (std::size_t head = 0; head < shape().kv_heads; ++head)
+        for (std::size_t entry = first; entry < first + batch.size(); ++entry)
+          for (std::size_t k = 0; k < shape().head_dim; ++k)
+            pot.keys(layer).row(head, entry)[k] *= 1 + 0.02F * static_cast<float>(entry);
+  }
+
+  toy::PlainEngine<Pot<float>>& engine;
+  Pot<float>& pot;
+};
+
+TEST(CheckAdapter, KeysThatNoRotationExplainsAreSaid) {
+  const toy::Model model(plain_rope(8, 100));
+  auto pot = toy::make_pot(model, capacity, 50);
+  toy::PlainEngine<Pot<float>> engine(model, pot);
+  GrowingKeys growing{engine, pot};
+  const AdapterReport report = check_adapter(growing, pot, tokens);
+  EXPECT_TRUE(report.has(Flaw::repeated_keys)) << report;
+  EXPECT_FALSE(report.has(Flaw::repeated_values)) << report;
+  EXPECT_NE(report.what().find("are no rotations of one another"), std::string::npos) << report;
+}
+
 // ---- strides ----
 
 /// A pot over an engine's memory, by these strides; 0, 1, 2 are the layer's, head's and entry's right ones.
