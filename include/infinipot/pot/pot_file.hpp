@@ -21,8 +21,8 @@
 
 namespace infinipot::inline INFINIPOT_NAMESPACE {
 
-/// Writes a pot and `extra` bytes of the caller's (a reader's last logits, say) to a stream opened in binary
-/// mode. Check the stream's state afterwards: its failures are not reported here.
+/// Writes a pot and `extra` bytes of the caller's (what its reader remembers: Ccd::memory()) to a stream
+/// opened in binary mode. Check the stream's state afterwards: its failures are not reported here.
 template <class T>
 void save_pot(const Pot<T>& pot, std::ostream& out, std::span<const std::byte> extra = {}) {
   const detail::PotHeader header = detail::header_for(pot, extra);
@@ -49,9 +49,9 @@ inline PotFileInfo check_pot_file(std::span<const std::byte> file) {
 }
 
 /// Restores a file into a pot of the same shape, element type, key storage, granularity, RoPE and number of
-/// key channels, of no smaller capacity and with max_keep for its survivors. What the pot held is gone.
-/// Throws std::invalid_argument saying what is wrong with the file, or how it differs, before anything
-/// changes.
+/// key channels, of no smaller capacity and with max_keep for its survivors. What the pot held is gone; its
+/// reader goes on after Ccd::resume(). Throws std::invalid_argument saying what is wrong with the file, or
+/// how it differs, before anything changes.
 template <class T>
 void restore_pot(std::span<const std::byte> file, Pot<T>& pot) {
   const detail::PotHeader header = detail::checked_header(file);
