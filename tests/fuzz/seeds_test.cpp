@@ -2,6 +2,7 @@
 // After a change of a format write them anew: INFINIPOT_WRITE_SEEDS=1 fuzz_seeds_test
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -16,6 +17,7 @@
 
 #include "infinipot/infinipot.hpp"
 #include "smollm2/tiny_vocabulary.hpp"
+#include "try_archive.hpp"
 #include "try_model.hpp"
 #include "try_pot_file.hpp"
 
@@ -69,6 +71,14 @@ void write_pot(const char* name, const PotSettings& settings) {
   write(seeds("pot_file") / name, std::as_bytes(std::span(text)));
 }
 
+/// Some blocks, not all of them full, and beyond a limit the last ones.
+void write_archive(const char* name, const infinipot::ArchiveSettings& settings) {
+  const std::filesystem::path path = seeds("archive") / name;
+  std::filesystem::remove(path);
+  auto archive = infinipot::FileArchive::create(path.string(), settings);
+  for (int round = 0; round < 2; ++round) fuzz::append_some(archive);
+}
+
 /// `scaled` has LongRoPE, biases and norms of heads, the other none of it.
 void write_model(const char* file, const std::string& architecture, bool scaled) {
   using smollm2::GgmlType;
@@ -119,6 +129,18 @@ TEST(FuzzSeeds, AreWrittenIfWanted) {
   others.key_storage = KeyStorage::rotated;
   others.rope = infinipot::plain_rope(2, 100, Pairing::interleaved);
   write_pot<infinipot::f32>("shared", others);
+  infinipot::ArchiveSettings archive{.shape = {2, 2, 1, 4}, .rope = infinipot::plain_rope(2), .block = 4};
+  const char* const names[] = {"f32", "f16", "int8", "int4", "tokens"};
+  for (std::uint32_t type = 0; type < 5; ++type) {
+    archive.type = static_cast<infinipot::ArchiveType>(type);
+    write_archive(names[type], archive);
+  }
+  archive.limit = 1500;
+  archive.fingerprint = "tiny";
+  write_archive("limited_tokens", archive);
+  archive.type = infinipot::ArchiveType::codes4;
+  archive.channels = infinipot::plain_key_channels(archive.shape);
+  write_archive("limited", archive);
   write_model("tiny.gguf", "llama", false);
   write_model("scaled.gguf", "qwen3", true);
 }
@@ -127,6 +149,18 @@ TEST(FuzzSeeds, ArePotFiles) {
   const std::vector<std::string> files = read_all(seeds("pot_file"));
   EXPECT_EQ(files.size(), 7U);
   for (const std::string& file : files) EXPECT_TRUE(fuzz::try_pot_file(std::as_bytes(std::span(file))));
+}
+
+TEST(FuzzSeeds, AreArchives) {
+  const std::vector<std::string> files = read_all(seeds("archive"));
+  EXPECT_EQ(files.size(), 7U);
+  for (const std::string& file : files) {
+    auto bytes = std::as_bytes(std::span(file));
+    EXPECT_TRUE(fuzz::try_archive(bytes));
+    std::vector<std::byte> repaired(bytes.begin(), bytes.end());
+    fuzz::repair_archive(repaired);
+    EXPECT_TRUE(std::ranges::equal(repaired, bytes)) << "the fuzzer knows the checksums' places";
+  }
 }
 
 TEST(FuzzSeeds, AreModels) {

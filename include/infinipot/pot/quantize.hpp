@@ -61,11 +61,14 @@ struct RowCodec<int8> {
     const f16 scale = scale_of(std::bit_cast<float>(most) / 127);
     const float inverse = inverse_of(static_cast<float>(scale));
     std::memcpy(out, &scale, header);
-    for (std::size_t i = 0; i < n; ++i) {
-      const float code = std::clamp(in[i] * inverse, -127.0F, 127.0F);
-      out[header + i] = static_cast<std::byte>(
-          static_cast<std::int8_t>(inverse > 0 ? code + std::copysign(0.5F, code) : 0.0F));
-    }
+    std::int8_t codes[channel_group]{};  // compilers know that this is not `in`
+    if (inverse > 0)
+      for (std::size_t i = 0; i < n; ++i) {
+        const float code = in[i] * inverse;  // at most 254, if the scale is the smallest there is
+        const auto rounded = static_cast<std::int32_t>(code + std::copysign(0.5F, code));
+        codes[i] = static_cast<std::int8_t>(std::clamp(rounded, -127, 127));
+      }
+    std::memcpy(out + header, codes, n);
     return header + n;
   }
 
@@ -78,6 +81,16 @@ struct RowCodec<int8> {
     return header + n;
   }
 };
+
+/// The bits as integers that are ordered as floats are; -0 is below 0.
+inline std::int32_t ordered(const float& x) noexcept {
+  const auto bits = std::bit_cast<std::int32_t>(x);
+  return bits ^ (bits >> 31 & 0x7FFFFFFF);
+}
+/// One of n floats by ordered(). Of zeros it is the first, whatever its sign.
+inline float of_ordered(std::int32_t x, const float* in, std::size_t n) noexcept {
+  return x == 0 || x == -1 ? *std::find(in, in + n, 0.0F) : std::bit_cast<float>(x ^ (x >> 31 & 0x7FFFFFFF));
+}
 
 /// x = offset + scale * code, codes 0 .. 15. Error: half a scale, which is the group's range / 15, rounded,
 /// and the rounding of its smallest x to f16.
@@ -92,28 +105,34 @@ struct RowCodec<int4> {
   }
 
   static std::size_t encode_group(const float* in, std::size_t n, std::byte* out) noexcept {
-    float least = in[0], most = in[0];
-    bool finite = true;
+    // As integers in the same order, whose extremes are found at once.
+    std::int32_t low = ordered(in[0]), high = low;
     for (std::size_t i = 0; i < n; ++i) {
-      least = (std::min)(least, in[i]);
-      most = (std::max)(most, in[i]);
-      finite = finite && magnitude_bits(in[i]) < infinity_bits<float>;
+      low = (std::min)(low, ordered(in[i]));
+      high = (std::max)(high, ordered(in[i]));
     }
+    const auto above_all = static_cast<std::int32_t>(infinity_bits<float>);
+    const bool finite = high < above_all && low > ~above_all;
+    const float least = of_ordered(low, in, n), most = of_ordered(high, in, n);
     const f16 offset = finite ? scale_of(least) : std::numeric_limits<f16>::quiet_NaN();
     const auto base = static_cast<float>(offset);
     const f16 scale = scale_of((most - base) / 15);
     const float inverse = inverse_of(static_cast<float>(scale));
     const f16 both[2] = {scale, offset};
     std::memcpy(out, both, header);
-    const auto code = [&](std::size_t i) -> unsigned {
-      constexpr float to_nearest = 0.5F;  // for what is not negative
-      return i < n && inverse > 0
-                 ? static_cast<unsigned>(std::clamp((in[i] - base) * inverse, 0.0F, 15.0F) + to_nearest)
-                 : 0;
-    };
+    std::uint8_t codes[channel_group + channel_group / 2]{};
+    if (inverse > 0)
+      for (std::size_t i = 0; i < n; ++i) {
+        constexpr float to_nearest = 0.5F;  // for what is not negative
+        const auto rounded = static_cast<std::int32_t>((in[i] - base) * inverse + to_nearest);
+        codes[i] = static_cast<std::uint8_t>(std::clamp(rounded, 0, 15));
+      }
     const std::size_t half = (n + 1) / 2;
-    for (std::size_t i = 0; i < half; ++i)
-      out[header + i] = static_cast<std::byte>(code(i) | code(i + half) << 4U);
+    std::uint64_t pairs[2], second[2];  // as two words: no code reaches into the next byte
+    std::memcpy(pairs, codes, sizeof pairs);
+    std::memcpy(second, codes + half, sizeof second);
+    for (std::size_t i = 0; i < 2; ++i) pairs[i] |= second[i] << 4U;
+    std::memcpy(out + header, pairs, half);
     return header + half;
   }
 
