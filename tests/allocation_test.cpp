@@ -77,6 +77,27 @@ TEST(Allocation, NoneInADistillationBeforeThePotIsFull) {
     });
 }
 
+TEST(Allocation, NoneWhileWhatIsReadIsArchived) {
+  const toy::Model model;
+  for (const auto type : {infinipot::ArchiveType::float32, infinipot::ArchiveType::codes8,
+                          infinipot::ArchiveType::codes4, infinipot::ArchiveType::tokens}) {
+    auto pot = toy::make_pot(model, 40, 20, Granularity::shared);
+    toy::Engine<Pot<float>> engine(model, pot);
+    infinipot::Ccd reader(engine, pot, infinipot::StreamingLlm(), {.keep = 20, .chunk = 16});
+    infinipot::MemoryArchive archive({.shape = model.shape, .type = type, .block = 8, .limit = 20000});
+    reader.archive_to(archive);
+    const auto text = toy::text(200, 1);
+    const allocation_counter::Scope counted;
+    reader.feed(text);
+    reader.generate(
+        50, [](std::span<const float> logits) { return static_cast<Token>(logits[0] > 0 ? 1 : 2); },
+        [](Token) { return true; });
+    const std::size_t calls = counted.calls();
+    EXPECT_EQ(calls, 0U) << static_cast<int>(type);
+    EXPECT_EQ(archive.end(), 250U);
+  }
+}
+
 /// Bytes that the constructor of a reader asks for.
 template <class P>
 std::size_t bytes_of_reader(const P& policy) {

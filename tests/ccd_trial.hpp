@@ -150,6 +150,9 @@ class AnyReader {
   virtual std::vector<std::byte> memory() const = 0;
   virtual void resume(std::span<const std::byte> memory) = 0;
   virtual void resume() = 0;
+  virtual void archive_to(infinipot::MemoryArchive& archive) = 0;
+  virtual infinipot::Recalled recall(infinipot::MemoryArchive& archive, std::span<const Token> question,
+                                     const infinipot::RecallSettings& settings) = 0;
   virtual void on_distillation(std::function<void(const infinipot::Distillation&)> observer) = 0;
   virtual void on_choice(std::function<void(const infinipot::Choice&)> observer) = 0;
   virtual const infinipot::CcdStats& stats() const = 0;

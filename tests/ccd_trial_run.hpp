@@ -26,6 +26,11 @@ class ReaderOf final : public AnyReader {
   std::vector<std::byte> memory() const override { return reader_.memory(); }
   void resume(std::span<const std::byte> memory) override { reader_.resume(memory); }
   void resume() override { reader_.resume(); }
+  void archive_to(infinipot::MemoryArchive& archive) override { reader_.archive_to(archive); }
+  infinipot::Recalled recall(infinipot::MemoryArchive& archive, std::span<const Token> question,
+                             const infinipot::RecallSettings& settings) override {
+    return infinipot::recall(reader_, archive, question, settings);
+  }
   void on_distillation(std::function<void(const infinipot::Distillation&)> observer) override {
     reader_.on_distillation(std::move(observer));
   }

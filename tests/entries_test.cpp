@@ -142,7 +142,7 @@ TEST(Entries, EveryChangeGivesAnotherRevision) {
     std::ranges::copy(std::vector<infinipot::Index>{0, 2}, kept.lane(lane).begin());
   table.keep(kept);
   changed();
-  table.assign(other);
+  table.assign(other, 0);
   changed();
 }
 

@@ -71,6 +71,21 @@ Snapshot read(const P& policy, Granularity granularity, AnyExecutor executor,
   return snapshot_of(pot, reader);
 }
 
+/// Reads, archives and recalls.
+Snapshot recalled(AnyExecutor executor) {
+  const toy::Model model(infinipot::plain_rope(8, 100),
+                         {.layers = 3, .query_heads = 6, .kv_heads = 3, .head_dim = 8});
+  auto pot = toy::make_pot(model, 40, 20, Granularity::shared);
+  toy::Engine<Pot<float>> engine(model, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::StreamingLlm(), {.keep = 20, .sinks = 2, .chunk = 16},
+                        std::move(executor));
+  infinipot::MemoryArchive archive({.shape = model.shape, .block = 16, .limit = 200000});
+  reader.archive_to(archive);
+  reader.feed(toy::text(150, 1));
+  EXPECT_TRUE(recall(reader, archive, std::vector<Token>{7, 21, 3}, {.steps = 2, .draft = 4}).done);
+  return snapshot_of(pot, reader);
+}
+
 template <class T, class P>
 void expect_same(const P& policy, const AnyExecutor& executor, KeyStorage storage = KeyStorage::rotated) {
   for (const Granularity granularity : all_granularities) {
@@ -188,6 +203,12 @@ struct Backwards {
     for (std::size_t item = count; item-- > 0;) function(item, item % 5);
   }
 };
+
+TEST(Executors, RecallTheSameBits) {
+  const Snapshot alone = recalled(AnyExecutor::of(Serial{}));
+  for (const std::size_t threads : {2U, 3U})
+    EXPECT_EQ(recalled(AnyExecutor::of(executors::StdThread(threads))), alone) << threads;
+}
 
 TEST(Executors, MayRunItemsInAnyOrder) { expect_same(AnyExecutor::of(Backwards{})); }
 

@@ -1,10 +1,11 @@
 # What `ctest -L LABEL` runs and `cmake --build build --target LABEL_tests` builds: test programs, without their `_test`.
 # ctest reads this too, after the tests, since gtest_discover_tests takes one label only.
-set(labels cap ccd check nuc policy pot rope engine reading llama_cpp kernels threads)
+set(labels archive cap ccd check nuc policy pot rope engine reading llama_cpp kernels threads)
 
 # Wings
+set(archive_programs archive archive_damage archive_file)
 set(cap_programs attention_form cap)
-set(ccd_programs allocation ccd ccd_failure ccd_reference ccd_trust concepts executor resume walkthrough)
+set(ccd_programs allocation ccd ccd_failure ccd_reference ccd_trust concepts executor recall resume walkthrough)
 set(check_programs check_adapter measure_rope)
 set(nuc_programs nuc nuc_from_hidden online_nuc)
 set(policy_programs entry_rows policy query_moments selector smooth)
@@ -13,19 +14,19 @@ set(rope_programs mrope reindex rope rope_scaling)
 
 # Examples
 set(engine_programs adapter_check architectures attention ccd_golden chat dequantize gguf growing_positions linear llama_config llama_engine
-                    llama_rope sampler scaled_rope thread_pool tokenizer)
-set(reading_programs answer_stream check conversation document interrupt needle options outputs pot_log progress prompt read report
-                     session streaming_tokenizer whole_file)
+                    llama_rope recall_golden sampler scaled_rope thread_pool tokenizer)
+set(reading_programs answer_stream archive chat chat_input check conversation document interrupt model_fingerprint needle options
+                     outputs pot_log progress prompt read report saved_pot session streaming_tokenizer whole_file)
 list(TRANSFORM reading_programs PREPEND reading_)
-set(llama_cpp_programs adapter_check agreement chat conversation engine error_log long_words markers program refusal same_tokens shift text)
+set(llama_cpp_programs adapter_check agreement archive_program chat conversation engine error_log long_words markers program refusal same_tokens shift text)
 list(TRANSFORM llama_cpp_programs PREPEND llama_cpp_)
 
 # What vectors and the compiler's floating point could change
-set(kernels_programs ${cap_programs} ${nuc_programs} ${policy_programs} ${rope_programs} ccd_failure compact element nan quantize
+set(kernels_programs ${cap_programs} ${nuc_programs} ${policy_programs} ${rope_programs} archive ccd_failure compact element nan quantize
                      quantized_pot top_k)
 # What runs on an executor or on threads of its own
-set(threads_programs architectures attention ccd_golden executor growing_positions linear llama_config llama_engine scaled_rope
-                     thread_pool tokenizer reading_prompt)
+set(threads_programs architectures archive attention ccd_golden executor growing_positions linear llama_config llama_engine recall_golden
+                     scaled_rope thread_pool tokenizer reading_prompt)
 
 foreach(label ${labels})
   foreach(program ${${label}_programs})

@@ -80,16 +80,16 @@ kernels() {
 # A minute each, at once, from the committed files.
 fuzzers() {
   configure build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=Release -DINFINIPOT_FUZZ=ON
-  cmake --build build/fuzz --target pot_file_fuzzer model_fuzzer
+  cmake --build build/fuzz --target archive_fuzzer pot_file_fuzzer model_fuzzer
   local name runs=()
-  for name in pot_file model; do
+  for name in archive pot_file model; do
     mkdir -p "build/fuzz/$name"
     "build/fuzz/tests/fuzz/${name}_fuzzer" -max_total_time=60 -max_len=16384 -artifact_prefix="build/fuzz/$name-" \
       "build/fuzz/$name" "tests/fuzz/seeds/$name" 2>"build/fuzz/$name.log" || { cat "build/fuzz/$name.log"; exit 1; } &
     runs+=($!)
   done
   for name in "${runs[@]}"; do wait "$name"; done
-  tail -qn 1 build/fuzz/{pot_file,model}.log >&2
+  tail -qn 1 build/fuzz/{archive,pot_file,model}.log >&2
 }
 
 # release OPTION...

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "infinipot/archive.hpp"
+#include "infinipot/ccd/archive_link.hpp"
 #include "infinipot/ccd/ccd_settings.hpp"
 #include "infinipot/ccd/guarded_store.hpp"
 #include "infinipot/ccd/needs.hpp"
@@ -30,6 +32,9 @@
 #include "infinipot/version.hpp"
 
 namespace infinipot::inline INFINIPOT_NAMESPACE {
+namespace detail {
+struct ReaderAccess;  // replays archives (recall/reader_access.hpp)
+}  // namespace detail
 
 /// Reads tokens through an engine into a store and distils whenever the store is full, whether reading or
 /// generating. Allocates only in the constructor, in set_policy() and in what the engine does.
@@ -74,8 +79,8 @@ class Ccd {
   }
 
   /// A copy that goes on from here, on a copy of the store (Pot::fork) and an engine that runs against it.
-  /// Without observers. Throws std::invalid_argument if the stores differ in shape, capacity, granularity or
-  /// size, or something else has changed this reader's store.
+  /// Without observers or archive. Throws std::invalid_argument if the stores differ in shape, capacity,
+  /// granularity or size, or something else has changed this reader's store.
   Ccd fork(Engine& engine, S& store) const {
     this->store().check_unchanged();
     this->store().check_copy(store);
@@ -83,6 +88,7 @@ class Ccd {
     copy.passes_.rebind(engine, store);
     copy.observer_ = nullptr;
     copy.choice_observer_ = nullptr;
+    copy.stop_archiving();
     return copy;
   }
 
@@ -140,14 +146,7 @@ class Ccd {
   /// anything changes, if the new policy needs more room (InfinipotSettings::longest_catalyst keeps some for
   /// a longer catalyst), or NuC when the old one did not, or has a token outside of the vocabulary.
   void set_policy(P policy) {
-    const auto most = [](const char* what, std::size_t needed, std::size_t available) {
-      if (needed > available)
-        detail::invalid("the new policy needs ", needed, ' ', what, "; the first one left room for ",
-                        available);
-    };
-    most("tokens for a probe", longest_probe(policy), store().view().capacity() - limit_);
-    most("queries to watch", watched_window(policy), passes_.most_watched());
-    protected_room_.check(policy);
+    protected_room_.check(policy, store().view().capacity() - limit_, passes_.most_watched());
     passes_.check_probes(policy);
     if (uses_nuc(policy) && !uses_nuc(policy_))
       detail::invalid("the new policy needs NuC, which the one before did not ask for");
@@ -186,26 +185,9 @@ class Ccd {
   /// on.
   void resume(std::span<const std::byte> memory) {
     const detail::ReaderMemory all = detail::memory_from(memory);
-    if (all.size != size())
-      detail::invalid("the memory is of a store of ", all.size, " entries, but this one holds ", size());
-    if (uses_nuc(policy_) && all.uses_nuc == 0 && size() > 0)
-      detail::invalid(policy_.name(), " needs NuC, which the reader that was saved, by ", all.policy,
-                      ", did not ask for");
-    if (must_remember()) {
-      if (all.policy != policy_.name())
-        detail::invalid("the memory is of a reader by ", all.policy, "; one by ", policy_.name(),
-                        " cannot go on without its own");
-      if (observes && !RemembersQueries<P>)
-        detail::invalid(policy_.name(), " observes queries and has no memory(), so it cannot be resumed");
-      if (detail::Received<P>::lasts && all.received.size() != Shape(store().view().shape()).heads() * size())
-        detail::invalid("the memory holds attention to ", all.received.size(), " entries of all heads, not ",
-                        Shape(store().view().shape()).heads() * size());
-    }
+    detail::check_memory(all, policy_, size(), Shape(store().view().shape()).heads(), must_remember());
     const detail::Held held = checked_room(all.logits);
-    if (all.stats.tokens_read < held.read || all.unread < -1 ||
-        (all.unread >= 0 && static_cast<std::size_t>(all.unread) >= tracker_.vocab_size()))
-      detail::invalid("the memory does not fit the store: it is of a reader of ", all.stats.tokens_read,
-                      " tokens, but the last entry is token ", held.read);
+    detail::check_stream(all, held.read, tracker_.vocab_size());
     store().accept();
     if constexpr (RemembersQueries<P>) {
       if (must_remember())
@@ -261,6 +243,18 @@ class Ccd {
     return tracker_.logits();
   }
 
+  /// From now on every chunk that was read, pinned and generated tokens included, also goes to an archive,
+  /// which must outlive the reader; see recall(). A reader that holds nothing goes on at the archive's end.
+  /// Throws std::invalid_argument, before anything changes, if the archive is of another shape, wants rows of
+  /// a store that cannot give them back, or goes on past what this reader, which holds entries, has read.
+  template <Archive A>
+  void archive_to(A& archive) {
+    stats_.tokens_read = detail::archive_start(archive, store().view(), stats_.tokens_read);
+    archive_ = detail::ArchiveLink<S, X>(archive);
+  }
+
+  void stop_archiving() noexcept { archive_ = {}; }
+
   /// Called after every distillation. It may allocate; it must not call back into the reader.
   void on_distillation(Observer observer) { observer_ = std::move(observer); }
 
@@ -276,6 +270,8 @@ class Ccd {
   std::size_t limit() const noexcept { return limit_; }
 
  private:
+  friend struct detail::ReaderAccess;
+
   Ccd(const Ccd&) = default;  // for fork(), which gives the copy its own engine and store
 
   Selector selector_for(const P& policy) const {
@@ -324,11 +320,11 @@ class Ccd {
                                  " tokens");
   }
 
-  /// Sinks stay anyway, so pinning them costs nothing.
+  /// Of `count` entries behind the last one and what is unread. Sinks stay anyway, so pinning them costs
+  /// nothing.
   std::size_t newly_pinned(std::size_t count) const noexcept {
-    const std::uint64_t read = stats_.tokens_read + (unread_ ? 1 : 0), end = read + count;
-    const std::uint64_t from = std::max<std::uint64_t>(read, settings_.sinks);
-    return static_cast<std::size_t>(end - (std::min)(end, from));
+    const std::size_t from = size() + (unread_ ? 1 : 0), end = from + count;
+    return end - (std::min)(end, (std::max)(from, settings_.sinks));
   }
 
   std::size_t longest_chunk() const noexcept {
@@ -351,24 +347,28 @@ class Ccd {
   void read_all(std::span<const Token> tokens, Retention retention) {
     while (!tokens.empty()) {
       if (size() == limit_) distil();
-      const std::size_t count = (std::min)(tokens.size(), longest_chunk());
-      read(tokens.first(count), retention);
-      tokens = tokens.subspan(count);
+      const auto chunk = tokens.first((std::min)(tokens.size(), longest_chunk()));
+      const auto entries = std::span(entries_).first(chunk.size());
+      for (std::size_t i = 0; i < chunk.size(); ++i)
+        entries[i] = {stats_.tokens_read + i, chunk[i], 0, retention == Retention::pinned};
+      read(chunk, entries, uses_nuc(policy_));
+      tokens = tokens.subspan(chunk.size());
     }
   }
 
-  /// Reads one chunk. Commits it only once the forward pass has returned.
-  void read(std::span<const Token> tokens, Retention retention) {
-    const auto entries = std::span(entries_).first(tokens.size());
-    for (std::size_t i = 0; i < tokens.size(); ++i)
-      entries[i] = {stats_.tokens_read + i, tokens[i], 0, retention == Retention::pinned};
-    const bool score_nuc = uses_nuc(policy_);
+  /// Reads one chunk, and its NuC if that is not known. Commits it only once the forward pass has returned.
+  void read(std::span<const Token> tokens, std::span<Entry> entries, bool score_nuc) {
+    const std::size_t first = size();
+    const auto pinned = static_cast<std::size_t>(std::ranges::count(
+        entries.subspan((std::min)(entries.size(), settings_.sinks - (std::min)(first, settings_.sinks))),
+        true, &Entry::pinned));
     if (score_nuc) entries[0].nuc = tracker_.score(tokens[0]);
     detail::ChunkLogits logits(tracker_, tokens, entries, score_nuc);
     passes_.add(policy_, tokens, entries, logits, watches_now());
     tracker_.commit();
-    if (retention == Retention::pinned) pinned_ += newly_pinned(tokens.size());
-    stats_.tokens_read += tokens.size();
+    pinned_ += pinned;
+    stats_.tokens_read = entries.back().position + 1;
+    archive_.add(store().view(), first, entries, passes_.executor());
   }
 
   P policy_;
@@ -379,6 +379,7 @@ class Ccd {
   NucTracker tracker_;
   std::vector<Entry> entries_;  // (chunk) being read
   detail::Passes<Engine, S, P, X> passes_;
+  detail::ArchiveLink<S, X> archive_;
   Selector selector_;
   std::size_t pinned_ = 0;       // beyond the sinks
   std::optional<Token> unread_;  // accepted, not read yet

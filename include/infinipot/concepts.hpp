@@ -166,4 +166,28 @@ concept ReadableEntries = ReadableKeys<S> && requires(const S& store, std::size_
   noexcept->std::same_as<FloatRows>;
 };
 
+/// A store whose entries can be archived with their rows: it can give back keys as projected, before RoPE.
+template <class S>
+concept ArchivableEntries = ReadableEntries<S> &&
+    requires(const S& view, std::size_t layer, std::size_t kv_head, std::size_t entry, float* key) {
+  { view.read_projected(layer, kv_head, entry, key) }
+  noexcept;
+};
+
+/// A store that takes back archived rows: it rotates `key`, which it may use as scratch, for the place that
+/// it gets. Called for different entries from several threads at once, before append().
+template <class S>
+concept WritableEntries = ArchivableEntries<S> &&
+    requires(S& store, std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
+             const float* value) {
+  { store.write_projected(layer, kv_head, entry, key, value) }
+  noexcept;
+};
+
+/// A store that can become a copy of another's first `count` entries. It may throw, before anything changes.
+template <class S>
+concept AssignableStore = Store<S> && requires(S& store, const S& other, std::size_t count) {
+  store.assign(other, count);
+};
+
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE

@@ -7,7 +7,7 @@
 // order (so that the same input may give other bits elsewhere), roots of infinity may be NaN, and denormals may be 0.
 //
 // Floors, lowest first. A header includes only its own floor and lower ones; a wing is on its door's floor.
-//   detail version | shape element executor queries | rope nuc cap top_k | pot | concepts | policy | ccd | check measure_rope check_adapter | infinipot
+//   detail version | shape element executor queries | rope nuc cap top_k | pot | archive | concepts | policy | ccd | recall check measure_rope check_adapter | infinipot
 #pragma once
 
 // The loop, and the seams where an engine meets it
@@ -33,6 +33,17 @@
 #include "infinipot/pot/selection.hpp"      // the entries that a distillation keeps
 #include "infinipot/pot/compact.hpp"        // moves kept rows together, in place
 #include "infinipot/pot/pot_file.hpp"       // saves and restores a pot
+
+// The archive: nothing that was read is lost
+#include "infinipot/archive.hpp"                   // what an archive must offer: every token that was read goes there
+#include "infinipot/archive/archive_settings.hpp"  // what is kept of it
+#include "infinipot/archive/memory_archive.hpp"    // an archive in memory
+#include "infinipot/archive/file_archive.hpp"      // an archive in a file
+#include "infinipot/archive/stored_block.hpp"      // entries read back from either
+#include "infinipot/recall.hpp"                     // recall: brings back what a question needs
+#include "infinipot/recall/recall_settings.hpp"     // steps, drafts, time
+#include "infinipot/recall/archive_part.hpp"        // a range, or several archives
+#include "infinipot/recall/replay.hpp"              // runs an archive through a reader
 
 // The policies, a file each
 #include "infinipot/policy/infinipot.hpp"            // the paper's: catalyst attention and NuC

@@ -57,18 +57,32 @@ class Pot<T> : public detail::PotBase {
   /// A pot that owns a copy of everything this one holds. Throws std::bad_alloc.
   Pot fork() const {
     Pot copy(settings_);
-    for (std::size_t layer = 0; layer < shape().layers; ++layer)
-      for (std::size_t head = 0; head < shape().kv_heads; ++head)
-        for (std::size_t entry = 0; entry < size(); ++entry) {
-          std::copy_n(keys(layer).row(head, entry), shape().head_dim, copy.keys(layer).row(head, entry));
-          std::copy_n(values(layer).row(head, entry), shape().head_dim, copy.values(layer).row(head, entry));
-        }
-    std::copy(originals_.begin(), originals_.end(), copy.originals_.begin());
-    std::copy(rows_.begin(), rows_.end(), copy.rows_.begin());
-    std::copy(first_positions_.begin(), first_positions_.end(), copy.first_positions_.begin());
-    copy.entries_.assign(entries_);
-    copy.survivors_ = survivors_;
+    copy.assign(*this, size());
     return copy;
+  }
+
+  /// Becomes a copy of another pot's first `count` entries, bit for bit. Throws std::invalid_argument, before
+  /// anything changes, if that is of another shape, granularity, key storage or RoPE, or they do not fit.
+  void assign(const Pot& other, std::size_t count) {
+    const std::size_t survivors = (std::min)(other.survivors_, count), d = shape().head_dim;
+    check_assign(other, count, originals_.empty() ? 0 : survivors);
+    for (std::size_t layer = 0; layer < shape().layers; ++layer)
+      for (std::size_t head = 0; head < shape().kv_heads; ++head) {
+        for (std::size_t entry = 0; entry < count; ++entry) {
+          std::copy_n(other.keys(layer).row(head, entry), d, keys(layer).row(head, entry));
+          std::copy_n(other.values(layer).row(head, entry), d, values(layer).row(head, entry));
+        }
+        const auto rows = other.origins(shape().head_of(layer, head) / shape().heads_per_lane(granularity()));
+        for (std::size_t i = 0; i < survivors && !originals_.empty(); ++i)
+          std::copy_n(other.originals(layer, head) + rows.row[i] * d, d, originals(layer, head) + i * d);
+      }
+    for (std::size_t lane = 0; lane < lanes() && !originals_.empty(); ++lane)
+      for (std::size_t i = 0; i < survivors; ++i) {
+        origins(lane).row[i] = static_cast<Index>(i);
+        origins(lane).position[i] = other.origins(lane).position[other.origins(lane).row[i]];
+      }
+    entries_.assign(other.entries_, count);
+    survivors_ = survivors;
   }
 
   /// Key and value rows of a layer, for the engine to read and write.
@@ -82,6 +96,20 @@ class Pot<T> : public detail::PotBase {
              const float* value) noexcept {
     detail::from_float(key, shape().head_dim, keys(layer).row(kv_head, entry));
     detail::from_float(value, shape().head_dim, values(layer).row(kv_head, entry));
+  }
+
+  /// The key of an entry as projected: before RoPE, without its attention factor; (head_dim) floats.
+  void read_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key) const noexcept {
+    detail::to_float(keys(layer).row(kv_head, entry), shape().head_dim, key);
+    if (key_storage() == KeyStorage::rotated) unrotate(entry, key);
+  }
+
+  /// Writes one entry whose key is as projected, whatever key_storage() says. `key` is used as scratch.
+  /// Otherwise as write().
+  void write_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
+                       const float* value) noexcept {
+    if (key_storage() == KeyStorage::rotated) rotate_for_reading(entry, key);
+    write(layer, kv_head, entry, key, value);
   }
 
   /// Drops all entries from `size` on (EntryTable::truncate).

@@ -30,6 +30,8 @@ struct Rope {
 
   std::size_t rotary_dim() const noexcept { return 2 * frequencies.size(); }
 
+  bool operator==(const Rope&) const = default;
+
   /// Throws std::invalid_argument if more than head_dim channels would turn, or a number is out of range.
   void validate(std::size_t head_dim) const {
     if (rotary_dim() > head_dim)

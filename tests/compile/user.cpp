@@ -56,6 +56,17 @@ void read() {
   restore_pot(std::as_bytes(std::span<const char>(file.str())), pot);
 }
 
+template <class T>
+bool ask_later() {
+  Pot<T> pot(settings());
+  Engine<T> engine{pot};
+  MemoryArchive archive({.shape = shape, .block = 16, .limit = 1 << 20});
+  Ccd reader(engine, pot, StreamingLlm());
+  reader.archive_to(archive);
+  reader.feed(std::vector<Token>(200, 3));
+  return recall(reader, archive, std::vector<Token>{1, 2}, {.steps = 2}).done;
+}
+
 template <Element T>
 std::vector<float> nuc_of(const std::vector<float>& hidden) {
   const std::vector<T> weights(100 * hidden.size());
@@ -74,6 +85,7 @@ int main() {
   read<bf16>();
   read<int8>();
   read<int4>();
+  const bool recalled = ask_later<f16>() && ask_later<int8>();
   read<f16>(ExpectedAttention({.rope = plain_rope(shape.head_dim)}));
   read<f16>(KeyDiff());
   read<f16>(KNorm());
@@ -83,7 +95,9 @@ int main() {
   std::vector<float> hidden(64), memory(64);
   rotate(hidden.data(), Mrope{plain_rope(64), std::vector<Axis>(32)}, {1, 2, 3}, 64, memory, hidden.data());
   const KeyChannels channels = measure_key_channels(Pot<f16>(settings()));
-  return static_cast<int>(top_k(nuc_of<f32>(hidden), 1).size() + nuc_of<f16>(hidden).size() +
+  FileArchive file = FileArchive::create("archive", {.shape = shape});
+  return static_cast<int>(recalled) + static_cast<int>(file.flush(Durability::power)) +
+         static_cast<int>(top_k(nuc_of<f32>(hidden), 1).size() + nuc_of<f16>(hidden).size() +
                           nuc_of<bf16>(hidden).size() + channels.centre.size() +
                           yarn_rope(64, 1e4, {}).rotary_dim());
 }

@@ -20,6 +20,9 @@ class GuardedStore {
   explicit GuardedStore(S& store) noexcept : store_(&store), seen_(revision()) {}
 
   const S& view() const noexcept { return *store_; }
+
+  /// For rows from an archive, and for other entries altogether; accept() must follow the latter.
+  S& target() noexcept { return *store_; }
   const EntryTable& entries() const noexcept { return store_->entries(); }
   std::size_t size() const noexcept { return entries().size(); }
 

@@ -52,6 +52,7 @@ class Passes {
     store_ = GuardedStore<S>(store);
   }
 
+  Engine& engine() noexcept { return *engine_; }
   GuardedStore<S>& store() noexcept { return store_; }
   const GuardedStore<S>& store() const noexcept { return store_; }
   Received<P>& received() noexcept { return received_; }

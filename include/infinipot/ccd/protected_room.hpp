@@ -33,12 +33,17 @@ class ProtectedRoom {
               " entries that are kept");
   }
 
-  /// Throws std::invalid_argument if another policy wants more recent entries than stay.
+  /// Throws std::invalid_argument if another policy wants more recent entries than stay, or more than these
+  /// tokens for a probe or queries to watch.
   template <Policy P>
-  void check(const P& policy) const {
-    if (const std::size_t needed = recent_of(policy, 0, keep_); needed > protection_.recent)
-      invalid("the new policy needs ", needed, " recent entries; the first one left room for ",
-              protection_.recent);
+  void check(const P& policy, std::size_t for_probes, std::size_t for_window) const {
+    const auto most = [](std::size_t needed, const char* what, std::size_t available) {
+      if (needed > available)
+        invalid("the new policy needs ", needed, ' ', what, "; the first one left room for ", available);
+    };
+    most(longest_probe(policy), "tokens for a probe", for_probes);
+    most(watched_window(policy), "queries to watch", for_window);
+    most(recent_of(policy, 0, keep_), "recent entries", protection_.recent);
   }
 
  private:

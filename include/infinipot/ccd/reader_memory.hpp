@@ -9,7 +9,10 @@
 #include <vector>
 
 #include "infinipot/ccd/ccd_settings.hpp"
+#include "infinipot/ccd/received.hpp"
 #include "infinipot/detail/error.hpp"
+#include "infinipot/policy.hpp"
+#include "infinipot/policy/defaults.hpp"
 #include "infinipot/pot/crc32.hpp"
 #include "infinipot/pot/file_numbers.hpp"
 #include "infinipot/shape.hpp"
@@ -81,6 +84,35 @@ inline ReaderMemory memory_from(std::span<const std::byte> bytes) {
   if (in.get<std::uint32_t>() != crc.value() || in.at() != bytes.size())
     invalid("the ", what, " is damaged: its checksum or length is wrong");
   return memory;
+}
+
+/// Throws std::invalid_argument unless a reader by `policy`, whose store holds `size` entries in `heads`
+/// heads, can go on with this memory. `needed`: it cannot without what it collected.
+template <Policy P>
+void check_memory(const ReaderMemory& memory, const P& policy, std::size_t size, std::size_t heads,
+                  bool needed) {
+  if (memory.size != size)
+    invalid("the memory is of a store of ", memory.size, " entries, but this one holds ", size);
+  if (uses_nuc(policy) && memory.uses_nuc == 0 && size > 0)
+    invalid(policy.name(), " needs NuC, which the reader that was saved, by ", memory.policy,
+            ", did not ask for");
+  if (!needed) return;
+  if (memory.policy != policy.name())
+    invalid("the memory is of a reader by ", memory.policy, "; one by ", policy.name(),
+            " cannot go on without its own");
+  if (watch_of<P> == Watch::queries_and_entries && !RemembersQueries<P>)
+    invalid(policy.name(), " observes queries and has no memory(), so it cannot be resumed");
+  if (Received<P>::lasts && memory.received.size() != heads * size)
+    invalid("the memory holds attention to ", memory.received.size(), " entries of all heads, not ",
+            heads * size);
+}
+
+/// Throws std::invalid_argument unless the memory is of a reader that has read at least `read` tokens.
+inline void check_stream(const ReaderMemory& memory, std::uint64_t read, std::size_t vocab_size) {
+  if (memory.stats.tokens_read < read || memory.unread < -1 ||
+      (memory.unread >= 0 && static_cast<std::size_t>(memory.unread) >= vocab_size))
+    invalid("the memory does not fit the store: it is of a reader of ", memory.stats.tokens_read,
+            " tokens, but the last entry is token ", read);
 }
 
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail

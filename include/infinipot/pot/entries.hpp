@@ -72,14 +72,17 @@ class EntryTable {
     ++revision_;
   }
 
-  /// Copies a table of the same lanes and capacity.
-  void assign(const EntryTable& other) noexcept {
-    std::copy(other.positions_.begin(), other.positions_.end(), positions_.begin());
-    std::copy(other.tokens_.begin(), other.tokens_.end(), tokens_.begin());
-    std::copy(other.nuc_.begin(), other.nuc_.end(), nuc_.begin());
-    std::copy(other.pinned_.begin(), other.pinned_.end(), pinned_.begin());
-    std::copy(other.survived_.begin(), other.survived_.end(), survived_.begin());
-    size_ = other.size_;
+  /// Becomes a copy of the first `count` entries of a table of the same lanes. Precondition: count <=
+  /// other.size(), count <= capacity().
+  void assign(const EntryTable& other, std::size_t count) noexcept {
+    size_ = count;
+    for (std::size_t lane = 0; lane < lanes_; ++lane) {
+      std::ranges::copy(other.positions(lane).first(count), row(positions_, lane).begin());
+      std::ranges::copy(other.tokens(lane).first(count), row(tokens_, lane).begin());
+      std::ranges::copy(other.nuc(lane).first(count), row(nuc_, lane).begin());
+      std::ranges::copy(other.pinned(lane).first(count), row(pinned_, lane).begin());
+      std::ranges::copy(other.survived(lane).first(count), row(survived_, lane).begin());
+    }
     ++revision_;
   }
 

@@ -64,9 +64,36 @@ class PotBase {
   void rotate_for_reading(std::size_t position, float* key) const noexcept {
     const Rope& rope = settings_.rope;
     rotate(key, angles_[position], rope.pairing, Turn::forward, shape().head_dim, key);
-    if (rope.attention_factor == 1) return;
-    const auto factor = static_cast<float>(rope.attention_factor);
-    std::for_each_n(key, rope.rotary_dim(), [factor](float& channel) { channel *= factor; });
+    scale(rope.attention_factor, key);
+  }
+
+  /// And back: a key that the engine rotated for a position, as projected.
+  void unrotate(std::size_t position, float* key) const noexcept {
+    const Rope& rope = settings_.rope;
+    rotate(key, angles_[position], rope.pairing, Turn::backward, shape().head_dim, key);
+    scale(1 / rope.attention_factor, key);
+  }
+
+  /// Multiplies the channels that RoPE turns.
+  void scale(double by, float* key) const noexcept {
+    if (by == 1) return;
+    const auto factor = static_cast<float>(by);
+    std::for_each_n(key, settings_.rope.rotary_dim(), [factor](float& channel) { channel *= factor; });
+  }
+
+  /// Throws std::invalid_argument unless the first `count` entries of another pot, `survivors` of them with a
+  /// key as first written, can be copied into this one as they are.
+  void check_assign(const PotBase& other, std::size_t count, std::size_t survivors) const {
+    const PotSettings& own = settings_;
+    if (!(other.shape() == own.shape) || other.granularity() != own.granularity ||
+        other.key_storage() != own.key_storage || !(other.rope() == own.rope))
+      invalid("a pot of shape ", other.shape(), " is not of this one's kind: ", own.shape,
+              ", of the same granularity, key storage and RoPE");
+    if (count > other.size() || count > own.capacity)
+      invalid("cannot copy ", count, " entries of a pot that holds ", other.size(), " into one of capacity ",
+              own.capacity);
+    if (survivors > own.max_keep)
+      invalid("cannot copy ", survivors, " survivors into a pot whose max_keep is ", own.max_keep);
   }
 
   PotSettings settings_;

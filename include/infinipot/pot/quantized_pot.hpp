@@ -133,10 +133,23 @@ class Pot<T> : public detail::PotBase {
   /// A copy of everything this one holds. Throws std::bad_alloc.
   Pot fork() const {
     Pot copy(settings_, KeyChannels{{centre_.begin(), centre_.end()}, {spread_.begin(), spread_.end()}});
-    std::ranges::copy(keys_, copy.keys_.begin());
-    std::ranges::copy(values_, copy.values_.begin());
-    copy.entries_.assign(entries_);
+    copy.assign(*this, size());
     return copy;
+  }
+
+  /// Becomes a copy of another pot's first `count` entries, bit for bit. Throws std::invalid_argument, before
+  /// anything changes, if that is of another shape, granularity, key storage, RoPE or key channels, or they
+  /// do not fit.
+  void assign(const Pot& other, std::size_t count) {
+    check_assign(other, count, 0);
+    if (!std::ranges::equal(centre_, other.centre_) || !std::ranges::equal(spread_, other.spread_))
+      detail::invalid("a pot of other key channels cannot be copied into this one");
+    for (std::size_t pair = 0; pair < shape().heads(); ++pair) {
+      const std::size_t layer = pair / shape().kv_heads, head = pair % shape().kv_heads;
+      std::copy_n(other.row(other.keys_, layer, head, 0), count * row_bytes_, row(keys_, layer, head, 0));
+      std::copy_n(other.row(other.values_, layer, head, 0), count * row_bytes_, row(values_, layer, head, 0));
+    }
+    entries_.assign(other.entries_, count);
   }
 
   /// Writes one entry, rounded for the only time. Different entries may be written from different threads at
@@ -145,17 +158,26 @@ class Pot<T> : public detail::PotBase {
   void write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
              const float* value) noexcept {
     const std::size_t d = shape().head_dim;
-    float projected[most_channels];
+    float turned[most_channels];
     if (key_storage() == KeyStorage::rotated)
-      rotate(key, angles_[entry], rope().pairing, Turn::backward, d, projected);
+      rotate(key, angles_[entry], rope().pairing, Turn::backward, d, turned);
     else
-      std::copy_n(key, d, projected);
-    if (!spread_.empty()) {
-      const std::size_t at = shape().head_of(layer, kv_head) * d;
-      for (std::size_t c = 0; c < d; ++c) projected[c] = (projected[c] - centre_[at + c]) / spread_[at + c];
-    }
-    detail::quantize_row<T>(projected, d, row(keys_, layer, kv_head, entry));
-    detail::quantize_row<T>(value, d, row(values_, layer, kv_head, entry));
+      std::copy_n(key, d, turned);
+    encode(layer, kv_head, entry, turned, value);
+  }
+
+  /// The key of an entry as projected: before RoPE, without its attention factor; (head_dim) floats.
+  void read_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key) const noexcept {
+    decode(layer, kv_head, entry, key);
+    if (key_storage() == KeyStorage::rotated) scale(1 / rope().attention_factor, key);
+  }
+
+  /// Writes one entry whose key is as projected, whatever key_storage() says. `key` is used as scratch.
+  /// Otherwise as write().
+  void write_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
+                       const float* value) noexcept {
+    if (key_storage() == KeyStorage::rotated) scale(rope().attention_factor, key);
+    encode(layer, kv_head, entry, key, value);
   }
 
   /// Drops all entries from `size` on (EntryTable::truncate).
@@ -178,14 +200,9 @@ class Pot<T> : public detail::PotBase {
   FloatRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
                      float* tile) const noexcept {
     const std::size_t d = shape().head_dim;
-    const std::byte* const rows = row(keys_, layer, kv_head, first);
     for (std::size_t i = 0; i < count; ++i) {
       float* const key = tile + i * d;
-      detail::dequantize_row<T>(rows + i * row_bytes_, d, key);
-      if (!spread_.empty()) {
-        const std::size_t at = shape().head_of(layer, kv_head) * d;
-        for (std::size_t c = 0; c < d; ++c) key[c] = centre_[at + c] + spread_[at + c] * key[c];
-      }
+      decode(layer, kv_head, first + i, key);
       if (key_storage() == KeyStorage::unrotated)
         rotate_for_reading(first + i, key);
       else
@@ -205,6 +222,27 @@ class Pot<T> : public detail::PotBase {
 
  private:
   friend struct detail::PotAccess;
+
+  /// Quantises an entry. `key` is not rotated; it is used as scratch.
+  void encode(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
+              const float* value) noexcept {
+    const std::size_t d = shape().head_dim;
+    if (!spread_.empty()) {
+      const std::size_t at = shape().head_of(layer, kv_head) * d;
+      for (std::size_t c = 0; c < d; ++c) key[c] = (key[c] - centre_[at + c]) / spread_[at + c];
+    }
+    detail::quantize_row<T>(key, d, row(keys_, layer, kv_head, entry));
+    detail::quantize_row<T>(value, d, row(values_, layer, kv_head, entry));
+  }
+
+  /// A key, not rotated.
+  void decode(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key) const noexcept {
+    const std::size_t d = shape().head_dim;
+    detail::dequantize_row<T>(row(keys_, layer, kv_head, entry), d, key);
+    if (spread_.empty()) return;
+    const std::size_t at = shape().head_of(layer, kv_head) * d;
+    for (std::size_t c = 0; c < d; ++c) key[c] = centre_[at + c] + spread_[at + c] * key[c];
+  }
 
   template <class Byte>
   Byte* row(std::span<Byte> rows, std::size_t layer, std::size_t kv_head, std::size_t entry) const noexcept {
