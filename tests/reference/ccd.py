@@ -62,9 +62,10 @@ class Margin:
 
 
 class Pot:
-    def __init__(self, model, settings, catalyst=()):
+    def __init__(self, model, settings, catalyst=(), archive=None):
         self.model = model
         self.settings = settings
+        self.archive = archive  # where everything that is read goes as well (archive.py)
         self.catalyst = list(catalyst) if settings.policy in ("infinipot", "reread") else []
         self.limit = settings.capacity - len(self.catalyst) - (settings.block if settings.policy == "reread" else 0)
         self.stream = []
@@ -119,14 +120,11 @@ class Pot:
         first = len(self.stream_nuc)
         self.stream += tokens
         self.stream_nuc += nuc
-
-        def extend(record, values):
-            return np.concatenate([record, np.tile(np.asarray(values, dtype=record.dtype), (len(self.lanes), 1))], 1)
-
-        self.position = extend(self.position, range(first, first + len(tokens)))
-        self.nuc = extend(self.nuc, nuc)
-        self.pinned = extend(self.pinned, [pinned] * len(tokens))
-        self.survived = extend(self.survived, [0] * len(tokens))
+        records = range(first, first + len(tokens)), nuc, [pinned] * len(tokens)
+        self.add_records(*records)
+        if self.archive is not None:
+            rows = self.cache.keys, self.cache.values
+            self.archive.append(*records, *([row[:, -len(tokens) :] for row in layers] for layers in rows))
         if self.settings.policy == "expected_attention":
             past_sinks = max(0, self.settings.sinks - first)
             for layer, rows in enumerate(self.cache.queries):
@@ -138,6 +136,17 @@ class Pot:
         if self.settings.policy == "h2o":
             new = torch.zeros(*self.received.shape[:2], len(tokens), dtype=self.model.dtype)
             self.received = torch.cat([self.received, new], dim=2) + self._mass(len(tokens))
+
+    def add_records(self, positions, nuc, pinned):
+        """The records of new entries, the same in all lanes."""
+
+        def extend(record, values):
+            return np.concatenate([record, np.tile(np.asarray(values, dtype=record.dtype), (len(self.lanes), 1))], 1)
+
+        self.position = extend(self.position, positions)
+        self.nuc = extend(self.nuc, nuc)
+        self.pinned = extend(self.pinned, pinned)
+        self.survived = extend(self.survived, [0] * len(positions))
 
     def distil(self):
         scores, stages = self._scores()
