@@ -1,5 +1,6 @@
 #include "cell_pot.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <sstream>
@@ -137,14 +138,31 @@ infinipot::FloatRows CellPot::key_rows(std::size_t /*layer*/, std::size_t kv_hea
   return {tile, static_cast<std::ptrdiff_t>(width)};
 }
 
-CellPot CellPot::fork(llama_seq_id sequence) const {
+void CellPot::check_copies() const {
   if (llama_n_seq_max(&context_) > 1 && llama_n_ctx_seq(&context_) == llama_n_ctx(&context_))
     refuse("sequences of this context share their cells (kv_unified), so a pot cannot be copied");
+}
+
+CellPot CellPot::fork(llama_seq_id sequence) const {
+  check_copies();
   CellPot copy(context_, sequence, capacity_);
-  llama_memory_seq_cp(memory(), sequence_, sequence, -1, -1);
-  copy.entries_.assign(entries_);
-  copy.cells_ = cells_;
+  copy.assign(*this, entries_.size());
   return copy;
+}
+
+void CellPot::assign(const CellPot& other, std::size_t count) {
+  check_copies();
+  if (&other.context_ != &context_ || other.sequence_ == sequence_)
+    refuse("a pot can be copied only from another sequence of the same context");
+  if (count > other.entries_.size() || count > capacity_)
+    refuse("cannot copy " + std::to_string(count) + " entries of a pot that holds " +
+           std::to_string(other.entries_.size()) + " into one of " + std::to_string(capacity_));
+  truncate(0);
+  if (count == 0) return;
+  llama_memory_seq_cp(memory(), other.sequence_, sequence_, -1, -1);
+  entries_.assign(other.entries_, count);
+  std::ranges::copy(std::span(other.cells_).first(count), cells_.begin());
+  remove(count, std::max(capacity_, other.capacity_));
 }
 
 }  // namespace llama_cpp

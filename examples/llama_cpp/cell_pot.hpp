@@ -56,6 +56,10 @@ class CellPot {
   /// other.
   CellPot fork(llama_seq_id sequence) const;
 
+  /// Becomes a copy of the first `count` entries of a pot in another sequence of the same context. Throws
+  /// std::invalid_argument, before anything changes, as fork() does, or if they do not fit.
+  void assign(const CellPot& other, std::size_t count);
+
   llama_context& context() const noexcept { return context_; }
   llama_seq_id sequence() const noexcept { return sequence_; }
 
@@ -75,6 +79,7 @@ class CellPot {
  private:
   llama_memory_t memory() const noexcept { return llama_get_memory(&context_); }
   void remove(std::size_t first, std::size_t end);
+  void check_copies() const;
 
   llama_context& context_;
   llama_seq_id sequence_;

@@ -351,6 +351,49 @@ TEST_F(LlamaCpp, ForkGoesOnAlone) {
   }
 }
 
+TEST_F(LlamaCpp, RecallsByReadingArchivedTokensAnew) {
+  const Tokens header = text(3, 9), tokens = text(150), question = text(4, 2), more = text(20, 7);
+  ContextSettings two = exact;
+  two.sequences = 2;
+  constexpr CcdSettings keeps{.keep = 24, .sinks = 2, .chunk = 16};
+  Single single(*model_, capacity, two), plain(*model_, capacity, exact);
+  infinipot::MemoryArchive archive(
+      {.shape = single.pot->shape(), .type = infinipot::ArchiveType::tokens, .block = 32, .limit = 1 << 16});
+  Ccd reader(*single.engine, *single.pot, infinipot::StreamingLlm(), keeps);
+  reader.archive_to(archive);
+  reader.feed(header, infinipot::Retention::pinned);
+  reader.feed(tokens);
+  const Logits before{{reader.logits().begin(), reader.logits().end()}};
+  CellPot other(*single.context, 1, capacity);
+  Engine engine(single.tap, other);
+
+  // Given up, it leaves the reader as it was.
+  infinipot::RecallSettings settings;
+  settings.progress = [](const infinipot::RecallProgress& progress) { return progress.position < 60; };
+  const std::vector<std::uint64_t> held(single.pot->entries().positions(0).begin(),
+                                        single.pot->entries().positions(0).end());
+  EXPECT_FALSE(recall(reader, engine, other, archive, question, settings).done);
+  EXPECT_TRUE(std::ranges::equal(single.pot->entries().positions(0), held));
+
+  // What is kept is what a reader keeps that knew the question.
+  EXPECT_TRUE(recall(reader, engine, other, archive, question).done);
+  Ccd known(*plain.engine, *plain.pot, infinipot::recommended_settings(question), keeps);
+  known.feed(header, infinipot::Retention::pinned);
+  known.feed(tokens);
+  known.distil();
+  EXPECT_TRUE(std::ranges::equal(single.pot->entries().positions(0), plain.pot->entries().positions(0)));
+  reader.feed(more);
+  known.feed(more);
+  EXPECT_LT(distance(reader.logits(), known.logits()), 1e-4F);
+  EXPECT_EQ(archive.end(), header.size() + tokens.size() + more.size());
+
+  // An archive with rows cannot be had of this store.
+  infinipot::MemoryArchive rows({.shape = single.pot->shape(), .block = 4, .limit = 1 << 20});
+  EXPECT_THROW(reader.archive_to(rows), std::invalid_argument);
+  EXPECT_THROW(other.assign(other, 1), std::invalid_argument);
+  EXPECT_THROW(other.assign(*single.pot, capacity + 1), std::invalid_argument);
+}
+
 TEST_F(LlamaCpp, FailedPassLeavesThePotAsItWas) {
   const Tokens tokens = text(40), more = text(8, 5);
   const infinipot::StreamingLlm policy;
