@@ -115,6 +115,7 @@ const reading::Program program{
         "--alpha 0.5 --sinks 0 --catalyst @question.\n",
     .granularities = {"shared"},
     .context_shift = true,
+    .archive_types = {"tokens"},
     .more_options = {
         {"--cache-type",
          &Options::cache_type,

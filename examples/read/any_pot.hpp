@@ -3,10 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <ostream>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 
@@ -69,6 +71,37 @@ class AnyPot {
       copy.dropped_ = dropped_;
       return copy;
     });
+  }
+
+  void read_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key) const noexcept {
+    visit([&](const auto& pot) { pot.read_projected(layer, kv_head, entry, key); });
+  }
+  void write_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
+                       const float* value) noexcept {
+    visit([&](auto& pot) { pot.write_projected(layer, kv_head, entry, key, value); });
+  }
+
+  /// Becomes a copy of the first entries of another pot, as infinipot::Pot does. Throws
+  /// std::invalid_argument, also for one of another element type.
+  void assign(const AnyPot& other, std::size_t count) {
+    std::visit(
+        [&](auto& pot) {
+          const auto* const same = std::get_if<std::remove_reference_t<decltype(pot)>>(&other.pot_);
+          if (same == nullptr) throw std::invalid_argument("a pot of another element type cannot be copied");
+          pot.assign(*same, count);
+        },
+        pot_);
+    dropped_ = other.dropped_;
+  }
+
+  /// infinipot::save_pot(). Not for positions that grow, which a file does not know.
+  void save(std::ostream& out, std::span<const std::byte> extra) const {
+    std::visit([&](const auto& pot) { infinipot::save_pot(pot, out, extra); }, pot_);
+  }
+
+  /// infinipot::restore_pot(), which throws std::invalid_argument.
+  void restore(std::span<const std::byte> file) {
+    std::visit([&](auto& pot) { infinipot::restore_pot(file, pot); }, pot_);
   }
 
   /// The position for which to rotate a token that is about to become an entry.

@@ -12,6 +12,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -125,6 +126,32 @@ void add_number(CLI::App& app, const std::string& name, Number& target, const Ra
   std::ostringstream fallback;
   fallback << target;
   add_number(app, name, target, range, meaning, fallback.str());
+}
+
+/// A number of bytes above 0, with K, M, G or T for 1024 and its powers behind it.
+inline std::optional<std::uint64_t> bytes_in(const std::string& text) {
+  constexpr std::string_view units = "KMGT";
+  const std::size_t unit = text.empty() ? std::string_view::npos : units.find(text.back());
+  const bool has_unit = unit != std::string_view::npos;
+  const unsigned shift = has_unit ? 10 * (static_cast<unsigned>(unit) + 1) : 0;
+  const auto number = number_in<std::uint64_t>(has_unit ? text.substr(0, text.size() - 1) : text);
+  if (!number || *number == 0 || *number > UINT64_MAX >> shift) return std::nullopt;
+  return *number << shift;
+}
+
+/// A number of bytes.
+inline void add_bytes(CLI::App& app, const std::string& name, std::uint64_t& target,
+                      const std::string& meaning, const std::string& fallback) {
+  const auto set = [&target, name](const std::string& text) {
+    const std::optional<std::uint64_t> bytes = bytes_in(text);
+    if (!bytes)
+      throw CLI::ValidationError(
+          name,
+          "must be a number of bytes above 0, such as 1000000, 500M or 2G, not " + smollm2::quoted(text));
+    target = *bytes;
+  };
+  app.add_option_function<std::string>(name, set, wrapped(meaning + " [" + fallback + "]"))
+      ->type_name("BYTES");
 }
 
 /// One of a few words, which `type` or `meaning` must name.

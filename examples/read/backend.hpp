@@ -29,11 +29,13 @@ concept StoreWithEngine = requires(M& memory) {
 ///     const TextModel& text() const;
 ///     std::uint64_t bytes_per_token() const;  // keys and values of one token in all layers
 ///     infinipot::Rope rope() const;           // optional: the model's, where policies observe its queries
+///     infinipot::KeyChannels key_channels();  // optional: what codes need to know about its keys
 ///     Memory memory(const Options& options, std::size_t batch, bool forks);
 ///
 /// memory() makes an empty store of options.pot entries, of which a distillation keeps options.keep, with
-/// options.granularity, and an engine whose calls have at most `batch` tokens. It is called once. `forks`
-/// says whether fork() will be called. Throws UsageError for options that the engine cannot do.
+/// options.granularity, and an engine whose calls have at most `batch` tokens. It is called once, and with
+/// --recall-pot once more. `forks` says whether fork() will be called. Throws UsageError for options that the
+/// engine cannot do.
 ///
 ///     Store& Memory::store();
 ///     Engine& Memory::engine();

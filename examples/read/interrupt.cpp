@@ -14,13 +14,16 @@ extern "C" void note_signal(int signal) {
 }
 
 /// Without SA_RESTART, so that waiting for input ends.
-void install(int signal, struct sigaction& before) {
-  sigaction(signal, nullptr, &before);
-  if (before.sa_handler == SIG_IGN) return;
+void handle(int signal) noexcept {
   struct sigaction action {};
   action.sa_handler = note_signal;
   action.sa_flags = static_cast<int>(SA_RESETHAND);
   sigaction(signal, &action, nullptr);
+}
+
+void install(int signal, struct sigaction& before) noexcept {
+  sigaction(signal, nullptr, &before);
+  if (before.sa_handler != SIG_IGN) handle(signal);
 }
 
 }  // namespace
@@ -37,6 +40,11 @@ InterruptGuard::~InterruptGuard() {
 }
 
 int interrupt_signal() noexcept { return noted; }
+
+void forget_interrupt() noexcept {
+  if (const int signal = interrupt_signal(); signal != 0) handle(signal);
+  noted = 0;
+}
 
 void check_interrupt() {
   if (interrupt_signal() != 0) throw Interrupted("interrupted before an answer began");

@@ -30,6 +30,9 @@ class InterruptGuard {
 /// The signal that was noted; 0 if there was none.
 int interrupt_signal() noexcept;
 
+/// As if no signal had come yet: while an InterruptGuard lives, the next one is only noted again.
+void forget_interrupt() noexcept;
+
 /// Throws Interrupted if a signal was noted.
 void check_interrupt();
 

@@ -56,6 +56,7 @@ class Smollm2 {
   const TextModel& text() const { return text_; }
   std::uint64_t bytes_per_token() const { return bytes_per_token_; }
   infinipot::Rope rope() const { return weights_.config().rope(options_.pot); }
+  infinipot::KeyChannels key_channels() { return reading::key_channels(weights_, text_, threads_); }
   Memory memory(const Options& options, std::size_t batch, bool /*forks*/) {
     return {weights_, threads_, pot(options), batch};
   }
@@ -73,6 +74,9 @@ class Smollm2 {
       throw UsageError("--positions growing: needs --cache-type f32, f16 or bf16, not " + options.cache_type);
     if (options.positions == "growing" && options.check)
       throw UsageError("--check: needs --positions reindexed: growing ones leave keys unturned on purpose");
+    if (options.positions == "growing" && !(options.save + options.load + options.archive).empty())
+      throw UsageError(
+          "--positions growing: needs no --archive, --save or --load: its keys stay as they are");
     if (options.positions == "growing" && options.policy == "expected_attention")
       throw UsageError("--positions growing: expected_attention needs reindexed positions");
     return options;
@@ -85,8 +89,7 @@ class Smollm2 {
                                     .granularity = granularity_of(options),
                                     .rope = weights_.config().rope(options.pot)};
     if (options.positions == "growing") return make_growing_pot(options.cache_type, std::move(settings));
-    return make_pot(options.cache_type, std::move(settings),
-                    [&] { return key_channels(weights_, text_, threads_); });
+    return make_pot(options.cache_type, std::move(settings), [&] { return key_channels(); });
   }
 
   const Options& options_;
@@ -107,6 +110,7 @@ int main(int argc, char** argv) {
           "The paper's own settings: --granularity head --over-queries sum --over-heads sum --kernel 1\n"
           "--alpha 0.5 --sinks 0 --catalyst @question.\n",
       .reads_entries = true,
+      .owns_pots = true,
       .more_options = {{"--cache-type",
                         &reading::Options::cache_type,
                         {"f32", "f16", "bf16", "int8", "int4"},

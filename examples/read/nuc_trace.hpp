@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <span>
 #include <utility>
 #include <vector>
@@ -16,15 +17,20 @@ namespace reading {
 /// the end.
 class NucTrace {
  public:
-  /// Takes in what was read since the last call. Nothing of that may have been dropped.
+  /// Takes in what was read since the last call. Nothing of that may have been dropped, but what was read in
+  /// another run may be missing.
   void note(const infinipot::EntryTable& entries) {
     const auto positions = entries.positions(0);
+    const auto nuc = entries.nuc(0);
     const auto fresh = std::ranges::lower_bound(positions, nuc_.size()) - positions.begin();
-    const auto nuc = entries.nuc(0).subspan(static_cast<std::size_t>(fresh));
-    nuc_.insert(nuc_.end(), nuc.begin(), nuc.end());
+    for (auto i = static_cast<std::size_t>(fresh); i < positions.size(); ++i) {
+      nuc_.resize(static_cast<std::size_t>(positions[i]), std::numeric_limits<float>::quiet_NaN());
+      nuc_.push_back(nuc[i]);
+    }
   }
 
-  const std::vector<float>& nuc() const { return nuc_; }  ///< nats; 0 for the first token
+  /// nats; 0 for the first token, NaN where it is not known.
+  const std::vector<float>& nuc() const { return nuc_; }
 
  private:
   std::vector<float> nuc_;

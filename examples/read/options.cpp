@@ -6,6 +6,7 @@
 #include "argument_list.hpp"
 #include "arguments.hpp"
 #include "infinipot/version.hpp"
+#include "option_checks.hpp"
 #include "policies.hpp"
 
 namespace reading {
@@ -20,11 +21,18 @@ constexpr const char* about_texts =
     "A text longer than the pot is distilled as it is read, so memory stays the same.\n"
     "Several questions make a conversation: all documents, questions and answers go through one pot.\n"
     "The k-th --document, --answer-prefix, --answer and --needle belong to the k-th --question. There may\n"
-    "be fewer of them than questions; an empty --answer-prefix, --answer or --needle means none.\n";
+    "be fewer of them than questions; an empty --answer-prefix, --answer or --needle means none.\n"
+    "Where questions can come later (--chat, --archive, --save) there may be more documents.\n";
+
+constexpr const char* about_archive =
+    "An archive keeps all that was read; before an answer, what the question needs of it is brought back.\n"
+    "--archive with --document reads on; without, it asks an archive that exists, which stays as it is.\n";
 
 constexpr const char* about_exit =
     "The answer appears as it is generated. Ctrl-C ends it, and the program once what there is has been\n"
-    "written; a second one ends the program at once. Files are written whole or not at all.\n"
+    "written; a second one ends the program at once. In a chat it ends the answer alone, and the program\n"
+    "where it waits for a question. Files are written whole or not at all, but for the archive, which\n"
+    "grows while reading and keeps what it has.\n"
     "Exit status: 0; 1 if --check finds something; 2 with a line on standard error that names the\n"
     "cause; 130 after Ctrl-C.";
 
@@ -57,6 +65,7 @@ void add_input(CLI::App& app, const Program& program, Options& o, TurnTexts& tex
             "question");
   add_texts(app, "--question", texts.questions, Text::not_empty, "TEXT",
             "what to ask after the document. Each further question continues the conversation");
+  app.add_flag("--chat", o.chat, wrapped("go on with questions from standard input, one a line [no]"));
   add_texts(app, "--answer-prefix", texts.answer_prefixes, Text::may_be_empty, "TEXT",
             "first words of the answer, given to the model [none]");
   add_number<std::size_t>(app, "--max-tokens", o.max_tokens, {0, std::size_t{1} << 48, Bounds::technical},
@@ -86,7 +95,8 @@ void add_policy(CLI::App& app, const Program& program, Options& o) {
   const std::vector<std::string> names = policies(program);
   std::string list;
   for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name + about_policy(name);
-  add_choice(app, "--policy", o.policy, names, "NAME", "what decides which entries stay: " + list, o.policy);
+  add_choice(app, "--policy", o.policy, names, "NAME", "what decides which entries stay: " + list,
+             usual_policy + std::string("; with --archive, ") + usual_policy_of_archive);
 }
 
 void add_granularity(CLI::App& app, const Program& program, Options& o) {
@@ -95,7 +105,7 @@ void add_granularity(CLI::App& app, const Program& program, Options& o) {
   add_choice(app, "--granularity", o.granularity, words, CLI::detail::join(words, "|"),
              choice ? "what chooses its own tokens: each kv head, each layer, or the model as a whole"
                     : "all layers and heads keep the same tokens: this cache holds a token for all of them",
-             choice ? "shared for infinipot and reread, head for the others" : words.front());
+             choice ? "shared for infinipot, reread and with --archive, head for the others" : words.front());
 }
 
 void add_pot(CLI::App& app, const Program& program, Options& o) {
@@ -159,6 +169,37 @@ void add_policies(CLI::App& app, const Program& program, Options& o) {
              "last frames, which always stay and with which earlier ones are compared");
 }
 
+void add_archive(CLI::App& app, const Program& program, Options& o) {
+  start_group(app, "Archive");
+  add_text(app, "--archive", o.archive, Text::not_empty, "FILE",
+           "keep all that is read in this file, or go on with it, or ask it [none]");
+  add_choice(app, "--archive-type", o.archive_type, program.archive_types,
+             CLI::detail::join(program.archive_types, "|"),
+             program.archive_types.size() > 1
+                 ? "what is kept of keys and values; tokens keeps none, so that a recall reads them anew"
+                 : "this cache cannot be written by rows, so a recall reads the tokens anew",
+             "that of the file; of a new one, " + program.archive_types.front());
+  add_bytes(app, "--archive-limit", o.archive_limit,
+            "most bytes of the archive, such as 500M or 2G: the oldest makes room for the new", "none");
+  add_number<std::size_t>(app, "--recall", o.recall, {0, 64, Bounds::technical},
+                          "steps of recall before each answer: the first by the question, each further one "
+                          "also by a draft of the answer from the one before; 0 for none",
+                          std::to_string(usual_recall));
+  add_choice(app, "--read-anew", o.read_anew, {"yes", "no"}, "yes|no",
+             "feed what a recall found once more as text, so that it sees one another", o.read_anew);
+  if (!program.owns_pots) return;
+  add_number<std::size_t>(app, "--recall-pot", o.recall_pot, {2, most_tokens, Bounds::technical},
+                          "entries of a pot for recalls alone, with memory of its own", "the reader's pot");
+}
+
+void add_saving(CLI::App& app, const Program& program, Options& o) {
+  if (!program.owns_pots) return;
+  start_group(app, "Pot files");
+  add_text(app, "--save", o.save, Text::not_empty, "FILE", "write the pot, as it is in the end [none]");
+  add_text(app, "--load", o.load, Text::not_empty, "FILE",
+           "go on from a pot that was saved, with the same model and settings [none]");
+}
+
 void add_answer(CLI::App& app, Options& o) {
   start_group(app, "Answer");
   add_number(app, "--generate", o.generate, {0, most_tokens, Bounds::technical},
@@ -215,18 +256,6 @@ void add_running(CLI::App& app, const Program& program, Options& o) {
                        "print the version and exit");
 }
 
-/// Throws UsageError unless there is something to read, or nothing where only the adapter is checked.
-void check_texts(const Options& options, const TurnTexts& texts) {
-  if (options.check) {
-    if (!texts.documents.empty() || !texts.questions.empty())
-      throw UsageError("--check: reads no --document and asks no --question (see --help)");
-    return;
-  }
-  for (const auto& [name, given] :
-       {std::pair("--document", &texts.documents), {"--question", &texts.questions}})
-    if (given->empty()) throw UsageError(std::string(name) + " is required (see --help)");
-}
-
 /// Gives the k-th of some texts to the k-th turn. Throws UsageError if there are too many.
 void distribute(const std::vector<std::string>& texts, const char* option, std::string Turn::*member,
                 std::vector<Turn>& turns) {
@@ -236,15 +265,16 @@ void distribute(const std::vector<std::string>& texts, const char* option, std::
   for (std::size_t k = 0; k < texts.size(); ++k) turns[k].*member = texts[k];
 }
 
-std::vector<Turn> turns_of(const TurnTexts& texts) {
-  std::vector<Turn> turns(texts.questions.size());
+/// A turn for each question and, where questions can come later or are missing, for each document.
+std::vector<Turn> turns_of(const Options& options, const TurnTexts& texts) {
+  std::size_t count = texts.questions.size();
+  if (asks_later(options) || count == 0) count = std::max(count, texts.documents.size());
+  std::vector<Turn> turns(count);
   distribute(texts.questions, "--question", &Turn::question, turns);
   distribute(texts.documents, "--document", &Turn::document, turns);
   distribute(texts.answer_prefixes, "--answer-prefix", &Turn::answer_prefix, turns);
   distribute(texts.answers, "--answer", &Turn::answer, turns);
   distribute(texts.needles, "--needle", &Turn::needle, turns);
-  if (std::count(texts.documents.begin(), texts.documents.end(), "-") > 1)
-    throw UsageError("--document: standard input (-) can be read only once");
   return turns;
 }
 
@@ -255,16 +285,6 @@ std::vector<Turn> turns_of(const TurnTexts& texts) {
                                       " belongs to no option: several words that are one "
                                       "value need quotes";
   throw UsageError(cause + " (see --help)");
-}
-
-/// Refuses what would be measured and written nowhere, and a name that is - elsewhere.
-void check_output_options(const Options& options) {
-  const bool json = !options.json.empty();
-  if (options.report_kept && !json) throw UsageError("--report-kept: adds to the JSON, so it needs --json");
-  if (options.timeline > 0 && !json) throw UsageError("--timeline: adds to the JSON, so it needs --json");
-  if (options.nuc && !json && options.report.empty())
-    throw UsageError("--nuc: adds to the JSON or to the page, so it needs --json or --report");
-  if (options.report == "-") throw UsageError("--report: must be a file; one of that name is ./-");
 }
 
 /// Checks what needs no model; every catalyst has at least one token.
@@ -280,8 +300,11 @@ std::optional<Options> parse_options(const Program& program, int argc, const cha
   TurnTexts texts;
   CLI::App app(description, program.name);
   app.get_formatter()->column_width(names_width);
-  app.footer(about_texts + program.notes + about_exit);
+  app.footer(about_texts + (about_archive + program.notes) + about_exit);
+  options.policy.clear();  // complete() knows the usual one
   add_input(app, program, options, texts);
+  add_archive(app, program, options);
+  add_saving(app, program, options);
   add_pot(app, program, options);
   add_policies(app, program, options);
   add_answer(app, options);
@@ -304,10 +327,10 @@ std::optional<Options> parse_options(const Program& program, int argc, const cha
     if (!unknown.empty()) refuse_unknown(unknown.front());
     throw UsageError(std::string(error.what()) + " (see --help)");
   }
-  check_texts(options, texts);
-  options.turns = turns_of(texts);
+  options.turns = turns_of(options, texts);
+  check_turns(options);
   complete(options, program);
-  check_output_options(options);
+  check_needs(options);
   check(options);
   return options;
 }

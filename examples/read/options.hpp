@@ -16,10 +16,16 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// A message of the library without its name in front.
+inline std::string without_library(const std::string& message) {
+  const std::string name = "infinipot: ";
+  return message.starts_with(name) ? message.substr(name.size()) : message;
+}
+
 /// A question, and what belongs to it. What is empty was not given.
 struct Turn {
   std::string document = {};  ///< read before the question: a file, or - for standard input
-  std::string question = {};
+  std::string question = {};  ///< empty where the document is only read, for questions that come later
   std::string answer_prefix = {};
   std::string answer = {};
   std::string needle = {};
@@ -28,7 +34,8 @@ struct Turn {
 struct Options {
   std::string model;
   bool check = false;       ///< check the engine's adapter, and nothing else
-  std::vector<Turn> turns;  ///< at least one, unless `check`; each continues the conversation
+  std::vector<Turn> turns;  ///< each continues the conversation; a chat adds its own
+  bool chat = false;        ///< go on with questions from standard input
   std::size_t pot = 2048;   ///< M
   std::size_t keep = 0;     ///< C; not given means half the pot, or what the policy context_shift keeps
   std::string policy = "infinipot";
@@ -60,12 +67,25 @@ struct Options {
   std::size_t period = 1;    ///< temporal_redundancy
   std::size_t frames = 64;   ///< temporal_redundancy
 
+  std::string archive;                ///< a file for all that is read; empty for none
+  std::string archive_type;           ///< of its rows; not given means the file's own, or the program's first
+  std::uint64_t archive_limit = 0;    ///< bytes of it, beyond which the oldest goes; 0: none
+  std::optional<std::size_t> recall;  ///< steps before each answer; not given means usual_recall
+  std::string read_anew = "no";       ///< yes or no: whether what a recall found is fed once more as text
+  std::size_t recall_pot = 0;         ///< entries of a pot for recalls alone; 0: they run in the reader's
+  std::size_t recall_kernel = 17;     ///< `kernel` of the recall, whatever the policy
+  std::string save;                   ///< a file for the pot as it is at the end; empty for none
+  std::string load;                   ///< a pot to go on from; empty for none
+
   // What only some programs have (Program::more_options).
   std::string cache_type;       ///< element type of keys and values: f32, f16 or q8_0
   std::string flash_attention;  ///< on or off
   std::string positions;        ///< reindexed or growing
   std::string rpc;              ///< host:port,... of other machines that compute; empty for none
 };
+
+/// Steps of recall before an answer, where there is an archive.
+inline constexpr std::size_t usual_recall = 1;
 
 // Groups of options in the help to which programs add their own.
 inline constexpr const char* pot_group = "Pot";
@@ -93,6 +113,9 @@ struct Program {
   std::vector<std::string> granularities{"head", "layer", "shared"};
   bool context_shift = false;  ///< whether it has this policy
   bool reads_entries = false;  ///< whether it has policies that score by keys and values
+  bool owns_pots = false;      ///< whether it can have several pots, and files of them
+  /// What an archive can keep of an entry for this store; the first is the default.
+  std::vector<std::string> archive_types{"int8", "int4", "f16", "f32", "tokens"};
   std::vector<MoreOption> more_options = {};
 };
 

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "option_checks.hpp"
 #include "whole_file.hpp"
 
 namespace reading {
@@ -71,6 +72,7 @@ std::vector<File> inputs(const Options& options) {
     if (!turn.document.empty())
       files.push_back(
           {"a document", turn.document == "-" ? identity_of(STDIN_FILENO) : identity_of(turn.document)});
+  if (options.chat) files.push_back({"where the questions come from", identity_of(STDIN_FILENO)});
   return files;
 }
 
@@ -98,8 +100,11 @@ void check_output(const std::string& option, const std::string& path, const std:
   if (!is_written_directly(path)) refuse_same(option, path, standard_streams());
 }
 
-/// Names that are not files yet are compared as paths.
+/// Names that are not files yet are compared as paths. Two outputs may be the same device.
 bool same_place(const std::string& a, const std::string& b) {
+  const std::optional<Identity> first = identity_of(a), second = identity_of(b);
+  if (first || second) return first == second;
+  if (is_written_directly(a) || is_written_directly(b)) return false;
   const auto place = [](const std::string& path) {
     std::error_code error;
     return fs::weakly_canonical(fs::absolute(followed(path), error), error);
@@ -107,17 +112,32 @@ bool same_place(const std::string& a, const std::string& b) {
   return place(a) == place(b);
 }
 
+/// A file that an option names.
+struct Output {
+  std::string option, path;
+  bool written = true;
+};
+
 }  // namespace
 
 void check_outputs(const Options& options) {
-  std::vector<File> others = inputs(options);
-  const std::string json = options.json == "-" ? std::string() : options.json;
-  check_output("--json", json, others);
-  const File of_json{"that of --json", identity_of(json)};
-  others.push_back(of_json);
-  check_output("--report", options.report, others);
-  if (json.empty() || options.report.empty() || fs::exists(json)) return;
-  if (same_place(json, options.report)) refuse("--report", options.report, of_json.what);
+  const std::vector<File> read = inputs(options);
+  // A pot may be saved where it was loaded.
+  const Output outputs[] = {{"--archive", options.archive, reads_documents(options)},
+                            {"--json", options.json == "-" ? std::string() : options.json},
+                            {"--report", options.report},
+                            {"--save", options.save},
+                            {"--load", options.load, false}};
+  std::vector<Output> before;
+  for (const Output& output : outputs) {
+    if (output.path.empty()) continue;
+    const bool loads = output.option == "--load";
+    if (output.written) check_output(output.option, output.path, read);
+    for (const Output& other : before)
+      if (!(loads && other.option == "--save") && same_place(output.path, other.path))
+        refuse(output.option, output.path, "that of " + other.option);
+    before.push_back(output);
+  }
 }
 
 }  // namespace reading

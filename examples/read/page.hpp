@@ -19,6 +19,7 @@ h1 { font-size: 16px; margin: 0 0 4px; }
 #text { padding: 12px 16px; max-width: 1000px; margin: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
 #text p { margin: 0; content-visibility: auto; contain-intrinsic-size: auto 300px; }
 #text span.unread { color: #bbb; }
+#text span.recalled { border-bottom: 2px solid #e07b00; }
 #text span:hover { outline: 1px solid #c00; }
 #tip { position: fixed; display: none; background: #fff; border: 1px solid #888; padding: 6px 8px; font-size: 13px; pointer-events: none;
        box-shadow: 0 2px 6px #0004; z-index: 2; max-width: 300px; }
@@ -35,7 +36,7 @@ h1 { font-size: 16px; margin: 0 0 4px; }
   </div>
   <canvas id="map" title="what each layer holds (down) of the text (across); click to go there"></canvas>
   <div class="note">The bluer a token, the more layers and heads still hold it; grey ones were not read yet. The map shows the same for
-  each layer (first layer on top).</div>
+  each layer (first layer on top). After a recall, what it found in the archive is underlined.</div>
 </header>
 <main id="text"></main>
 <div id="tip"><div id="facts"></div><canvas id="holders"></canvas><div class="note">layers down, heads across</div></div>
@@ -49,7 +50,7 @@ const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer;
 const words = Math.ceil(data.lanes / 32), pairs = data.layers * data.heads;
 const nuc = new Float32Array(bytes(data.nuc));
 const steps = data.distillations.map(d => ({
-  read: d.read, kept: new Uint32Array(bytes(d.kept)), masks: new Uint32Array(bytes(d.masks)),
+  read: d.read, recalled: new Uint32Array(bytes(d.recalled)), kept: new Uint32Array(bytes(d.kept)), masks: new Uint32Array(bytes(d.masks)),
   scored: new Uint32Array(bytes(d.scored)), scores: new Float32Array(bytes(d.scores)) }));
 const $ = id => document.getElementById(id);
 const escape = text => text.replace(/[&<>]/g, c => ({'&': '&amp;', '<': '&lt;', '>': '&gt;'})[c]);
@@ -85,10 +86,13 @@ function show(number) {
     const unread = i >= step.read;
     if (shown === null ? unread : unread !== i >= shown.read) spans[i].className = unread ? 'unread' : '';
   }
+  if (shown !== null) for (const at of shown.recalled) spans[at].classList.remove('recalled');
+  for (const at of step.recalled) spans[at].classList.add('recalled');
   shares = next;
   shown = step;
-  const last = number === steps.length - 1;
-  $('where').textContent = (last ? 'at the end' : `distillation ${number + 1} of ${steps.length - 1}`) +
+  const last = number === steps.length - 1, of = `${number + 1} of ${steps.length - 1}`;
+  const recall = `recall, ${of}: ${step.recalled.length} tokens from the archive`;
+  $('where').textContent = (last ? 'at the end' : step.recalled.length > 0 ? recall : `distillation ${of}`) +
     `: ${step.read} tokens read, ${step.kept.length} held by some head`;
   drawMap(step);
   document.body.dataset.drawn = String(spans.length);
@@ -141,7 +145,7 @@ function describe(at) {
     cap = `${step.scores[scored].toPrecision(3)} (place ${better + 1} of ${step.scores.length})`;
   }
   $('facts').innerHTML = `<b>${escape(JSON.stringify(data.texts[at]))}</b>, token ${at}<br>held by ${held} of ${pairs} heads<br>` +
-    `CaP ${cap}<br>NuC ${at < nuc.length ? nuc[at].toFixed(3) + ' nats' : 'not known'}`;
+    `CaP ${cap}<br>NuC ${nuc[at] >= 0 ? nuc[at].toFixed(3) + ' nats' : 'not known'}`;
 }
 
 $('text').addEventListener('mousemove', event => {

@@ -64,9 +64,15 @@ inline std::size_t usual_kernel(const std::string& policy) {
   return policy == "reread" ? 9 : policy == "snapkv" ? 5 : 1;
 }
 
+/// What decides which entries stay, if it is not said: with an archive, reading costs nothing beside.
+inline constexpr const char *usual_policy = "infinipot", *usual_policy_of_archive = "streaming_llm";
+
 /// Fills in what depends on other options and was not given. Throws UsageError for options that exclude
 /// each other.
 inline void complete(Options& options, const Program& program) {
+  const bool archives = !options.archive.empty();
+  if (options.policy.empty()) options.policy = archives ? usual_policy_of_archive : usual_policy;
+  if (!options.recall) options.recall = archives ? usual_recall : 0;
   if (options.policy == "cap") options.alpha = 0;
   if (options.policy == "nuc") options.alpha = 1;
   const bool infinipot = options.policy == "infinipot" || options.policy == "cap" ||
@@ -81,8 +87,9 @@ inline void complete(Options& options, const Program& program) {
   if (options.policy == "reread" && options.catalysts.size() > 1)
     throw UsageError("--catalyst: given " + std::to_string(options.catalysts.size()) +
                      " times, but with --policy reread it may be given once");
-  if (options.granularity.empty()) options.granularity = infinipot ? "shared" : "head";
+  if (options.granularity.empty()) options.granularity = infinipot || archives ? "shared" : "head";
   if (program.granularities.size() == 1) options.granularity = program.granularities.front();
+  options.recall_kernel = options.kernel != 0 ? options.kernel : usual_kernel(usual_policy);
   if (options.kernel == 0) options.kernel = usual_kernel(options.policy);
 }
 

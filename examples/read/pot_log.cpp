@@ -31,6 +31,7 @@ std::string base64(const std::vector<T>& values) {
 
 nlohmann::json to_json(const PotLog::Distillation& distillation) {
   std::vector<std::uint32_t> kept, masks, scored;
+  std::vector<std::uint32_t> recalled(distillation.recalled.begin(), distillation.recalled.end());
   std::vector<float> scores;
   for (const auto& [position, mask] : distillation.kept) {
     kept.push_back(static_cast<std::uint32_t>(position));
@@ -40,11 +41,8 @@ nlohmann::json to_json(const PotLog::Distillation& distillation) {
     scored.push_back(static_cast<std::uint32_t>(position));
     scores.push_back(score);
   }
-  return {{"read", distillation.tokens_read},
-          {"kept", base64(kept)},
-          {"masks", base64(masks)},
-          {"scored", base64(scored)},
-          {"scores", base64(scores)}};
+  return {{"read", distillation.tokens_read}, {"kept", base64(kept)},     {"masks", base64(masks)},
+          {"recalled", base64(recalled)},     {"scored", base64(scored)}, {"scores", base64(scores)}};
 }
 
 /// JSON that is safe inside <script>.
@@ -80,15 +78,25 @@ void PotLog::choose(const infinipot::Choice& choice) {
   }
 }
 
+void PotLog::recall(const infinipot::EntryTable& entries, std::vector<std::uint64_t> positions) {
+  Distillation& now = add_held(entries);
+  now.tokens_read = std::max<std::uint64_t>(now.tokens_read, texts_.size());
+  now.recalled = std::move(positions);
+}
+
 void PotLog::end(const infinipot::EntryTable& entries) {
-  if (entries.empty()) return;
+  if (!entries.empty()) add_held(entries);
+}
+
+PotLog::Distillation& PotLog::add_held(const infinipot::EntryTable& entries) {
   trace_.note(entries);
-  Distillation& last = distillations_.emplace_back();
+  Distillation& now = distillations_.emplace_back();
   for (std::size_t lane = 0; lane < lanes_; ++lane)
     for (const std::uint64_t position : entries.positions(lane)) {
-      mark(last, lane, position);
-      last.tokens_read = std::max(last.tokens_read, position + 1);
+      mark(now, lane, position);
+      now.tokens_read = std::max(now.tokens_read, position + 1);
     }
+  return now;
 }
 
 void write_page(const std::string& path, const PotLog& log, const std::string& title) {

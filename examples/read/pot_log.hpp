@@ -1,6 +1,7 @@
 // What a pot kept at every distillation, for --report.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -21,6 +22,7 @@ class PotLog {
 
   struct Distillation {
     std::uint64_t tokens_read = 0;
+    std::vector<std::uint64_t> recalled = {};  ///< if it was a recall: what that found in the archive
     std::map<std::uint64_t, Mask> kept;
     /// Attention paid to all entries (or the policy's own scores), summed over the heads that held them.
     std::map<std::uint64_t, float> scores;
@@ -29,13 +31,17 @@ class PotLog {
   explicit PotLog(const infinipot::Shape& shape, infinipot::Granularity granularity)
       : shape_(shape), granularity_(granularity), lanes_(shape.lanes(granularity)) {}
 
-  /// Text of the next tokens.
-  void read(std::vector<std::string> pieces) {
-    texts_.insert(texts_.end(), std::make_move_iterator(pieces.begin()),
-                  std::make_move_iterator(pieces.end()));
+  /// Text of the tokens from this position on. What was read in another run is empty unless it is given too.
+  void read(std::uint64_t position, const std::vector<std::string>& pieces) {
+    const auto at = static_cast<std::size_t>(position);
+    texts_.resize(std::max(texts_.size(), at + pieces.size()));
+    std::ranges::copy(pieces, texts_.begin() + static_cast<std::ptrdiff_t>(at));
   }
 
   void choose(const infinipot::Choice& choice);
+
+  /// Notes what is in the pot after a recall that found these positions.
+  void recall(const infinipot::EntryTable& entries, std::vector<std::uint64_t> positions);
 
   /// Notes what is in the pot when reading ends, as if one more distillation kept it all.
   void end(const infinipot::EntryTable& entries);
@@ -48,6 +54,7 @@ class PotLog {
   const std::vector<Distillation>& distillations() const { return distillations_; }
 
  private:
+  Distillation& add_held(const infinipot::EntryTable& entries);
   void mark(Distillation& distillation, std::size_t lane, std::uint64_t position) const;
 
   infinipot::Shape shape_;

@@ -41,6 +41,14 @@ void Progress::show(std::optional<double> done, std::uint64_t tokens, std::uint6
                static_cast<unsigned long long>(distillations), terminal_ ? "" : "\n");
 }
 
+void Progress::say(const std::string& text) {
+  const auto now = Clock::now();
+  if (!terminal_ || now - last_ < every_) return;
+  last_ = now;
+  drawn_ = true;
+  std::fprintf(stderr, "\r\033[K%s", text.c_str());
+}
+
 void Progress::clear() {
   if (drawn_) std::fputs("\r\033[K", stderr);
   drawn_ = false;

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <string>
 
 namespace reading {
 
@@ -20,6 +21,8 @@ class Progress {
 
   /// `done` is 0 .. 1 where it is known.
   void show(std::optional<double> done, std::uint64_t tokens, std::uint64_t distillations);
+  /// A line of another kind, on a terminal only.
+  void say(const std::string& text);
   void clear();
 
  private:

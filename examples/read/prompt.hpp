@@ -30,20 +30,39 @@ inline void append_answer_header(const TextModel& model, const Turn& turn, std::
     encode_after(model, text, out);
 }
 
-/// The model's chat template around a turn's document, which is tokenized as it is read, and its question.
-/// One use only: either feed_to(), or record() and then feed_to().
+/// Where a conversation stands, which says how its next prompt begins.
+enum class Place {
+  start,     ///< nothing was read
+  header,    ///< a turn was opened
+  document,  ///< in a turn, after a document that no question followed
+  answer     ///< after an answer
+};
+
+/// What a prompt begins with.
+struct Opening {
+  Opening(ChatPiece begin, bool goes_on = false) : piece(std::move(begin)), within_text(goes_on) {}
+
+  static Opening at(Place place, const ChatTemplate& chat) {
+    if (place == Place::start) return chat.user;
+    if (place == Place::answer) return chat.next_user;
+    if (place == Place::header) return ChatPiece{{}, chat.user.space};
+    return {ChatPiece{{}, "\n\n"}, true};
+  }
+
+  ChatPiece piece;
+  bool within_text;  ///< the piece, which has no tokens, goes on with the text before
+};
+
+/// The model's chat template around a turn's document, which is tokenized as it is read, and its question,
+/// if it has one. One use only: either feed_to(), or record() and then feed_to().
 class Prompt {
  public:
-  /// The first turn has a header of its own. All but the document must outlive the prompt.
-  Prompt(const TextModel& model, const ChatPiece& header, const Options& options, const Turn& turn,
+  /// `model` and `options` must outlive the prompt.
+  Prompt(const TextModel& model, Opening opening, const Options& options, Turn turn,
          std::optional<Document> document)
-      : model_(model),
-        header_(header),
-        options_(options),
-        turn_(turn),
-        document_(std::move(document)),
-        lead_(tokens_of(header.space)),
-        limit_(options.max_tokens ? *options.max_tokens + lead_ : SIZE_MAX) {}
+      : model_(model), options_(options), turn_(std::move(turn)), document_(std::move(document)) {
+    open(std::move(opening));
+  }
 
   /// Calls feed(tokens, part) piece by piece; no piece of the document is longer than a chunk.
   template <class Feed>
@@ -64,6 +83,17 @@ class Prompt {
     });
     return recorded_tokens_;
   }
+
+  /// Begins otherwise, if nothing was recorded or fed yet.
+  void open(Opening opening) {
+    header_ = std::move(opening.piece);
+    within_text_ = opening.within_text;
+    lead_ = tokens_of(header_.space);
+    limit_ = options_.max_tokens ? *options_.max_tokens + lead_ : SIZE_MAX;
+  }
+
+  const Turn& turn() const { return turn_; }
+  bool has_question() const { return !turn_.question.empty(); }
 
   /// Tokens of the header, which are fed first.
   std::size_t header_tokens() const { return header_.tokens.size(); }
@@ -95,14 +125,14 @@ class Prompt {
     return tokens.size();
   }
 
-  std::string blank_line() const { return document_ ? "\n\n" : ""; }
+  std::string blank_line() const { return document_ && has_question() ? "\n\n" : ""; }
 
   template <class Feed>
   void read(const Feed& feed) {
-    feed(std::span<const Token>(header_.tokens), Part::header);
+    if (!header_.tokens.empty()) feed(std::span<const Token>(header_.tokens), Part::header);
     StreamingTokenizer stream(model_);
     // Such a space is the header's own, and no other goes in front of it.
-    if (header_.space.starts_with(' ')) stream.start_after();
+    if (within_text_ || header_.space.starts_with(' ')) stream.start_after();
     std::vector<Token> tokens;
     stream.push(header_.space, tokens);
     while (document_ && fed_ + tokens.size() < limit_) {
@@ -119,8 +149,8 @@ class Prompt {
     const std::size_t done = feed_chunks(rest.first(own), feed);
     fed_ += own - done;
     document_tokens_ = fed_ - std::min(fed_, lead_);
-    feed(rest.subspan(done, own - done), Part::document);
-    feed(rest.subspan(own), Part::question);
+    if (own > done) feed(rest.subspan(done, own - done), Part::document);
+    if (has_question()) feed(rest.subspan(own), Part::question);
   }
 
   /// Feeds those of the document's tokens that make whole chunks. Returns how many.
@@ -140,6 +170,10 @@ class Prompt {
     const std::string ending = blank_line() + turn_.question;
     stream.push(ending, tokens);
     stream.finish(tokens);
+    if (!has_question()) {
+      tokens.resize(std::min(tokens.size(), limit_ - fed_));
+      return tokens.size();
+    }
     append_answer_header(model_, turn_, tokens);
     if (!document_) return 0;
 
@@ -155,14 +189,15 @@ class Prompt {
   }
 
   const TextModel& model_;
-  const ChatPiece& header_;
+  ChatPiece header_;
+  bool within_text_ = false;
   const Options& options_;
-  const Turn& turn_;
+  Turn turn_;
   std::optional<Document> document_;
-  std::size_t
-      lead_;  // tokens of the white space before the document; some at its beginning may merge with it
-  std::size_t limit_;    // most tokens from there to the document's end
-  std::size_t fed_ = 0;  // of those
+  // Tokens of the white space before the document; some at its beginning may merge with it.
+  std::size_t lead_ = 0;
+  std::size_t limit_ = 0;  // most tokens from there to the document's end
+  std::size_t fed_ = 0;    // of those
   std::vector<Piece> recorded_;
   std::size_t recorded_tokens_ = 0;
   std::uint64_t document_tokens_ = 0;
@@ -172,11 +207,13 @@ class Prompt {
 inline std::vector<Prompt> prompts_of(const TextModel& model, const Options& options,
                                       std::vector<Document> documents) {
   std::vector<Prompt> prompts;
+  Place place = Place::start;
   prompts.reserve(options.turns.size());
   for (std::size_t k = 0; k < options.turns.size(); ++k) {
-    const ChatPiece& header = k == 0 ? model.chat().user : model.chat().next_user;
-    prompts.emplace_back(model, header, options, options.turns[k],
+    const Turn& turn = options.turns[k];
+    prompts.emplace_back(model, Opening::at(place, model.chat()), options, turn,
                          k < documents.size() ? std::optional(std::move(documents[k])) : std::nullopt);
+    place = turn.question.empty() ? Place::document : Place::answer;
   }
   return prompts;
 }

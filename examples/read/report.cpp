@@ -9,6 +9,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <system_error>
+#include <tuple>
 
 #include "whole_file.hpp"
 #include "write_all.hpp"
@@ -50,7 +51,7 @@ std::string setting_name(const std::string& option) {
 Json settings(const Options& options, const Program& program) {
   Json json{{"model", options.model},
             {"document", of_turns(options, [](const Turn& turn) { return text_or_null(turn.document); })},
-            {"question", of_turns(options, &Turn::question)},
+            {"question", of_turns(options, [](const Turn& turn) { return text_or_null(turn.question); })},
             {"pot", options.pot},
             {"keep", options.keep},
             {"policy", options.policy},
@@ -78,13 +79,24 @@ Json settings(const Options& options, const Program& program) {
             {"decay", options.decay},
             {"future", options.future},
             {"period", options.period},
-            {"frames", options.frames}};
+            {"frames", options.frames},
+            {"chat", options.chat},
+            {"archive", text_or_null(options.archive)},
+            {"archive_type", text_or_null(options.archive_type)},
+            {"archive_limit", options.archive_limit > 0 ? Json(options.archive_limit) : Json(nullptr)},
+            {"recall", options.recall.value_or(0)},
+            {"read_anew", options.read_anew},
+            {"recall_pot", options.recall_pot > 0 ? Json(options.recall_pot) : Json(nullptr)},
+            {"save", text_or_null(options.save)},
+            {"load", text_or_null(options.load)}};
   for (const MoreOption& more : program.more_options) json[setting_name(more.name)] = options.*more.target;
   return json;
 }
 
 Json to_json(const TurnReport& report, const Turn& turn) {
-  return {{"question", turn.question},
+  const auto of = [](const auto& part, const auto& get) { return part ? Json(get(*part)) : Json(nullptr); };
+  const auto& [archive, recall] = std::tie(report.archive, report.recall);
+  return {{"question", text_or_null(turn.question)},
           {"document", text_or_null(turn.document)},
           {"document_tokens", report.document_tokens},
           {"document_position", position(report.document_position)},
@@ -95,7 +107,16 @@ Json to_json(const TurnReport& report, const Turn& turn) {
           {"hit_rate", number(report.hit_rate)},
           {"ttft_seconds", number(report.ttft_seconds)},
           {"needle_position", position(report.needle_position)},
-          {"needle_tokens", report.needle_tokens}};
+          {"needle_tokens", report.needle_tokens},
+          {"interrupted", report.interrupted},
+          {"archive_tokens", of(archive, [](const ArchiveReport& a) { return a.tokens; })},
+          {"archive_bytes", of(archive, [](const ArchiveReport& a) { return a.bytes; })},
+          {"archive_seconds", of(archive, [](const ArchiveReport& a) { return number(a.seconds); })},
+          {"archive_ended", of(archive, [](const ArchiveReport& a) { return text_or_null(a.ended); })},
+          {"recall_seconds", of(recall, [](const RecallReport& r) { return number(r.seconds); })},
+          {"recall_steps", of(recall, [](const RecallReport& r) { return r.steps; })},
+          {"recall_distillations", of(recall, [](const RecallReport& r) { return r.distillations; })},
+          {"recalled_positions", of(recall, [](const RecallReport& r) { return r.positions; })}};
 }
 
 /// Nats, to four places: there may be millions.
@@ -116,7 +137,7 @@ Json to_json(const std::vector<Sample>& timeline) {
 }
 
 Json to_json(const Report& report, const Options& options, const Program& program) {
-  const TurnReport& last = report.turns.back();
+  const TurnReport last = report.last();
   Json turns = Json::array();
   for (std::size_t k = 0; k < report.turns.size(); ++k)
     turns.push_back(to_json(report.turns[k], options.turns[k]));
@@ -157,6 +178,18 @@ std::optional<std::uint64_t> status_bytes(const std::string& name) {
 }
 
 double mib(std::uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0); }
+
+/// What print() says of the archive and the last recall.
+void print_archive(const TurnReport& turn) {
+  if (turn.archive)
+    std::fprintf(stderr, "archive: %llu tokens in %.1f MiB%s%s\n",
+                 static_cast<unsigned long long>(turn.archive->tokens), mib(turn.archive->bytes),
+                 turn.archive->ended.empty() ? "" : "; it has ended: ", turn.archive->ended.c_str());
+  if (turn.recall)
+    std::fprintf(stderr, "recall: %zu steps, %llu distillations and %.2f s brought back %zu tokens\n",
+                 turn.recall->steps, static_cast<unsigned long long>(turn.recall->distillations),
+                 turn.recall->seconds, turn.recall->positions.size());
+}
 
 /// What print() says of one turn. `of` names it where there are several.
 void print_turn(const TurnReport& report, const Turn& turn, const std::string& of) {
@@ -202,7 +235,7 @@ void write_json(const std::string& path, const Report& report, const Options& op
 }
 
 std::string page_title(const Options& options, const Program& program) {
-  const std::string& document = options.turns.front().document;
+  const std::string document = options.turns.empty() ? std::string() : options.turns.front().document;
   return program.name + ": " + (document.empty() ? "no document" : document) + " through " +
          std::to_string(options.pot) + " entries by " + options.policy + " (" + options.granularity +
          "), of which a distillation keeps " + std::to_string(options.keep);
@@ -210,15 +243,19 @@ std::string page_title(const Options& options, const Program& program) {
 
 void print(const Report& report, const Options& options) {
   if (!report.interrupted.empty()) std::fprintf(stderr, "%s\n", report.interrupted.c_str());
-  std::fprintf(
-      stderr,
-      "%llu document tokens through %zu entries (%s): %llu distillations, pot %.1f MiB where a full cache "
-      "takes %.1f MiB\n%.0f tokens/s, first token of the %sanswer after %.1f s, distillation %.2f s in all, "
-      "peak memory %.0f MiB\n",
-      static_cast<unsigned long long>(report.document_tokens()), report.pot_capacity, options.policy.c_str(),
-      static_cast<unsigned long long>(report.distillations), mib(report.pot_bytes),
-      mib(report.full_cache_bytes), report.tokens_per_second(), report.turns.size() > 1 ? "last " : "",
-      report.turns.back().ttft_seconds, report.distill_seconds, mib(report.peak_rss_bytes));
+  if (report.turns.empty()) return;
+  std::fprintf(stderr,
+               "%llu document tokens through %zu entries (%s): %llu distillations, pot %.1f MiB where a full "
+               "cache takes %.1f MiB\n%.0f tokens/s, ",
+               static_cast<unsigned long long>(report.document_tokens()), report.pot_capacity,
+               options.policy.c_str(), static_cast<unsigned long long>(report.distillations),
+               mib(report.pot_bytes), mib(report.full_cache_bytes), report.tokens_per_second());
+  if (!options.turns.at(report.turns.size() - 1).question.empty())
+    std::fprintf(stderr, "first token of the %sanswer after %.1f s, ", report.turns.size() > 1 ? "last " : "",
+                 report.turns.back().ttft_seconds);
+  std::fprintf(stderr, "distillation %.2f s in all, peak memory %.0f MiB\n", report.distill_seconds,
+               mib(report.peak_rss_bytes));
+  print_archive(report.turns.back());
   for (std::size_t k = 0; k < report.turns.size(); ++k)
     print_turn(report.turns[k], options.turns[k],
                report.turns.size() > 1 ? " (question " + std::to_string(k + 1) + ")" : "");

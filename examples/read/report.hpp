@@ -12,12 +12,27 @@
 
 namespace reading {
 
-/// Of one question.
+/// Of an archive, so far.
+struct ArchiveReport {
+  std::uint64_t tokens = 0;  ///< held
+  std::uint64_t bytes = 0;
+  double seconds = 0;  ///< spent on it
+  std::string ended;   ///< why it takes no more; empty while it does
+};
+
+struct RecallReport {
+  double seconds = 0;
+  std::size_t steps = 0;
+  std::uint64_t distillations = 0;
+  std::vector<std::uint64_t> positions;  ///< of what it found, in all that was read, ascending
+};
+
+/// Of one question, or of a document without one.
 struct TurnReport {
   std::uint64_t document_tokens = 0;               ///< what its document adds to the prompt
   std::optional<std::uint64_t> document_position;  ///< of its first token, in all that was read
   std::uint64_t prompt_tokens = 0;                 ///< document, question and what the chat template adds
-  double prefill_seconds = 0;
+  double prefill_seconds = 0;                      ///< without the recall
   double ttft_seconds = 0;  ///< from the start of reading until the answer's first token was chosen
   std::string answer_text;
   std::uint64_t answer_tokens = 0;
@@ -25,6 +40,11 @@ struct TurnReport {
   std::optional<double> hit_rate;                ///< 0 .. 1, after the prompt
   std::optional<std::uint64_t> needle_position;  ///< of its first token, in all that was read
   std::uint64_t needle_tokens = 0;
+  bool interrupted = false;                   ///< its answer, in a chat that went on
+  std::optional<ArchiveReport> archive = {};  ///< at the end of the turn
+  std::optional<RecallReport> recall = {};    ///< before its answer
+
+  double recall_seconds() const { return recall ? recall->seconds : 0; }
 };
 
 /// How far reading had come at one moment.
@@ -36,7 +56,7 @@ struct Sample {
 };
 
 struct Report {
-  std::vector<TurnReport> turns;  ///< of the questions that were answered, at least one
+  std::vector<TurnReport> turns;  ///< of what was read and answered
   std::string interrupted;        ///< how far it came, if a signal ended it before the last answer's end
   std::size_t pot_capacity = 0;   ///< per layer and head
   std::size_t pot_entries = 0;    ///< per layer and head, after the last prompt
@@ -61,6 +81,8 @@ struct Report {
   double prefill_seconds() const;
 
   double tokens_per_second() const { return static_cast<double>(prompt_tokens()) / prefill_seconds(); }
+  /// The last turn; an empty one if there was none.
+  TurnReport last() const { return turns.empty() ? TurnReport() : turns.back(); }
 };
 
 /// Writes the report and the program's options to a file, whole or not at all, or, for -, to standard output.

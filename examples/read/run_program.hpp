@@ -58,7 +58,8 @@ int run_program(const Program& program, int argc, const char* const* argv, const
     auto backend = make_backend(*options);
     if (options->check) return check(backend, *options);
     const InterruptGuard interrupts;  // before this there is nothing to lose
-    const bool files = !options->json.empty() || !options->report.empty();
+    const bool files = !options->json.empty() || !options->report.empty() || !options->save.empty() ||
+                       !options->archive.empty();
     AnswerStream answers(options->json == "-" ? -1 : STDOUT_FILENO, files ? Unread::goes_on : Unread::ends);
     const Report report = run_session(backend, *options, std::move(documents), answers);
     return finish(program, *options, report, answers.error());

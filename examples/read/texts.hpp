@@ -1,6 +1,8 @@
 // Texts of the command line as tokens.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,7 +16,7 @@
 namespace reading {
 
 struct Texts {
-  Catalysts catalysts;  ///< of each turn
+  Catalysts catalysts;  ///< of each turn, and of what a chat may ask
   TokenTexts answers;   ///< expected ones of each turn, empty where there is none
 
   bool any_answer() const { return longest(answers) > 0; }
@@ -31,8 +33,9 @@ inline std::vector<Token> tokens_of(const TextModel& model, std::string_view tex
 
 inline std::string catalyst_text(const Options& options, const std::string& catalyst, const Turn& turn) {
   if (options.policy == "reread" && catalyst.starts_with('@')) return "\n\nRepeat the text above:\n\n";
-  if (catalyst == "@question" || catalyst == "@prompt") return "\n\n" + turn.question;
-  if (catalyst == "@generic")
+  const bool asks = !turn.question.empty();
+  if (asks && (catalyst == "@question" || catalyst == "@prompt")) return "\n\n" + turn.question;
+  if (catalyst == "@generic" || catalyst == "@question" || catalyst == "@prompt")
     return "\n\nWhat in the text above matters most for questions that may be asked about it?";
   return catalyst;
 }
@@ -45,14 +48,38 @@ inline std::vector<Token> catalyst_of(const TextModel& model, const Options& opt
   return tokens;
 }
 
-/// Throws UsageError.
+/// The catalysts that the options name, for one turn. Throws UsageError.
+inline TokenTexts catalysts_of(const TextModel& model, const Options& options, const Turn& turn) {
+  TokenTexts catalysts;
+  for (const std::string& catalyst : options.catalysts)
+    catalysts.push_back(catalyst_of(model, options, catalyst, turn));
+  return catalysts;
+}
+
+/// The longest catalyst for which a chat, whose questions are not known yet, has room.
+inline std::size_t chat_room(const Options& options) {
+  constexpr std::size_t enough = 256;
+  return std::clamp<std::size_t>((options.pot - std::min(options.pot, options.keep)) / 2, 1, enough);
+}
+
+/// Keeps the last tokens, which are nearest to the answer.
+inline void shorten(std::vector<Token>& catalyst, std::size_t most) {
+  if (catalyst.size() > most)
+    catalyst.erase(catalyst.begin(), catalyst.end() - static_cast<std::ptrdiff_t>(most));
+}
+
+/// Of all turns that the options have and, for a chat, of one more, as long as any will be. Throws
+/// UsageError.
 inline Texts texts_of(const TextModel& model, const Options& options) {
   Texts texts;
   for (const Turn& turn : options.turns) {
-    TokenTexts& of_turn = texts.catalysts.emplace_back();
-    for (const std::string& catalyst : options.catalysts)
-      of_turn.push_back(catalyst_of(model, options, catalyst, turn));
+    texts.catalysts.push_back(catalysts_of(model, options, turn));
     texts.answers.push_back(tokens_of(model, turn.answer, "--answer"));
+  }
+  if (options.chat) {
+    TokenTexts& unknown = texts.catalysts.emplace_back(catalysts_of(model, options, {}));
+    if (options.policy != "reread")
+      for (std::vector<Token>& catalyst : unknown) catalyst.resize(chat_room(options), catalyst.front());
   }
   return texts;
 }

@@ -55,30 +55,43 @@ inline std::string how_far(std::uint64_t tokens, std::optional<double> done) {
   return text + ", before its answer began";
 }
 
-/// Reads the whole prompt and looks for the needles in its document. `log` may be null. Throws Interrupted.
-template <class Reader>
-void prefill(Reader& reader, Prompt& prompt, infinipot::Retention header, const TextModel& model,
-             std::span<Needle> needles, Timeline& timeline, PotLog* log, TurnReport& report) {
+/// What goes on while a prompt is read, beside reading it.
+struct Watching {
+  std::span<Needle> needles;  ///< to be found in its document
+  Timeline& timeline;
+  PotLog* log = nullptr;  ///< may be null
+};
+
+/// Reads the whole prompt. Calls before_question(tokens) once all but these tokens was read, and
+/// after_piece() whenever something was. `place` says how far the conversation has come, also if Interrupted
+/// is thrown.
+template <class Reader, class BeforeQuestion, class AfterPiece>
+void prefill(Reader& reader, Prompt& prompt, Place& place, const TextModel& model, const Watching& watching,
+             const BeforeQuestion& before_question, const AfterPiece& after_piece, TurnReport& report) {
   Progress progress;
   const std::uint64_t before = reader.stats().tokens_read;
   const auto start = std::chrono::steady_clock::now();
   try {
     prompt.feed_to([&](std::span<const Token> tokens, Part part) {
       check_interrupt();
-      if (part == Part::document) show(needles, reader.stats().tokens_read, tokens, model);
-      if (log != nullptr) log->read(pieces_of(model, tokens));
-      reader.feed(tokens, part == Part::header ? header : infinipot::Retention::evictable);
-      timeline.show(reader.stats());
+      if (part == Part::question) before_question(tokens, progress);
+      if (part == Part::document) show(watching.needles, reader.stats().tokens_read, tokens, model);
+      if (watching.log != nullptr) watching.log->read(reader.stats().tokens_read, pieces_of(model, tokens));
+      const bool pinned = part == Part::header && place == Place::start;
+      reader.feed(tokens, pinned ? infinipot::Retention::pinned : infinipot::Retention::evictable);
+      place = part == Part::header ? Place::header : part == Part::document ? Place::document : Place::answer;
+      watching.timeline.show(reader.stats());
+      after_piece();
       progress.show(prompt.progress(), reader.stats().tokens_read - before, reader.stats().distillations);
     });
   } catch (const Interrupted&) {
     throw Interrupted(how_far(reader.stats().tokens_read - before, prompt.progress()));
   }
-  report.prefill_seconds = seconds_since(start);
+  report.prefill_seconds = seconds_since(start) - report.recall_seconds();
   if (prompt.document_tokens() > 0) report.document_position = before + prompt.tokens_before_document();
   report.document_tokens = prompt.document_tokens();
   report.prompt_tokens = reader.stats().tokens_read - before;
-  for (Needle& needle : needles) needle.end_text();
+  for (Needle& needle : watching.needles) needle.end_text();
 }
 
 /// Mean cross-entropy of `answer`, in nats per token, reading it token by token. It must not be empty. Throws
@@ -101,14 +114,14 @@ bool generate(Reader& reader, const TextModel& model, smollm2::Sampler& sampler,
               PotLog* log, AnswerStream& answers, TurnReport& report) {
   const auto start = std::chrono::steady_clock::now();
   bool first = true, whole = true;
-  report.ttft_seconds = report.prefill_seconds;  // unless there is a token to choose
+  report.ttft_seconds = report.prefill_seconds + report.recall_seconds();  // without a token to choose
   report.answer_tokens = reader.generate(most, sampler, [&](Token token) {
     if (first) report.ttft_seconds += seconds_since(start);
     first = false;
     if (model.is_end(token)) return false;
     if (interrupt_signal() != 0) return whole = false;
     answers.push(model.decode(token));
-    if (log != nullptr) log->read({model.decode(token)});
+    if (log != nullptr) log->read(reader.stats().tokens_read, {model.decode(token)});
     return true;
   });
   report.answer_text = answers.end();

@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <ostream>
+#include <streambuf>
 #include <system_error>
 #include <utility>
 
@@ -63,9 +65,40 @@ int open_directly(const std::string& path) {
   return number;
 }
 
-void write_directly(const std::string& path, std::string_view text) {
+/// What a stream of this writes goes to a descriptor at once. Throws std::system_error, through a stream
+/// whose exceptions() has badbit.
+class DescriptorBuffer : public std::streambuf {
+ public:
+  explicit DescriptorBuffer(int descriptor) : descriptor_(descriptor) {}
+
+ protected:
+  std::streamsize xsputn(const char* text, std::streamsize size) override {
+    write_all(descriptor_, {text, static_cast<std::size_t>(size)});
+    return size;
+  }
+  int_type overflow(int_type c) override {
+    if (traits_type::eq_int_type(c, traits_type::eof())) return traits_type::not_eof(c);
+    const char letter = traits_type::to_char_type(c);
+    write_all(descriptor_, {&letter, 1});
+    return c;
+  }
+
+ private:
+  int descriptor_;
+};
+
+using Write = std::function<void(std::ostream&)>;
+
+void write_to(int descriptor, const Write& write) {
+  DescriptorBuffer buffer(descriptor);
+  std::ostream stream(&buffer);
+  stream.exceptions(std::ios::badbit);
+  write(stream);
+}
+
+void write_directly(const std::string& path, const Write& write) {
   Descriptor file(open_directly(path));
-  write_all(file.number(), text);
+  write_to(file.number(), write);
   file.close();
 }
 
@@ -88,9 +121,9 @@ class Replacement {
     if (!name_.empty()) unlink(name_.c_str());
   }
 
-  void write(std::string_view text) {
+  void write(const Write& write) {
     keep_permissions();
-    write_all(file_.number(), text);
+    write_to(file_.number(), write);
     // Some disks say only now that they are full; some file systems do not know the call.
     require(fsync(file_.number()) == 0 || errno == EINVAL || errno == ENOSYS);
     file_.close();
@@ -143,12 +176,18 @@ void check_path(const std::string& option, const std::string& path) {
     refuse(option, path, "no file can be made in " + folder.string() + ": " + std::strerror(errno));
 }
 
-void write_whole(const std::string& option, const std::string& path, std::string_view text) try {
+void write_whole(const std::string& option, const std::string& path, std::string_view text) {
+  write_whole(option, path, [text](std::ostream& out) {
+    out.write(text.data(), static_cast<std::streamsize>(text.size()));
+  });
+}
+
+void write_whole(const std::string& option, const std::string& path, const Write& write) try {
   if (is_written_directly(path)) {
-    write_directly(path, text);
+    write_directly(path, write);
   } else {
     Replacement file(followed(path));
-    file.write(text);
+    file.write(write);
     file.take_place();
   }
 } catch (const std::system_error& error) {

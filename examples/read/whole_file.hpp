@@ -2,6 +2,8 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
+#include <iosfwd>
 #include <string>
 #include <string_view>
 
@@ -21,5 +23,9 @@ void check_path(const std::string& option, const std::string& path);
 /// appears once it is whole and on the disk. What is written directly gets the text as it is. Throws
 /// UsageError, naming the option; then a file that was there before is as it was.
 void write_whole(const std::string& option, const std::string& path, std::string_view text);
+
+/// The same of what `write` writes to a stream, which throws what it throws too.
+void write_whole(const std::string& option, const std::string& path,
+                 const std::function<void(std::ostream&)>& write);
 
 }  // namespace reading

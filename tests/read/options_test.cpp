@@ -18,6 +18,11 @@ using Arguments = std::vector<std::string>;
 
 const Program plain{.name = "infinipot-read", .model_help = "a model"};
 
+Arguments operator+(Arguments first, const Arguments& second) {
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
+}
+
 /// A program with all that a program may have.
 Program extended() {
   return {.name = "other",
@@ -95,6 +100,12 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.future, 512U);
   EXPECT_EQ(o.period, 1U);
   EXPECT_EQ(o.frames, 64U);
+  EXPECT_FALSE(o.chat);
+  EXPECT_EQ(o.archive + o.archive_type + o.save + o.load, "");
+  EXPECT_EQ(o.archive_limit, 0U);
+  EXPECT_EQ(o.recall, 0U);
+  EXPECT_EQ(o.read_anew, "no");
+  EXPECT_EQ(o.recall_pot, 0U);
 }
 
 TEST(ReadingOptions, AreAllRead) {
@@ -204,6 +215,127 @@ TEST(ReadingOptions, RefuseMeasurementsThatGoNowhere) {
   EXPECT_EQ(refusal({"--timeline", "9"}), "--timeline: adds to the JSON, so it needs --json");
   EXPECT_EQ(refusal({"--timeline", "9", "--report-kept", "--nuc", "--json", "-"}), "accepted");
   EXPECT_EQ(refusal({"--report", "-"}), "--report: must be a file; one of that name is ./-");
+}
+
+/// Only those of the command line, and the model.
+Options only(const Arguments& more, const Program& program = plain) {
+  Arguments all{"--model", "m.gguf"};
+  all.insert(all.end(), more.begin(), more.end());
+  return parse(all, program).value();
+}
+
+std::string only_refusal(const Arguments& more, const Program& program = plain) {
+  try {
+    only(more, program);
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+/// A program whose pots are its own.
+Program with_files() {
+  Program program = plain;
+  program.owns_pots = true;
+  return program;
+}
+
+TEST(ReadingOptions, AnArchiveMeansReadingBlindAndRecalling) {
+  const Options o = with({"--archive", "a"});
+  EXPECT_EQ(o.archive, "a");
+  EXPECT_EQ(o.policy, "streaming_llm");
+  EXPECT_EQ(o.granularity, "shared");
+  EXPECT_EQ(o.recall, usual_recall);
+  EXPECT_EQ(o.recall_kernel, 17U);
+  EXPECT_EQ(o.archive_type, "");  // the file knows
+  const Options named = with({"--archive", "a", "--policy", "snapkv", "--recall", "0", "--read-anew", "yes",
+                              "--archive-type", "tokens", "--kernel", "7"});
+  EXPECT_EQ(named.policy, "snapkv");
+  EXPECT_EQ(named.recall, 0U);
+  EXPECT_EQ(named.read_anew, "yes");
+  EXPECT_EQ(named.archive_type, "tokens");
+  EXPECT_EQ(named.recall_kernel, 7U);
+  EXPECT_EQ(with({"--archive", "a", "--policy", "reread"}).recall_kernel, 17U);
+  EXPECT_EQ(with({"--archive", "a", "--recall-pot", "99"}, with_files()).recall_pot, 99U);
+}
+
+TEST(ReadingOptions, BytesHaveUnits) {
+  for (const auto& [text, bytes] : {std::pair("1", 1ULL), std::pair("1000000", 1000000ULL),
+                                    std::pair("500M", 500ULL << 20U), std::pair("2G", 2ULL << 30U),
+                                    std::pair("9K", 9ULL << 10U), std::pair("16777215T", 16777215ULL << 40U)})
+    EXPECT_EQ(with({"--archive", "a", "--archive-limit", text}).archive_limit, bytes) << text;
+  for (const char* text :
+       {"", "0", "M", "0M", "-1", "1.5G", "1 G", "2g", "16777216T", "1MB", "99999999999999999999"})
+    EXPECT_EQ(refusal({"--archive", "a", "--archive-limit", text}),
+              "--archive-limit: must be a number of bytes above 0, such as 1000000, 500M or 2G, not '" +
+                  std::string(text) + "' (see --help)");
+}
+
+TEST(ReadingOptions, WhatBelongsToAnArchiveNeedsOne) {
+  const auto expect_refused = [](const Arguments& more, const std::string& name) {
+    EXPECT_EQ(refusal(more, with_files()), name + ": belongs to an archive, so it needs --archive");
+  };
+  expect_refused({"--archive-type", "f32"}, "--archive-type");
+  expect_refused({"--archive-limit", "9M"}, "--archive-limit");
+  expect_refused({"--recall", "1"}, "--recall");
+  expect_refused({"--read-anew", "yes"}, "--read-anew");
+  expect_refused({"--recall-pot", "9"}, "--recall-pot");
+  EXPECT_EQ(refusal({"--recall", "0", "--read-anew", "no"}), "accepted");
+  EXPECT_EQ(refusal({"--archive", "-"}), "--archive: must be a file; one of that name is ./-");
+  EXPECT_EQ(refusal({"--archive", "a", "--archive-type", "bf16"}),
+            "--archive-type: must be one of int8, int4, f16, f32, tokens, not 'bf16' (see --help)");
+}
+
+TEST(ReadingOptions, SomeProgramsArchiveTokensAlone) {
+  Program program = plain;
+  program.archive_types = {"tokens"};
+  EXPECT_EQ(with({"--archive", "a", "--archive-type", "tokens"}, program).archive_type, "tokens");
+  EXPECT_EQ(refusal({"--archive", "a", "--archive-type", "int8"}, program),
+            "--archive-type: must be tokens, not 'int8' (see --help)");
+  for (const char* option : {"--save", "--load", "--recall-pot"})
+    EXPECT_EQ(refusal({option, "9"}, program), "unknown argument '" + std::string(option) + "' (see --help)");
+}
+
+TEST(ReadingOptions, QuestionsCanComeLater) {
+  const Arguments two{"--document", "d", "--document", "e"};
+  const auto and_more = [&](const Arguments& more) {
+    Arguments all = two;
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  EXPECT_EQ(only_refusal(two), "--question is required (see --help)");
+  for (const Arguments& more : {Arguments{"--chat"}, {"--archive", "a"}, {"--save", "p"}}) {
+    const Options o = only(and_more(more), with_files());
+    ASSERT_EQ(o.turns.size(), 2U) << more[0];
+    EXPECT_EQ(o.turns[1].document, "e");
+    EXPECT_EQ(o.turns[0].question + o.turns[1].question, "");
+    const Options asked = only(and_more(Arguments{"--question", "q"} + more), with_files());
+    ASSERT_EQ(asked.turns.size(), 2U) << more[0];
+    EXPECT_EQ(asked.turns[0].question, "q");
+  }
+  EXPECT_TRUE(only({"--chat"}).turns.empty());
+  EXPECT_EQ(only_refusal({"--question", "q"}), "--document is required (see --help)");
+  EXPECT_EQ(only_refusal({"--question", "q", "--archive", "a"}), "accepted");
+  EXPECT_EQ(only_refusal({"--question", "q", "--load", "p"}, with_files()), "accepted");
+  EXPECT_EQ(only_refusal({"--archive", "a"}), "--question is required (see --help)");
+  EXPECT_EQ(only_refusal({"--load", "p"}, with_files()), "--question is required (see --help)");
+  EXPECT_EQ(only_refusal({"--chat", "--document", "-"}),
+            "--chat: reads questions from standard input, so it cannot be a --document too");
+  EXPECT_EQ(refusal({"--save", "-"}, with_files()), "--save: must be a file; one of that name is ./-");
+}
+
+TEST(ReadingOptions, AFullPotIsMadeForKnownTexts) {
+  for (const Arguments& more : {Arguments{"--chat"}, {"--archive", "a"}, {"--load", "p"}})
+    EXPECT_EQ(refusal(more + Arguments{"--policy", "full"}, with_files()),
+              more[0] + ": not with --policy full, whose pot is made for the texts on the command line");
+}
+
+TEST(ReadingOptions, CheckingUsesNoFiles) {
+  EXPECT_EQ(only_refusal({"--check", "--chat"}),
+            "--check: reads no --document and asks no --question (see --help)");
+  for (const char* option : {"--archive", "--save", "--load"})
+    EXPECT_EQ(only_refusal({"--check", option, "f"}, with_files()),
+              "--check: uses no " + std::string(option) + " (see --help)");
 }
 
 TEST(ReadingOptions, NumbersAreReadToTheEndOrRefused) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -32,7 +33,7 @@ void append(infinipot::EntryTable& table, std::uint64_t read, std::size_t count)
 /// Forty lanes with four entries each, of which lane i keeps the first and 1 + i % 3.
 PotLog logged() {
   PotLog log(shape, Granularity::head);
-  log.read({"One ", "</script>", " <!--", "\n"});
+  log.read(0, {"One ", "</script>", " <!--", "\n"});
   infinipot::EntryTable table(40, 8);
   append(table, 0, 4);
   infinipot::Selection kept(40, 2);
@@ -43,7 +44,7 @@ PotLog logged() {
   log.choose({1, table, attention, kept});
   table.keep(kept);
   append(table, 4, 1);
-  log.read({"\xff"});  // half a character
+  log.read(4, {"\xff"});  // half a character
   log.end(table);
   return log;
 }
@@ -95,6 +96,32 @@ TEST(PotLog, BecomesAPageOfItsOwn) {
 
 TEST(PotLog, SaysIfItCannotBeWritten) {
   EXPECT_THROW(write_page("/nowhere/page.html", logged(), ""), UsageError);
+}
+
+// What a recall brought back is of a text that another run has read.
+TEST(PotLog, NotesRecalls) {
+  PotLog log(shape, Granularity::shared);
+  infinipot::EntryTable table(1, 8);
+  append(table, 1, 2);
+  append(table, 6, 1);
+  log.read(1, {"a", "b"});
+  log.read(6, {"c"});
+  log.recall(table, {1, 2});
+  append(table, 7, 1);
+  log.read(7, {"d"});
+  log.end(table);
+  EXPECT_EQ(log.texts(), (std::vector<std::string>{"", "a", "b", "", "", "", "c", "d"}));
+  ASSERT_EQ(log.distillations().size(), 2U);
+  const PotLog::Distillation& recall = log.distillations()[0];
+  EXPECT_EQ(recall.recalled, (std::vector<std::uint64_t>{1, 2}));
+  EXPECT_EQ(recall.kept.size(), 3U);
+  EXPECT_EQ(recall.tokens_read, 7U);
+  EXPECT_TRUE(log.distillations()[1].recalled.empty());
+  ASSERT_EQ(log.nuc().size(), 8U);
+  EXPECT_TRUE(std::isnan(log.nuc()[0]));
+  EXPECT_EQ(log.nuc()[1], 1);
+  EXPECT_TRUE(std::isnan(log.nuc()[5]));
+  EXPECT_EQ(log.nuc()[6], 6);
 }
 
 }  // namespace

@@ -124,6 +124,73 @@ TEST(Prompt, HasOneSpaceInFrontOfTheTextWhereEveryTextGetsOne) {
   EXPECT_EQ(fed.document_tokens, model.tokens("\nOne two\nthree").size() - model.tokens("\n").size());
 }
 
+/// What a document, another without a question in front of it, and a question after both are as text.
+std::string read_in_parts(const test::WordText& model, bool at_once) {
+  const TemporaryFile first("One two"), second("three four."), both("One two\n\nthree four.");
+  Options options;
+  options.chunk = 3;
+  options.turns = {{.document = first.path()}, {.document = second.path()}, {.question = "Why?"}};
+  std::vector<Document> documents;
+  if (at_once) {
+    options.turns = {{.document = both.path(), .question = "Why?"}};
+    documents.emplace_back(both.path());
+  } else {
+    documents.emplace_back(first.path());
+    documents.emplace_back(second.path());
+  }
+  Tokens all;
+  for (Prompt& prompt : prompts_of(model, options, std::move(documents))) {
+    const Fed fed = feed(prompt, options.chunk);
+    EXPECT_EQ(prompt.has_question(), fed.question > 0);
+    all.insert(all.end(), fed.tokens.begin(), fed.tokens.end());
+  }
+  return model.decoded(all);
+}
+
+TEST(Prompt, ADocumentMayGoWithoutAQuestion) {
+  const test::GroupingText grouping;
+  EXPECT_EQ(read_in_parts(grouping, false), read_in_parts(grouping, true));
+  const test::SpaceText space;
+  EXPECT_EQ(read_in_parts(space, false), read_in_parts(space, true));
+  EXPECT_EQ(read_in_parts(space, false), " \nOne two\n\nthree four.\n\nWhy?\n");
+}
+
+TEST(Prompt, MaxTokensAreOfADocumentWithoutAQuestionToo) {
+  const test::GroupingText model;
+  const std::string text = long_text();
+  const TemporaryFile file(text);
+  Options options;
+  options.turns = {{.document = file.path()}};
+  options.chunk = 7;
+  const auto tokens = model.tokens("\n" + text);
+  for (const std::size_t most : {0U, 1U, 40U}) {
+    options.max_tokens = most;
+    Prompt prompt(model, model.chat().user, options, options.turns[0], Document(file.path()));
+    const Fed fed = feed(prompt, options.chunk);
+    EXPECT_EQ(fed.document_tokens, most);
+    EXPECT_EQ(Tokens(fed.tokens.begin() + 1, fed.tokens.end()),
+              Tokens(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(most + 1)));
+  }
+}
+
+TEST(Prompt, OpensWhereTheConversationStands) {
+  const test::GroupingText model;
+  const Options options = one_question("Why so?", "It");
+  const auto fed_at = [&](Place place) {
+    Prompt prompt(model, model.chat().user, options, options.turns[0], std::nullopt);
+    prompt.open(Opening::at(place, model.chat()));
+    return model.decoded(feed(prompt, options.chunk).tokens);
+  };
+  EXPECT_EQ(fed_at(Place::start), "\nWhy so?\nIt");
+  EXPECT_EQ(fed_at(Place::header), "\nWhy so?\nIt");
+  EXPECT_EQ(fed_at(Place::answer), "\nWhy so?\nIt");
+  EXPECT_EQ(fed_at(Place::document), "\n\nWhy so?\nIt");
+  EXPECT_EQ(Opening::at(Place::start, model.chat()).piece.tokens, model.chat().user.tokens);
+  EXPECT_EQ(Opening::at(Place::answer, model.chat()).piece.tokens, model.chat().next_user.tokens);
+  for (const Place place : {Place::header, Place::document})
+    EXPECT_TRUE(Opening::at(place, model.chat()).piece.tokens.empty());
+}
+
 class ReadPrompt : public testing::Test {
  protected:
   void SetUp() override {
@@ -223,7 +290,10 @@ TEST_F(ReadPrompt, HeaderStaysThroughManyDistillations) {
   Needle needle("lighthouse is marigold");
   TurnReport figures;
   Timeline timeline(0);
-  prefill(reader, prompt, infinipot::Retention::pinned, *model_, {&needle, 1}, timeline, nullptr, figures);
+  Place place = Place::start;
+  prefill(
+      reader, prompt, place, *model_, {{&needle, 1}, timeline}, [](std::span<const Token>, Progress&) {},
+      [] {}, figures);
 
   EXPECT_GT(reader.stats().distillations, 8U);
   const std::vector<Token> all = at_once(long_text());

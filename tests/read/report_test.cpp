@@ -86,6 +86,8 @@ TEST(Report, TellsOfEachTurn) {
   report.turns[1].document_position.reset();
   report.turns[1].needle_position.reset();
   report.turns[1].needle_tokens = 0;
+  report.turns[1].archive.emplace(17, 4000, 0.5, "the archive cannot be written");
+  report.turns[1].recall.emplace(1.5, 2, 11, std::vector<std::uint64_t>{3, 9});
   const json turns = written(report, with_turns(2)).at("turns");
   EXPECT_EQ(turns, json::array({{{"question", "Why?"},
                                  {"document", "d.txt"},
@@ -98,7 +100,16 @@ TEST(Report, TellsOfEachTurn) {
                                  {"hit_rate", 0.125},
                                  {"ttft_seconds", 3.0},
                                  {"needle_position", 7},
-                                 {"needle_tokens", 3}},
+                                 {"needle_tokens", 3},
+                                 {"interrupted", false},
+                                 {"archive_tokens", nullptr},
+                                 {"archive_bytes", nullptr},
+                                 {"archive_seconds", nullptr},
+                                 {"archive_ended", nullptr},
+                                 {"recall_seconds", nullptr},
+                                 {"recall_steps", nullptr},
+                                 {"recall_distillations", nullptr},
+                                 {"recalled_positions", nullptr}},
                                 {{"question", "How?"},
                                  {"document", nullptr},
                                  {"document_tokens", 200},
@@ -110,7 +121,16 @@ TEST(Report, TellsOfEachTurn) {
                                  {"hit_rate", nullptr},
                                  {"ttft_seconds", 6.0},
                                  {"needle_position", nullptr},
-                                 {"needle_tokens", 0}}}));
+                                 {"needle_tokens", 0},
+                                 {"interrupted", false},
+                                 {"archive_tokens", 17},
+                                 {"archive_bytes", 4000},
+                                 {"archive_seconds", 0.5},
+                                 {"archive_ended", "the archive cannot be written"},
+                                 {"recall_seconds", 1.5},
+                                 {"recall_steps", 2},
+                                 {"recall_distillations", 11},
+                                 {"recalled_positions", json({3, 9})}}}));
 }
 
 TEST(Report, HasWhatWasKeptIfItIsThere) {

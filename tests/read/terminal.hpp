@@ -9,7 +9,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdlib>
+#include <new>
 #include <string>
+#include <string_view>
 #include <thread>
 
 namespace reading::test {
@@ -33,6 +35,11 @@ class Terminal {
 
   /// A file to write to; empty if this system has no pseudo-terminals.
   const std::string& name() const { return name_; }
+
+  /// As if someone typed it. More than a line's length must not wait to be read.
+  void type(std::string_view text) const {
+    if (write(master_, text.data(), text.size()) < 0) throw std::bad_alloc();
+  }
 
   /// All that was written, once nobody writes any more.
   const std::string& shown() {
