@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Draws lengths.csv and million.csv, as lengths.svg and million.svg. Needs matplotlib.
+"""Draws lengths.csv, million.csv and million_archive.csv, as SVG of the same names. Needs matplotlib.
 
-    benchmarks/long_text/plot.py            both
+    benchmarks/long_text/plot.py            all
     benchmarks/long_text/plot.py million    one of them
 """
 
 import argparse
 import csv
+import json
 import pathlib
 import statistics
 
@@ -54,32 +55,66 @@ def lengths():
     save(figure, HERE / "lengths.svg", rect=(0, 0.08, 1, 1))
 
 
-def million():
-    """Memory and time per token along one long text."""
-    rows = rows_of(HERE / "million.csv")
+def times_of(rows):
+    """Milliseconds per token, each over a window: (tokens in millions, times)."""
     tokens, seconds = [int(row["tokens"]) for row in rows], [float(row["seconds"]) for row in rows]
     step = max(1, round(WINDOW / (tokens[1] - tokens[0])))
     at = range(step, len(rows), step)
-    times = [1000 * (seconds[i] - seconds[i - step]) / (tokens[i] - tokens[i - step]) for i in at]
-    figure, (memory, time) = plt.subplots(2, 1, figsize=(9, 4.6), sharex=True)
+    return [tokens[i] / 1e6 for i in at], [1000 * (seconds[i] - seconds[i - step]) / (tokens[i] - tokens[i - step]) for i in at]
+
+
+def draw_memory(panel, rows):
     resident = [float(row["resident_mib"]) for row in rows]
-    memory.plot([t / 1e6 for t in tokens], resident)
-    memory.set(ylabel="resident memory, MiB", ylim=(0, 1.3 * max(resident)))
-    time.plot([tokens[i] / 1e6 for i in at], times)
-    time.axhspan(0.95 * statistics.median(times), 1.05 * statistics.median(times), alpha=0.15, label="median ± 5 %")
-    time.set(ylabel="ms per token", xlabel="tokens read, millions", ylim=(0, 1.3 * max(times)))
-    time.legend(loc="lower right", fontsize="small")
+    panel.plot([int(row["tokens"]) / 1e6 for row in rows], resident)
+    panel.set(ylabel="resident memory, MiB", ylim=(0, 1.3 * max(resident)))
+
+
+def draw_times(panel, rows):
+    at, times = times_of(rows)
+    panel.plot(at, times)
+    panel.axhspan(0.95 * statistics.median(times), 1.05 * statistics.median(times), alpha=0.15, label="median ± 5 %")
+    panel.set(ylabel="ms per token", xlabel="tokens read, millions", ylim=(0, 1.3 * max(times)))
+    panel.legend(loc="lower right", fontsize="small")
+
+
+def million():
+    """Memory and time per token along one long text."""
+    rows = rows_of(HERE / "million.csv")
+    figure, (memory, time) = plt.subplots(2, 1, figsize=(9, 4.6), sharex=True)
+    draw_memory(memory, rows)
+    draw_times(time, rows)
     for panel in (memory, time):
         panel.grid(alpha=0.3)
     save(figure, HERE / "million.svg")
 
 
-PICTURES = {"lengths": lengths, "million": million}
+def million_archive():
+    """The same of a text that was read into an archive, and what its questions then cost in nats, beside a short text."""
+    rows, done = rows_of(HERE / "million_archive.csv"), json.loads((HERE / "million_archive.json").read_text())
+    figure = plt.figure(figsize=(12, 4.6))
+    grid = figure.add_gridspec(2, 2, width_ratios=[2, 1])
+    memory, time, answers = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[:, 1])
+    draw_memory(memory, rows)
+    draw_times(time, rows)
+    names = list(done["ask"])
+    texts = {f"{done['short']['document_tokens']:,} tokens": done["short"]["answers"], f"{done['read']['document_tokens']:,} tokens": done["ask"]}
+    for i, (label, own) in enumerate(texts.items()):
+        answers.barh([k + 0.4 * i for k in range(len(names))], [own[name]["answer_nll"] for name in names], height=0.38, label=label)
+    answers.set_yticks([k + 0.2 for k in range(len(names))], names)
+    answers.invert_yaxis()
+    answers.set(xlabel="answer NLL, nats per token")
+    answers.legend(fontsize="small")
+    for panel in (memory, time, answers):
+        panel.grid(alpha=0.3)
+    save(figure, HERE / "million_archive.svg")
+
+
+PICTURES = {"lengths": lengths, "million": million, "million_archive": million_archive}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", nargs="*", choices=[[], *PICTURES], help="[both]")
+    parser.add_argument("pictures", nargs="*", choices=[[], *PICTURES], help="[all]")
     plt.rcParams.update({"svg.hashsalt": "infinipot", "svg.fonttype": "none", "font.family": "sans-serif"})
     for name in parser.parse_args().pictures or PICTURES:
         PICTURES[name]()
