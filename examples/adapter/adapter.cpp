@@ -1,4 +1,6 @@
 // The README's integration example, with an engine to run it on. A test compares the two.
+#include <filesystem>
+
 #include "my_engine.hpp"
 
 // [readme]
@@ -56,6 +58,17 @@ void test(Adapter& adapter, std::span<const Token> text) {
 }
 // [readme]
 
+// [readme]
+template <class Reader>
+void ask_later(Reader& reader, FileArchive& archive, std::span<const Token> text,
+               const std::vector<Token>& question) {
+  reader.archive_to(archive);  // FileArchive::create("book.archive", {.shape = pot.shape()})
+  reader.feed(text);           // by StreamingLlm(), say: at no cost
+  recall(reader, archive, question);
+  reader.feed(question);
+}
+// [readme]
+
 int main() {
   MyEngine engine;
   std::vector<Token> text, question{104, 111, 119, 63};
@@ -63,4 +76,15 @@ int main() {
   Adapter adapter{engine};
   test(adapter, text);
   answer(engine, text, question);
+
+  MyEngine another;
+  Adapter adapter_of_another{another};
+  auto pot = make_pot(adapter_of_another);
+  Ccd reader(adapter_of_another, pot, StreamingLlm());
+  const auto file = std::filesystem::temp_directory_path() / "infinipot-adapter-example.archive";
+  std::filesystem::remove(file);
+  FileArchive archive = FileArchive::create(file.string(), {.shape = pot.shape()});
+  ask_later(reader, archive, text, question);
+  reader.generate(20, &MyEngine::greedy, [&](Token token) { return another.print(token); });
+  std::filesystem::remove(file);
 }
