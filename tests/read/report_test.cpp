@@ -86,8 +86,8 @@ TEST(Report, TellsOfEachTurn) {
   report.turns[1].document_position.reset();
   report.turns[1].needle_position.reset();
   report.turns[1].needle_tokens = 0;
-  report.turns[1].archive.emplace(17, 4000, 0.5, "the archive cannot be written");
-  report.turns[1].recall.emplace(1.5, 2, 11, std::vector<std::uint64_t>{3, 9});
+  report.turns[1].archive = ArchiveReport{17, 4000, 0.5, "the archive cannot be written"};
+  report.turns[1].recall = RecallReport{1.5, 2, 11, {3, 9}};
   const json turns = written(report, with_turns(2)).at("turns");
   EXPECT_EQ(turns, json::array({{{"question", "Why?"},
                                  {"document", "d.txt"},
