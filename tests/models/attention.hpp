@@ -24,7 +24,7 @@ namespace models {
 /// What comes between q.k and the softmax.
 struct Form {
   double scale = 1;
-  double soft_cap = 0;           ///< 0: none
+  double soft_cap = 0;            ///< 0: none
   std::vector<float> sinks = {};  ///< (query heads) learned logits that stand for no entry; or none
 };
 
@@ -160,8 +160,8 @@ class PotAttention final : public Attention {
     if (pass.queries == nullptr) return;
     const std::vector<float> shown(queries.values.begin(), queries.values.end());
     const auto token = static_cast<std::ptrdiff_t>(queries.columns);
-    pass.queries->layer(layer_, {shown.data(), queries.rows, token,
-                                 token / static_cast<std::ptrdiff_t>(query_heads())});
+    pass.queries->layer(
+        layer_, {shown.data(), queries.rows, token, token / static_cast<std::ptrdiff_t>(query_heads())});
   }
 
   double position(const Pass& pass, std::size_t token) const override {

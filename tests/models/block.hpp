@@ -31,10 +31,10 @@ class Memory {
 /// One call of forward().
 struct Pass {
   std::span<const infinipot::Token> tokens;
-  std::size_t first;      ///< index in the pot of the first token
-  std::uint64_t stream;   ///< and its index in the stream
-  bool probe;             ///< whether it must leave no trace
-  Memory& memory;         ///< of the layers that keep the whole context
+  std::size_t first;              ///< index in the pot of the first token
+  std::uint64_t stream;           ///< and its index in the stream
+  bool probe;                     ///< whether it must leave no trace
+  Memory& memory;                 ///< of the layers that keep the whole context
   infinipot::QuerySink* queries;  ///< null unless wanted
 };
 

@@ -51,8 +51,8 @@ inline std::unique_ptr<Block> pot_attention(Model& model, Projections projection
 inline std::unique_ptr<Block> attention(const GoldenModel& golden, std::size_t i, std::size_t longest_call,
                                         Model& model, Projections projections, const Form& form) {
   if (is_layer(golden, i, "full_attention")) return pot_attention(model, std::move(projections), form);
-  return std::make_unique<WindowAttention>(golden.size("sliding_window"), longest_call, std::move(projections),
-                                           form);
+  return std::make_unique<WindowAttention>(golden.size("sliding_window"), longest_call,
+                                           std::move(projections), form);
 }
 
 inline Form plain_form(const GoldenModel& golden) {
@@ -107,9 +107,10 @@ inline Model phi3(const GoldenModel& golden, std::size_t /*longest_call*/) {
     model.layers.push_back(std::make_unique<SequentialLayer>(
         SequentialLayer::Part{{golden, name + ".input_layernorm", epsilon},
                               pot_attention(model, std::move(part), plain_form(golden))},
-        SequentialLayer::Part{{golden, name + ".post_attention_layernorm", epsilon},
-                              std::make_unique<GatedFeedForward>(both.part(0, width), both.part(width, width),
-                                                                 golden.linear(name + ".mlp.down_proj"), silu)}));
+        SequentialLayer::Part{
+            {golden, name + ".post_attention_layernorm", epsilon},
+            std::make_unique<GatedFeedForward>(both.part(0, width), both.part(width, width),
+                                               golden.linear(name + ".mlp.down_proj"), silu)}));
   }
   return model;
 }
@@ -124,8 +125,7 @@ inline Model cohere2(const GoldenModel& golden, std::size_t longest_call) {
       rope_of(golden.config("rope_parameters"), golden.head_dim(), infinipot::Pairing::interleaved));
   for (std::size_t i = 0; i < golden.size("num_hidden_layers"); ++i) {
     const std::string name = layer_name(i);
-    Projections part =
-        projections(golden, name, is_layer(golden, i, "full_attention") ? nullptr : rotation);
+    Projections part = projections(golden, name, is_layer(golden, i, "full_attention") ? nullptr : rotation);
     model.layers.push_back(std::make_unique<ParallelLayer>(
         Norm(golden, name + ".input_layernorm", epsilon, kind),
         attention(golden, i, longest_call, model, std::move(part), plain_form(golden)),
@@ -155,7 +155,8 @@ inline Model gemma3(const GoldenModel& golden, std::size_t longest_call) {
         SequentialLayer::Part{norm(name + ".input_layernorm"),
                               attention(golden, i, longest_call, model, std::move(part), form),
                               norm(name + ".post_attention_layernorm")},
-        SequentialLayer::Part{norm(name + ".pre_feedforward_layernorm"), gated(golden, name + ".mlp", gelu_tanh),
+        SequentialLayer::Part{norm(name + ".pre_feedforward_layernorm"),
+                              gated(golden, name + ".mlp", gelu_tanh),
                               norm(name + ".post_feedforward_layernorm")}));
   }
   return model;

@@ -49,7 +49,8 @@ class Engine {
     const Matrix predictions = Linear{model_.head}(model_.norm(x));
     for (std::size_t i = logits.first_row(); i < tokens.size(); ++i) {
       std::vector<float> row;
-      for (const double logit : predictions.row(i)) row.push_back(static_cast<float>(model_.logit_scale * logit));
+      for (const double logit : predictions.row(i))
+        row.push_back(static_cast<float>(model_.logit_scale * logit));
       logits.row(i, row);
     }
   }

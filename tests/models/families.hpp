@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "dense_families.hpp"
 #include "golden_model.hpp"
@@ -24,6 +25,12 @@ inline constexpr std::array<std::pair<std::string_view, Family>, 7> families{{{"
                                                                               {"cohere2", cohere2},
                                                                               {"gemma3", gemma3},
                                                                               {"gpt_oss", gpt_oss}}};
+
+inline std::vector<std::string> names() {
+  std::vector<std::string> all;
+  for (const auto& [name, family] : families) all.emplace_back(name);
+  return all;
+}
 
 inline Model make_model(const GoldenModel& golden, std::size_t longest_call) {
   for (const auto& [name, family] : families)

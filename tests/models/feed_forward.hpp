@@ -50,7 +50,8 @@ class GatedFeedForward final : public Block {
 /// gate_proj, up_proj and down_proj of most models.
 inline std::unique_ptr<GatedFeedForward> gated(const GoldenModel& model, const std::string& name,
                                                Activation activation) {
-  return std::make_unique<GatedFeedForward>(model.linear(name + ".gate_proj"), model.linear(name + ".up_proj"),
+  return std::make_unique<GatedFeedForward>(model.linear(name + ".gate_proj"),
+                                            model.linear(name + ".up_proj"),
                                             model.linear(name + ".down_proj"), activation);
 }
 
@@ -90,7 +91,9 @@ class GptOssExperts final : public Block {
   }
 
  private:
-  static Matrix as_matrix(std::span<const double> row) { return {1, row.size(), Vector(row.begin(), row.end())}; }
+  static Matrix as_matrix(std::span<const double> row) {
+    return {1, row.size(), Vector(row.begin(), row.end())};
+  }
 
   static Matrix gate(const Matrix& both) {
     constexpr double limit = 7, alpha = 1.702;

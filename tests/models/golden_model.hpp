@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <stdexcept>
@@ -42,6 +43,14 @@ class GoldenModel {
   const nlohmann::json& config(const std::string& key) const { return file_.at("config").at(key); }
   std::size_t size(const std::string& key) const { return config(key).get<std::size_t>(); }
   double number(const std::string& key) const { return config(key).get<double>(); }
+
+  /// Logits after some tokens of the stream.
+  std::map<std::size_t, std::vector<double>> logits() const {
+    std::map<std::size_t, std::vector<double>> rows;
+    for (const auto& [row, logits] : file_.at("logits").items())
+      rows[std::stoul(row)] = logits.get<std::vector<double>>();
+    return rows;
+  }
 
   /// Where the config has none, heads share the width.
   std::size_t head_dim() const {

@@ -28,7 +28,8 @@ class GoldenPolicy {
   infinipot::Reduce reduce() const noexcept { return infinipot::Reduce::sum; }
   std::size_t longest_probe() const noexcept { return catalyst_.size(); }
 
-  std::span<const infinipot::Token> probe(std::size_t i, const infinipot::ProbeContext& /*context*/) const noexcept {
+  std::span<const infinipot::Token> probe(std::size_t i,
+                                          const infinipot::ProbeContext& /*context*/) const noexcept {
     return i == 0 ? std::span(catalyst_) : std::span<const infinipot::Token>();
   }
 

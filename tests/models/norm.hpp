@@ -14,7 +14,7 @@ namespace models {
 
 /// What a norm does besides dividing by the root of the mean square.
 struct NormKind {
-  bool centers = false;   ///< subtracts the mean first (Cohere)
+  bool centers = false;    ///< subtracts the mean first (Cohere)
   double weight_from = 0;  ///< what is added to the weights (Gemma: 1)
 };
 

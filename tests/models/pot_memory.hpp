@@ -47,7 +47,8 @@ class PotMemory final : public Memory {
     Matrix to(count, channels);
     for (std::size_t i = 0; i < count; ++i)
       for (std::size_t k = 0; k < channels; ++k)
-        to.row(i)[k] = from.data[static_cast<std::ptrdiff_t>(i) * from.stride + static_cast<std::ptrdiff_t>(k)];
+        to.row(i)[k] =
+            from.data[static_cast<std::ptrdiff_t>(i) * from.stride + static_cast<std::ptrdiff_t>(k)];
     return to;
   }
 

@@ -67,9 +67,8 @@ inline infinipot::Rope rope_of(const nlohmann::json& parameters, std::size_t rot
     return infinipot::llama3_rope(rotary_dim, theta, scaling, pairing);
   }
   if (kind == "longrope") {
-    const infinipot::LongRopeScaling scaling{.factors = parameters.at("long_factor"),
-                                             .factor = number("factor"),
-                                             .original_context = context()};
+    const infinipot::LongRopeScaling scaling{
+        .factors = parameters.at("long_factor"), .factor = number("factor"), .original_context = context()};
     return infinipot::long_rope(rotary_dim, theta, scaling, pairing);
   }
   if (kind != "yarn") throw std::logic_error("no RoPE of type " + kind);

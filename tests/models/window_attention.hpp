@@ -43,7 +43,8 @@ class WindowAttention final : public Attention {
   }
 
   std::pair<Matrix, Matrix> seen(const Pass& pass, std::size_t token, std::size_t kv_head) const override {
-    const std::uint64_t last = pass.stream + token, first = last + 1 - std::min<std::uint64_t>(last + 1, window_);
+    const std::uint64_t last = pass.stream + token,
+                        first = last + 1 - std::min<std::uint64_t>(last + 1, window_);
     std::pair<Matrix, Matrix> rows;
     for (std::uint64_t at = first; at <= last; ++at) {
       const Row& row = ring_[at % ring_.size()];
