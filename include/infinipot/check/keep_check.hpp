@@ -132,15 +132,16 @@ class KeepCheck {
   }
 
   void check_values(const TextRows& before, const Selection& kept) requires ReadableEntries<S> {
-    EntryNumbers values(shape_.layers, shape_.kv_heads, kept.keep(), shape_.head_dim);
+    const std::size_t width = shape_.value_channels();
+    if (width == 0) return;
+    EntryNumbers values(shape_.layers, shape_.kv_heads, kept.keep(), width);
     for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
       read_values(store_, layer, kept.keep(), values);
       for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
         const auto lane = kept.lane(shape_.lane_of(layer, head, store_.granularity()));
         for (std::size_t i = 0; i < lane.size(); ++i) {
           const float* const right = before.values.at(layer, head, lane[i]);
-          if (!close({right, right + shape_.head_dim}, values.at(layer, head, i), "value", layer, head, i,
-                     lane[i]))
+          if (!close({right, right + width}, values.at(layer, head, i), "value", layer, head, i, lane[i]))
             return;
         }
       }
