@@ -321,10 +321,11 @@ void expect_failures_as_of_drivers(const CcdSpec& spec, toy::Shows shows, std::s
         EXPECT_THROW(own->run_pass(*pass), std::runtime_error);
         own->engine.quirks.fault.reset();
       }
-      if (way == Way::not_shown)
+      if (way == Way::not_shown) {
         EXPECT_THROW(own->reader.done(), std::invalid_argument);
-      else
+      } else {
         own->reader.failed();
+      }
       EXPECT_EQ(own->reader.next(), nullptr) << "it was given up";
       expect_same(*own, *driver);
       for (const auto* each : {driver.get(), own.get()}) {
