@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -190,7 +189,7 @@ std::vector<Conversation> conversations(const toy::Model& model) {
     auto spec = spec_of(kind, all_granularities[all.size() % 3]);
     spec.catalysts = {{static_cast<Token>(all.size()), 21}, {3}};
     auto turns = script;
-    std::ranges::rotate(turns, turns.begin() + static_cast<std::ptrdiff_t>(all.size() % 2));
+    std::rotate(turns.begin(), turns.begin() + static_cast<std::ptrdiff_t>(all.size() % 2), turns.end());
     all.emplace_back(make(model, spec, 3 + all.size()), std::move(turns), 10 + all.size());
   }
   return all;
@@ -252,17 +251,13 @@ TEST(Scheduler, OneThatIsCancelledLeavesTheOthersAsTheyWere) {
   for (std::size_t cancelled = 0; cancelled < all_kinds.size(); ++cancelled) {
     auto all = conversations(model);
     std::size_t round = 0;
-    std::optional<Snapshot> before;
-    std::vector<Conversation> rest;
+    const auto cancels = [&](std::size_t i) { return i == cancelled && round == 8; };
     while (run_batch(all, [&](std::size_t i) {
-             if (i != cancelled || round < 8) return true;
-             if (before) return true;
-             before = snapshot(*all[i].run);
-             all[i].run->reader.failed();
-             return false;
+             if (cancels(i)) all[i].run->reader.failed();
+             return !cancels(i);
            }) > 0)
       ++round;
-    ASSERT_TRUE(before);
+    EXPECT_GT(round, 8U);
     expect_as_one_after_the_other(all, model, cancelled);
   }
 }
@@ -397,7 +392,7 @@ TEST(MachineErrors, WhatIsInFlightIsNotDisturbed) {
   reader.feed(toy::text(3, 1));
   const auto memory = reader.memory();
   const auto text = toy::text(30, 2);
-  infinipot::MemoryArchive archive({.shape = model.shape});
+  infinipot::MemoryArchive archive({.shape = model.shape, .limit = 1 << 16});
   for (const bool asked : {false, true}) {
     reader.start(text);
     const Pass* const pass = asked ? reader.next() : nullptr;
