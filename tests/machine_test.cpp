@@ -392,7 +392,7 @@ TEST(MachineErrors, WhatIsInFlightIsNotDisturbed) {
   reader.feed(toy::text(3, 1));
   const auto memory = reader.memory();
   const auto text = toy::text(30, 2);
-  infinipot::MemoryArchive archive({.shape = model.shape, .limit = 1 << 16});
+  infinipot::MemoryArchive archive({.shape = model.shape, .limit = 1 << 18});
   for (const bool asked : {false, true}) {
     reader.start(text);
     const Pass* const pass = asked ? reader.next() : nullptr;
