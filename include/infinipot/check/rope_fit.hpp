@@ -33,6 +33,9 @@ struct RopeFit {
     return pairs[layout.pairing == Pairing::half_split ? i : i + (rope.first_channel - layout.first) / 2];
   }
 
+  /// What may be left over, whatever is stored.
+  static constexpr double certain = 0.04;
+
   /// What may be left over: 4 % of engines that round activations to 8 bits (llama.cpp with SmolLM2 in Q4_1
   /// leaves 1.0 %; with 32-bit products 4e-6 was seen), and twice the rounding of what is stored. Keys that
   /// are no rotations leave tens of percent.
@@ -42,7 +45,7 @@ struct RopeFit {
       rounding = (std::max)(
           rounding, traces.rounding.relative +
                         head.rounding * head.weight * std::sqrt(static_cast<double>(traces.head_dim)));
-    return 0.04 + 2 * rounding;
+    return certain + 2 * rounding;
   }
 };
 
