@@ -4,12 +4,8 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <memory>
 #include <ostream>
-#include <stdexcept>
-#include <utility>
 
-#include "block.hpp"
 #include "families.hpp"
 #include "golden_model.hpp"
 #include "golden_reading.hpp"
@@ -24,19 +20,6 @@ using infinipot::KeyStorage;
 using infinipot::Pairing;
 using infinipot::plain_rope;
 using infinipot::Pot;
-
-/// A layer that takes places in the pot for those in the stream.
-class AtPlacesInThePot final : public Block {
- public:
-  explicit AtPlacesInThePot(std::unique_ptr<Block> layer) : layer_(std::move(layer)) {}
-
-  Matrix run(const Pass& pass, const Matrix& x) override {
-    return layer_->run({pass.tokens, pass.first, pass.first, pass.probe, pass.memory, pass.queries}, x);
-  }
-
- private:
-  std::unique_ptr<Block> layer_;
-};
 
 Differences read(const GoldenModel& golden, Model& model, KeyStorage storage) {
   infinipot::PotSettings settings = model.pot_settings(golden.at("capacity"), golden.at("keep"));
@@ -85,21 +68,6 @@ TEST_P(Mistakes, AreSeen) {
   GetParam().make(model);
   const Differences differences = read(golden, model, GetParam().storage);
   EXPECT_GT(std::max(differences.logits, differences.attention), 100 * tolerance);
-}
-
-/// The window's entries are not where they would be looked for.
-TEST(Windows, AtPlacesInThePotLoseWhatTheySee) {
-  const GoldenModel golden("gemma3");
-  Model model = make_model(golden, golden.at("chunk"));
-  model.layers[0] = std::make_unique<AtPlacesInThePot>(std::move(model.layers[0]));
-  EXPECT_THROW(read(golden, model, KeyStorage::rotated), std::logic_error);
-}
-
-/// One row less than window - 1 and the longest call is too little.
-TEST(Windows, NeedRoomForTheLongestCall) {
-  const GoldenModel golden("gemma3");
-  Model model = make_model(golden, golden.at("chunk").get<std::size_t>() - 1);
-  EXPECT_THROW(read(golden, model, KeyStorage::rotated), std::logic_error);
 }
 
 }  // namespace
