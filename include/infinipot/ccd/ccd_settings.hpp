@@ -25,7 +25,7 @@ struct CcdSettings {
   /// capacity of a store without one.
   std::size_t keep = 0;
   std::size_t sinks = 4;    ///< first entries that always stay
-  std::size_t recent = 0;   ///< last entries that always stay
+  std::size_t recent = 0;   ///< last entries that always stay; the policy or the store may want more
   std::size_t chunk = 256;  ///< most tokens per call of forward() while reading, at least 1
 };
 
@@ -82,6 +82,15 @@ inline std::size_t saturating_sum(std::initializer_list<std::size_t> parts) {
   return total;
 }
 
+/// How many recent entries stay in a store: `recent`, or more if it asks for more.
+template <class S>
+std::size_t recent_in(const S& store, std::size_t recent) {
+  if constexpr (AsksForRecent<S>)
+    return (std::max)(recent, static_cast<std::size_t>(store.keeps_recent()));
+  else
+    return recent;
+}
+
 /// The settings with defaults filled in. Throws std::invalid_argument if they cannot work.
 template <class Engine, class S, Policy P>
 CcdSettings checked_settings(const Engine& engine, const S& store, const P& policy, CcdSettings settings) {
@@ -96,7 +105,7 @@ CcdSettings checked_settings(const Engine& engine, const S& store, const P& poli
   if constexpr (requires { store.max_keep(); })
     if (settings.keep == 0) settings.keep = store.max_keep();
   if (settings.keep == 0) settings.keep = capacity / 2;
-  settings.recent = recent_of(policy, settings.recent, settings.keep);
+  settings.recent = recent_in(store, recent_of(policy, settings.recent, settings.keep));
   if (settings.keep >= capacity)
     invalid("keep ", settings.keep, " must be below the pot's capacity ", capacity);
   if constexpr (requires { store.max_keep(); })
