@@ -72,7 +72,7 @@ std::vector<std::vector<float>> entry_memory(const S& store, const P& policy, st
   const Shape shape = store.shape();
   std::size_t scratch = shape.head_dim;
   if constexpr (SizesScratch<P>) scratch = policy.scratch(shape, store.capacity());
-  return std::vector(workers, std::vector<float>(EntryRows::floats(shape.head_dim, scratch)));
+  return std::vector(workers, std::vector<float>(EntryRows::floats(shape, scratch)));
 }
 
 /// The sum, or on overflow the largest std::size_t: a setting may be a difference that fell below zero.
@@ -98,6 +98,9 @@ CcdSettings checked_settings(const Engine& engine, const S& store, const P& poli
   shape.validate();
   if (const Shape other = engine.shape(); !(other == shape))
     invalid("the engine's shape ", other, " differs from the store's ", shape);
+  if (reads_values<P> && shape.value_channels() == 0)
+    invalid(policy.name(),
+            " scores entries by their values, but this shape has none but the keys (value_dim 0)");
   if (const EntryTable& entries = store.entries(); !entries.empty())
     invalid("the store holds ", entries.size(), " entries already");
   const std::size_t capacity = store.capacity(), probe = longest_probe(policy),
