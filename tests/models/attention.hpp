@@ -58,7 +58,8 @@ struct Projections {
   Linear output;
   std::optional<Norm> query_norm = {}, key_norm = {};  ///< of each head
   std::shared_ptr<const Rotation> rotation = {};       ///< none: keys have no position
-  /// What multiplies the attention's result, by its sigmoid: (tokens, width) -> (tokens, query heads * dim); or none.
+  /// What multiplies the attention's result, by its sigmoid: (tokens, width) -> (tokens, query heads * dim);
+  /// or none.
   std::function<Matrix(const Matrix&)> gate = {};
 };
 
@@ -126,7 +127,8 @@ class Attention : public Block {
                    const std::optional<Norm>& norm) const {
     Matrix rows = norm ? (*norm)(heads(row, count)) : heads(row, count);
     if (projections_.rotation)
-      for (std::size_t head = 0; head < count; ++head) projections_.rotation->prepare(pass, token, rows.row(head));
+      for (std::size_t head = 0; head < count; ++head)
+        projections_.rotation->prepare(pass, token, rows.row(head));
     return rows;
   }
 

@@ -27,8 +27,8 @@ class GatedDeltaNet final : public Block {
         in_(model.linear(name + ".in_proj_qkvz")),
         gates_(model.linear(name + ".in_proj_ba")),
         out_(model.linear(name + ".out_proj")),
-        convolution_({2 * key_heads_ * key_dim_ + value_heads_ * value_dim_, model.size("linear_conv_kernel_dim"),
-                      model.numbers(name + ".conv1d.weight")}),
+        convolution_({2 * key_heads_ * key_dim_ + value_heads_ * value_dim_,
+                      model.size("linear_conv_kernel_dim"), model.numbers(name + ".conv1d.weight")}),
         decay_(model.numbers(name + ".A_log")),
         step_(model.numbers(name + ".dt_bias")),
         norm_(model, name + ".norm", model.number("rms_norm_eps")),
@@ -59,7 +59,8 @@ class GatedDeltaNet final : public Block {
 
   std::size_t per_key_head() const { return value_heads_ / key_heads_; }
 
-  /// The projection has a part for each key head: query, key, its value heads' values, and their output gates.
+  /// The projection has a part for each key head: query, key, its value heads' values, and their output
+  /// gates.
   std::size_t part() const { return 2 * key_dim_ + 2 * per_key_head() * value_dim_; }
 
   /// All queries, then all keys, then all values.
@@ -105,7 +106,8 @@ class GatedDeltaNet final : public Block {
     for (double& number : memory.values) number *= stays;
     const Vector known = recalled(memory, key);
     for (std::size_t k = 0; k < key_dim_; ++k)
-      for (std::size_t j = 0; j < value_dim_; ++j) memory.row(k)[j] += key[k] * learns * (value[j] - known[j]);
+      for (std::size_t j = 0; j < value_dim_; ++j)
+        memory.row(k)[j] += key[k] * learns * (value[j] - known[j]);
     const Vector all = recalled(memory, query);
     for (std::size_t j = 0; j < value_dim_; ++j) out[j] = all[j] / std::sqrt(static_cast<double>(key_dim_));
   }

@@ -28,8 +28,8 @@ struct Chosen {
 /// Which experts a token goes to, from the router's logits.
 using Router = std::function<std::vector<Chosen>(std::span<const double>)>;
 
-/// The chosen experts' outputs, weighted, and that of the shared one, if `shared_gate` has rows times the sigmoid
-/// of what that makes of the token.
+/// The chosen experts' outputs, weighted, and that of the shared one, if `shared_gate` has rows times the
+/// sigmoid of what that makes of the token.
 class Experts final : public Block {
  public:
   Experts(const GoldenModel& model, const std::string& name, Router router,
@@ -56,14 +56,16 @@ class Experts final : public Block {
 
  private:
   /// gate_up_proj is (experts, 2 * inner, width), gates first; down_proj (experts, width, inner).
-  static std::vector<std::unique_ptr<GatedFeedForward>> experts(const GoldenModel& model, const std::string& name) {
-    const std::vector<Matrix> both = parts(model, name + ".gate_up_proj"), down = parts(model, name + ".down_proj");
+  static std::vector<std::unique_ptr<GatedFeedForward>> experts(const GoldenModel& model,
+                                                                const std::string& name) {
+    const std::vector<Matrix> both = parts(model, name + ".gate_up_proj"),
+                              down = parts(model, name + ".down_proj");
     std::vector<std::unique_ptr<GatedFeedForward>> all;
     for (std::size_t i = 0; i < both.size(); ++i) {
       const Linear rows{both[i]};
       const std::size_t inner = both[i].rows / 2;
-      all.push_back(std::make_unique<GatedFeedForward>(rows.part(0, inner), rows.part(inner, inner), Linear{down[i]},
-                                                       silu));
+      all.push_back(std::make_unique<GatedFeedForward>(rows.part(0, inner), rows.part(inner, inner),
+                                                       Linear{down[i]}, silu));
     }
     return all;
   }
@@ -103,8 +105,8 @@ inline Router softmax_router(const GoldenModel& model) {
   };
 }
 
-/// DeepSeek V3: from the best groups, a group's merit being that of its two best experts. What balances the experts
-/// has a say in which are chosen, not in their weights.
+/// DeepSeek V3: from the best groups, a group's merit being that of its two best experts. What balances the
+/// experts has a say in which are chosen, not in their weights.
 class GroupedRouter {
  public:
   GroupedRouter(const GoldenModel& model, const std::string& name)

@@ -1,4 +1,5 @@
-// Multi-head latent attention (DeepSeek V2 and V3, Kimi K2, GLM), with either of what an engine may keep of a token.
+// Multi-head latent attention (DeepSeek V2 and V3, Kimi K2, GLM), with either of what an engine may keep of a
+// token.
 #pragma once
 
 #include <algorithm>
@@ -17,8 +18,8 @@
 
 namespace models {
 
-/// A layer's weights. A token's latent row (latent) is made into a key without position (still) and a value for
-/// each head; channels that RoPE turns (turning) are the same for all heads' keys.
+/// A layer's weights. A token's latent row (latent) is made into a key without position (still) and a value
+/// for each head; channels that RoPE turns (turning) are the same for all heads' keys.
 struct LatentWeights {
   LatentWeights(const GoldenModel& model, const std::string& layer)
       : query_heads(model.size("num_attention_heads")),
@@ -95,8 +96,8 @@ inline Projections expanded_projections(LatentWeights weights, std::shared_ptr<c
           .rotation = std::move(rotation)};
 }
 
-/// The latent row alone, as the key of one kv head, whose first `latent` channels are the value: what makes keys
-/// and values of it is absorbed into the queries and the output.
+/// The latent row alone, as the key of one kv head, whose first `latent` channels are the value: what makes
+/// keys and values of it is absorbed into the queries and the output.
 inline Projections latent_projections(LatentWeights weights, std::shared_ptr<const Rotation> rotation) {
   const auto shared = std::make_shared<const LatentWeights>(std::move(weights));
   const auto query = [shared](const Matrix& x) {
@@ -140,7 +141,8 @@ class LatentAttention final : public PotAttention {
   std::pair<Matrix, Matrix> seen(const Pass& pass, std::size_t token, std::size_t kv_head) const override {
     Matrix keys = pass.memory.keys(layer(), kv_head, pass.first + token + 1);
     Matrix values(keys.rows, latent_);
-    for (std::size_t t = 0; t < keys.rows; ++t) std::ranges::copy(keys.row(t).first(latent_), values.row(t).begin());
+    for (std::size_t t = 0; t < keys.rows; ++t)
+      std::ranges::copy(keys.row(t).first(latent_), values.row(t).begin());
     return {std::move(keys), std::move(values)};
   }
 

@@ -31,8 +31,7 @@ inline Form latent_form(const GoldenModel& golden) {
 
 inline std::unique_ptr<Block> latent_feed_forward(const GoldenModel& golden, std::size_t layer,
                                                   const std::string& name) {
-  if (layer < golden.size("first_k_dense_replace"))
-    return gated(golden, name, silu);
+  if (layer < golden.size("first_k_dense_replace")) return gated(golden, name, silu);
   return std::make_unique<Experts>(golden, name, GroupedRouter(golden, name),
                                    gated(golden, name + ".shared_experts", silu));
 }
@@ -55,9 +54,10 @@ inline Model deepseek_v3(const GoldenModel& golden, bool latent) {
     const std::string name = layer_name(i);
     LatentWeights weights(golden, name + ".self_attn");
     auto attention =
-        latent ? pot_attention<LatentAttention>(model, latent_projections(std::move(weights), rotation),
-                                                latent_form(golden), row)
-               : pot_attention(model, expanded_projections(std::move(weights), rotation), latent_form(golden));
+        latent
+            ? pot_attention<LatentAttention>(model, latent_projections(std::move(weights), rotation),
+                                             latent_form(golden), row)
+            : pot_attention(model, expanded_projections(std::move(weights), rotation), latent_form(golden));
     model.layers.push_back(std::make_unique<SequentialLayer>(
         SequentialLayer::Part{{golden, name + ".input_layernorm", epsilon}, std::move(attention)},
         SequentialLayer::Part{{golden, name + ".post_attention_layernorm", epsilon},

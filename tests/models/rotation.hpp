@@ -40,8 +40,8 @@ class Rotation {
 
   const infinipot::Rope& rope() const { return rope_; }
 
-  /// Turns a key or query for what is a token's own, wherever it stands (M-RoPE of pictures). Comes before the
-  /// turn for its position.
+  /// Turns a key or query for what is a token's own, wherever it stands (M-RoPE of pictures). Comes before
+  /// the turn for its position.
   virtual void prepare(const Pass& /*pass*/, std::size_t /*token*/, std::span<double> /*head*/) const {}
 
   /// For a position: the token's index in the pot, or in the stream where the layer goes on with that.

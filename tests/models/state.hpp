@@ -24,8 +24,8 @@ class StreamState {
   State before(const Pass& pass) const {
     if (pass.stream == 0) return empty_;
     if (pass.stream != end_)
-      throw std::logic_error("the state is that of position " + std::to_string(end_) + " of the stream, not of " +
-                             std::to_string(pass.stream));
+      throw std::logic_error("the state is that of position " + std::to_string(end_) +
+                             " of the stream, not of " + std::to_string(pass.stream));
     return state_;
   }
 
@@ -50,7 +50,8 @@ class CausalConvolution {
   /// The tokens before a stream's first: (kernel - 1, channels) of nothing.
   Matrix nothing() const { return {weights_.columns - 1, weights_.rows}; }
 
-  /// (tokens, channels). `past` are the kernel - 1 rows before them, and afterwards those before what follows.
+  /// (tokens, channels). `past` are the kernel - 1 rows before them, and afterwards those before what
+  /// follows.
   Matrix operator()(Matrix& past, const Matrix& x) const {
     Matrix all(past.rows + x.rows, x.columns);
     all.values = past.values;
@@ -58,7 +59,8 @@ class CausalConvolution {
     Matrix y(x.rows, x.columns);
     for (std::size_t i = 0; i < x.rows; ++i)
       for (std::size_t k = 0; k < x.columns; ++k)
-        for (std::size_t j = 0; j < weights_.columns; ++j) y.row(i)[k] += weights_.row(k)[j] * all.row(i + j)[k];
+        for (std::size_t j = 0; j < weights_.columns; ++j)
+          y.row(i)[k] += weights_.row(k)[j] * all.row(i + j)[k];
     past.values.assign(all.values.end() - static_cast<std::ptrdiff_t>(past.values.size()), all.values.end());
     return y;
   }

@@ -91,8 +91,9 @@ inline Model lfm2(const GoldenModel& golden, std::size_t /*longest_call*/) {
     const auto weights = [&](const char* which) { return golden.linear(name + ".feed_forward." + which); };
     model.layers.push_back(std::make_unique<SequentialLayer>(
         SequentialLayer::Part{norm(name + ".operator_norm"), std::move(mixer)},
-        SequentialLayer::Part{norm(name + ".ffn_norm"), std::make_unique<GatedFeedForward>(
-                                                            weights("w1"), weights("w3"), weights("w2"), silu)}));
+        SequentialLayer::Part{
+            norm(name + ".ffn_norm"),
+            std::make_unique<GatedFeedForward>(weights("w1"), weights("w3"), weights("w2"), silu)}));
   }
   return model;
 }

@@ -73,9 +73,9 @@ inline Mrope mrope_sections(Rope rope, std::size_t text, std::size_t height, std
   return mrope;
 }
 
-/// Interleaved sections (Qwen3-VL: 24, 20, 20): text, height and width in turn, and once the shorter sections are
-/// used up, text. Throws std::invalid_argument if the sections do not sum to the number of pairs, or the pairs
-/// end before a section does.
+/// Interleaved sections (Qwen3-VL: 24, 20, 20): text, height and width in turn, and once the shorter sections
+/// are used up, text. Throws std::invalid_argument if the sections do not sum to the number of pairs, or the
+/// pairs end before a section does.
 inline Mrope mrope_interleaved(Rope rope, std::size_t text, std::size_t height, std::size_t width) {
   Mrope mrope = mrope_sections(std::move(rope), text, height, width);
   const std::size_t pairs = mrope.axes.size();
