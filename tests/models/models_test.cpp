@@ -42,7 +42,7 @@ class Models : public testing::TestWithParam<std::string> {
 
 INSTANTIATE_TEST_SUITE_P(Of, Models, testing::ValuesIn(names()), [](const auto& name) { return name.param; });
 
-void expect_close(const Differences& differences, double tolerance) {
+void expect_close(const Differences& differences) {
   EXPECT_EQ(differences.distillations, 5U);
   EXPECT_LT(differences.logits, tolerance);
   EXPECT_LT(differences.nuc, tolerance);
@@ -54,7 +54,7 @@ TEST_P(Models, AgreeWithTransformersAfterEveryDistillation) {
     Model model = this->model();
     const Differences differences = read(model, storage);
     record(storage == KeyStorage::rotated ? "rotated" : "unrotated", differences);
-    expect_close(differences, 1e-4);
+    expect_close(differences);
   }
 }
 

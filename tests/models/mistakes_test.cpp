@@ -1,0 +1,106 @@
+// What an adapter's author may get wrong moves the results by far more than rounding does, so that agreement
+// with transformers (models_test.cpp) means something.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <ostream>
+#include <stdexcept>
+#include <utility>
+
+#include "block.hpp"
+#include "families.hpp"
+#include "golden_model.hpp"
+#include "golden_reading.hpp"
+#include "infinipot/pot.hpp"
+#include "infinipot/rope.hpp"
+#include "model.hpp"
+
+namespace models {
+namespace {
+
+using infinipot::KeyStorage;
+using infinipot::Pairing;
+using infinipot::plain_rope;
+using infinipot::Pot;
+
+/// A layer that takes places in the pot for those in the stream.
+class AtPlacesInThePot final : public Block {
+ public:
+  explicit AtPlacesInThePot(std::unique_ptr<Block> layer) : layer_(std::move(layer)) {}
+
+  Matrix run(const Pass& pass, const Matrix& x) override {
+    return layer_->run({pass.tokens, pass.first, pass.first, pass.probe, pass.memory, pass.queries}, x);
+  }
+
+ private:
+  std::unique_ptr<Block> layer_;
+};
+
+Differences read(const GoldenModel& golden, Model& model, KeyStorage storage) {
+  infinipot::PotSettings settings = model.pot_settings(golden.at("capacity"), golden.at("keep"));
+  settings.key_storage = storage;
+  Pot<float> pot(settings);
+  return read(golden, model, pot);
+}
+
+/// What the pot or CaP is told; the engine's forward pass stays right.
+struct Mistake {
+  const char* name;
+  const char* family;
+  void (*make)(Model& model);
+  KeyStorage storage = KeyStorage::rotated;
+
+  friend std::ostream& operator<<(std::ostream& out, const Mistake& mistake) { return out << mistake.name; }
+};
+
+class Mistakes : public testing::TestWithParam<Mistake> {};
+
+INSTANTIATE_TEST_SUITE_P(
+    Of, Mistakes,
+    testing::Values(
+        Mistake{"NoScaling", "llama3", [](Model& model) { model.rope = plain_rope(16, 500); }},
+        Mistake{"Pairing", "qwen3", [](Model& model) { model.rope.pairing = Pairing::interleaved; }},
+        Mistake{"LayersWithoutRopeForgotten", "smollm3",
+                [](Model& model) { model.layers_without_rope.clear(); }},
+        Mistake{"AllChannelsTurned", "phi3", [](Model& model) { model.rope = plain_rope(16, 500); }},
+        Mistake{"NoAttentionFactor", "phi3", [](Model& model) { model.rope.attention_factor = 1; },
+                KeyStorage::unrotated},
+        Mistake{"RopeWhereThereIsNone", "cohere2",
+                [](Model& model) { model.rope = plain_rope(12, 1000, Pairing::interleaved); }},
+        Mistake{"RopeOfWindowLayers", "gemma3", [](Model& model) { model.rope = plain_rope(16, 100); }},
+        Mistake{
+            "Scale", "gemma3",
+            [](Model& model) { std::ranges::for_each(model.forms, [](Form& form) { form.scale = 0.25; }); }},
+        Mistake{"SinksForgotten", "gpt_oss",
+                [](Model& model) {
+                  std::ranges::for_each(model.forms, [](Form& form) { form.sinks.clear(); });
+                }}),
+    [](const auto& mistake) { return mistake.param.name; });
+
+TEST_P(Mistakes, AreSeen) {
+  const GoldenModel golden(GetParam().family);
+  Model model = make_model(golden, golden.at("chunk"));
+  GetParam().make(model);
+  const Differences differences = read(golden, model, GetParam().storage);
+  EXPECT_GT(std::max(differences.logits, differences.attention), 100 * tolerance);
+}
+
+/// The window's entries are not where they would be looked for.
+TEST(Windows, AtPlacesInThePotLoseWhatTheySee) {
+  const GoldenModel golden("gemma3");
+  Model model = make_model(golden, golden.at("chunk"));
+  model.layers[0] = std::make_unique<AtPlacesInThePot>(std::move(model.layers[0]));
+  EXPECT_THROW(read(golden, model, KeyStorage::rotated), std::logic_error);
+}
+
+/// One row less than window - 1 and the longest call is too little.
+TEST(Windows, NeedRoomForTheLongestCall) {
+  const GoldenModel golden("gemma3");
+  Model model = make_model(golden, golden.at("chunk").get<std::size_t>() - 1);
+  EXPECT_THROW(read(golden, model, KeyStorage::rotated), std::logic_error);
+}
+
+}  // namespace
+}  // namespace models
