@@ -14,7 +14,8 @@ from .frame import Family, Steered
 class Expanded(Steered):
     def tensors(self):
         yield from super().tensors()
-        yield from ((name, each) for name, each in self.model.named_buffers() if name.endswith("e_score_correction_bias"))
+        balance = "e_score_correction_bias"  # of the experts; transformers calls it no parameter
+        yield from ((name, each) for name, each in self.model.named_buffers() if name.endswith(balance))
 
     def turn(self, i, keys, positions, back):
         still, turned = keys.split([self.config.qk_nope_head_dim, self.config.qk_rope_head_dim], -1)

@@ -7,6 +7,7 @@ what is kept. Or n positions after the picture's start (PARTS): positions rise b
 """
 
 import dataclasses
+import functools
 import types
 
 import torch
@@ -88,8 +89,7 @@ class Pictures(Steered):
         assert torch.equal(theirs[:, 0].T, rows), f"{self.family.name}: transformers has other positions"
 
     def make_layer(self, i):
-        turn = lambda keys, at, back: self.turn(i, keys, at, back)
-        return MropeLayer(turn, self.positions.offsets, self.coming)
+        return MropeLayer(functools.partial(self.turn, i), self.positions.offsets, self.coming)
 
     def coming(self):
         """A probe goes on as the last text did."""

@@ -50,8 +50,8 @@ class Recurrent(Steered):
         position = torch.tensor([self.stream + 8])
         with torch.no_grad():
             out = self.model(
-                torch.tensor([[token]]), position_ids=position[None], cache_position=position, past_key_values=self.cache,
-                attention_mask=hidden(torch.ones(1, 1, dtype=torch.bool)), use_cache=True,
+                torch.tensor([[token]]), position_ids=position[None], cache_position=position, use_cache=True,
+                past_key_values=self.cache, attention_mask=hidden(torch.ones(1, 1, dtype=torch.bool)),
             )
         self.size += 1
         self.stream += 1
