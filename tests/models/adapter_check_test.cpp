@@ -1,7 +1,9 @@
 // Engines of all models pass the library's check, and have the RoPE that their configs say.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -54,26 +56,27 @@ TEST_P(ModelAdapters, PassTheCheck) {
   }
 }
 
+/// Of a pot that does not know it.
 TEST_P(ModelAdapters, HaveTheRopeOfTheirConfig) {
   Model model = this->model();
-  infinipot::PotSettings settings = model.pot_settings(capacity, capacity / 2);
-  settings.rope = {};
-  settings.layers_without_rope = {};
-  Pot<float> pot(settings);
+  Pot<float> pot({.shape = model.shape, .capacity = capacity});
   Engine<Pot<float>> engine(model, pot);
+  if (std::ranges::any_of(model.forms, [](const Form& form) { return !form.sinks.empty(); })) {
+    // What they take hangs on how many entries there are: a repeated token is not always the same.
+    EXPECT_THROW(infinipot::measure_rope_by_layer(engine, pot), std::runtime_error);
+    return;
+  }
   const std::vector<Rope> found = infinipot::measure_rope_by_layer(engine, pot);
   ASSERT_EQ(found.size(), model.shape.layers);
   const Pot<float> right(model.pot_settings(capacity, capacity / 2));
   for (std::size_t layer = 0; layer < found.size(); ++layer) {
     SCOPED_TRACE("layer " + std::to_string(layer));
-    if (!right.rotates(layer)) {
-      EXPECT_EQ(found[layer].rotary_dim(), 0U);
-      continue;
-    }
-    EXPECT_TRUE(found[layer].pairing == model.rope.pairing);
-    EXPECT_EQ(found[layer].first_channel, model.rope.first_channel);
-    ASSERT_EQ(found[layer].frequencies.size(), model.rope.frequencies.size());
-    EXPECT_LT(trial::rope_error(found[layer], model.rope), 1e-6);
+    const Rope expected = right.rotates(layer) ? model.rope : Rope();
+    ASSERT_EQ(found[layer].frequencies.size(), expected.frequencies.size());
+    if (expected.frequencies.empty()) continue;
+    EXPECT_TRUE(found[layer].pairing == expected.pairing);
+    EXPECT_EQ(found[layer].first_channel, expected.first_channel);
+    EXPECT_LT(trial::rope_error(found[layer], expected), 1e-6);
   }
 }
 
