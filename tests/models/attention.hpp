@@ -58,6 +58,9 @@ struct Projections {
   Linear output;
   std::optional<Norm> query_norm = {}, key_norm = {};  ///< of each head
   std::shared_ptr<const Rotation> rotation = {};       ///< none: keys have no position
+  /// What multiplies the attention's result, by its sigmoid: (tokens, width) -> (tokens, query heads * dim);
+  /// or none.
+  std::function<Matrix(const Matrix&)> gate = {};
 };
 
 /// The projections q_proj, k_proj, v_proj and o_proj of most models.
@@ -87,14 +90,19 @@ class Attention : public Block {
     const Matrix keys = projections_.key(x), values = projections_.value(x);
     Matrix queries = projections_.query(x);
     for (std::size_t i = 0; i < x.rows; ++i) {
-      const Matrix query = turned(pass, i, normed(queries.row(i), query_heads(), projections_.query_norm));
+      const Matrix query =
+          turned(pass, i, projected(pass, i, queries.row(i), query_heads(), projections_.query_norm));
       std::ranges::copy(query.values, queries.row(i).begin());
-      const Matrix key = normed(keys.row(i), kv_heads(), projections_.key_norm);
+      const Matrix key = projected(pass, i, keys.row(i), kv_heads(), projections_.key_norm);
       write(pass, i, key, turned(pass, i, key), heads(values.row(i), kv_heads()));
     }
     written(pass, queries);
     Matrix mixed(x.rows, projections_.output.weight.columns);
     for (std::size_t kv_head = 0; kv_head < kv_heads(); ++kv_head) mix(pass, kv_head, queries, mixed);
+    if (projections_.gate) {
+      const Matrix gate = projections_.gate(x);
+      for (std::size_t i = 0; i < mixed.values.size(); ++i) mixed.values[i] /= 1 + std::exp(-gate.values[i]);
+    }
     return projections_.output(mixed);
   }
 
@@ -114,13 +122,19 @@ class Attention : public Block {
   const Form& form() const { return form_; }
 
  private:
-  static Matrix normed(std::span<const double> row, std::size_t count, const std::optional<Norm>& norm) {
-    return norm ? (*norm)(heads(row, count)) : heads(row, count);
+  /// Heads before they are turned for their position.
+  Matrix projected(const Pass& pass, std::size_t token, std::span<const double> row, std::size_t count,
+                   const std::optional<Norm>& norm) const {
+    Matrix rows = norm ? (*norm)(heads(row, count)) : heads(row, count);
+    if (projections_.rotation)
+      for (std::size_t head = 0; head < count; ++head)
+        projections_.rotation->prepare(pass, token, rows.row(head));
+    return rows;
   }
 
   Matrix turned(const Pass& pass, std::size_t token, Matrix rows) const {
     if (!projections_.rotation) return rows;
-    const Vector angles = projections_.rotation->angles(pass, token, position(pass, token));
+    const Vector angles = projections_.rotation->angles(position(pass, token));
     for (std::size_t head = 0; head < rows.rows; ++head)
       turn(rows.row(head), projections_.rotation->rope(), angles);
     return rows;
@@ -143,10 +157,18 @@ class Attention : public Block {
 };
 
 /// Over a layer of the pot: entries 0 .. and the token itself.
-class PotAttention final : public Attention {
+class PotAttention : public Attention {
  public:
   PotAttention(std::size_t layer, Projections projections, Form form)
       : Attention(std::move(projections), std::move(form)), layer_(layer) {}
+
+ protected:
+  std::size_t layer() const { return layer_; }
+
+  std::pair<Matrix, Matrix> seen(const Pass& pass, std::size_t token, std::size_t kv_head) const override {
+    const std::size_t count = pass.first + token + 1;
+    return {pass.memory.keys(layer_, kv_head, count), pass.memory.values(layer_, kv_head, count)};
+  }
 
  private:
   void write(const Pass& pass, std::size_t token, const Matrix& projected, const Matrix& turned,
@@ -166,11 +188,6 @@ class PotAttention final : public Attention {
 
   double position(const Pass& pass, std::size_t token) const override {
     return static_cast<double>(pass.first + token);
-  }
-
-  std::pair<Matrix, Matrix> seen(const Pass& pass, std::size_t token, std::size_t kv_head) const override {
-    const std::size_t count = pass.first + token + 1;
-    return {pass.memory.keys(layer_, kv_head, count), pass.memory.values(layer_, kv_head, count)};
   }
 
   std::size_t layer_;

@@ -40,11 +40,12 @@ inline Model empty_model(const GoldenModel& golden, Norm norm) {
 }
 
 /// The next layer of the pot.
-inline std::unique_ptr<Block> pot_attention(Model& model, Projections projections, const Form& form) {
+template <class Attention = PotAttention, class... More>
+std::unique_ptr<Block> pot_attention(Model& model, Projections projections, const Form& form, More... more) {
   const std::size_t layer = model.shape.layers++;
   if (!projections.rotation && model.rope.rotary_dim() > 0) model.layers_without_rope.push_back(layer);
   model.forms.push_back(form);
-  return std::make_unique<PotAttention>(layer, std::move(projections), form);
+  return std::make_unique<Attention>(layer, std::move(projections), form, more...);
 }
 
 /// The same, or over a window, as the config says.

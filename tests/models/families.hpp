@@ -1,7 +1,6 @@
 // All models that there are golden files of.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <stdexcept>
 #include <string>
@@ -11,20 +10,32 @@
 
 #include "dense_families.hpp"
 #include "golden_model.hpp"
+#include "latent_families.hpp"
 #include "model.hpp"
+#include "picture_families.hpp"
+#include "state_families.hpp"
 
 namespace models {
 
 /// Makes a model whose engine gets at most `longest_call` tokens at once.
 using Family = Model (*)(const GoldenModel& golden, std::size_t longest_call);
 
-inline constexpr std::array<std::pair<std::string_view, Family>, 7> families{{{"llama3", llama},
-                                                                              {"qwen3", llama},
-                                                                              {"smollm3", llama},
-                                                                              {"phi3", phi3},
-                                                                              {"cohere2", cohere2},
-                                                                              {"gemma3", gemma3},
-                                                                              {"gpt_oss", gpt_oss}}};
+inline constexpr std::pair<std::string_view, Family> families[] = {
+    {"llama3", llama},
+    {"qwen3", llama},
+    {"smollm3", llama},
+    {"phi3", phi3},
+    {"cohere2", cohere2},
+    {"gemma3", gemma3},
+    {"gpt_oss", gpt_oss},
+    {"deepseek_v3_latent", deepseek_v3_latent},
+    {"deepseek_v3_expanded", deepseek_v3_expanded},
+    {"qwen3_next", qwen3_next},
+    {"lfm2", lfm2},
+    {"qwen2_5_vl_parts", qwen_vl},
+    {"qwen2_5_vl_whole", qwen_vl},
+    {"qwen3_vl_parts", qwen_vl},
+    {"qwen3_vl_whole", qwen_vl}};
 
 inline std::vector<std::string> names() {
   std::vector<std::string> all;

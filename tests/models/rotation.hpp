@@ -40,9 +40,12 @@ class Rotation {
 
   const infinipot::Rope& rope() const { return rope_; }
 
-  /// The angles of token `token` of a pass, which stands at `position`: its index in the pot, or in the
-  /// stream where the layer goes on with that.
-  virtual Vector angles(const Pass& /*pass*/, std::size_t /*token*/, double position) const {
+  /// Turns a key or query for what is a token's own, wherever it stands (M-RoPE of pictures). Comes before
+  /// the turn for its position.
+  virtual void prepare(const Pass& /*pass*/, std::size_t /*token*/, std::span<double> /*head*/) const {}
+
+  /// For a position: the token's index in the pot, or in the stream where the layer goes on with that.
+  Vector angles(double position) const {
     Vector angles = rope_.frequencies;
     for (double& angle : angles) angle *= position;
     return angles;

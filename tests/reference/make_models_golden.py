@@ -8,7 +8,7 @@ import argparse
 import json
 import pathlib
 
-from models import dense, frame
+from models import dense, frame, mla, pictures, recurrent
 
 
 def main():
@@ -16,7 +16,7 @@ def main():
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--only", nargs="+", metavar="NAME")
     arguments = parser.parse_args()
-    for families in (dense,):
+    for families in (dense, mla, recurrent, pictures):
         for name, make in families.steered():
             if arguments.only is None or name in arguments.only:
                 content = json.dumps(frame.run(make()), separators=(",", ":"))

@@ -124,7 +124,7 @@ class Steered:
         extra = {"pad_token_id": None, "attn_implementation": "eager", "experts_implementation": "eager"}
         self.config = family.config_class(**copy.deepcopy(family.config), **extra)
         self.model = family.model_class(self.config).eval()
-        self.shapes = {name: tuple(weight.shape) for name, weight in self.model.named_parameters()}
+        self.shapes = {name: tuple(weight.shape) for name, weight in self.tensors()}
         tied = getattr(self.config, "tie_word_embeddings", False)
         made = {name: weights(name, shape) for name, shape in self.shapes.items()}
         missing, unexpected = self.model.load_state_dict(made, strict=False)
@@ -167,6 +167,23 @@ class Steered:
         everything = torch.arange(1000 if self.kinds[i] == "sliding_attention" else CAPACITY)[None]
         kind = (self.kinds[i],) if isinstance(self.config.rope_parameters.get("full_attention"), dict) else ()
         return self.decoder.rotary_emb(torch.zeros(1), everything, *kind)
+
+    def tensors(self):
+        """What has a weight of its name."""
+        return self.model.named_parameters()
+
+    def choose(self, choice, _lane):
+        """The entries that a lane keeps."""
+        return sorted(choice.sample(range(LIMIT), KEEP))
+
+    def tokens(self, choice, length):
+        """The stream."""
+        vocabulary = self.config.get_text_config().vocab_size
+        return [choice.randrange(vocabulary) for _ in range(length)]
+
+    def more(self):
+        """What else goes to the golden file."""
+        return {}
 
     def before(self, probe):
         """Before a pass."""
@@ -245,11 +262,11 @@ class Steered:
 
 def run(steered):
     """The golden file's content."""
-    name, vocabulary = steered.family.name, steered.config.get_text_config().vocab_size
+    name = steered.family.name
     choice = random.Random(name)
     length = LIMIT + (DISTILLATIONS - 1) * (LIMIT - KEEP) + AFTER
-    tokens = [choice.randrange(vocabulary) for _ in range(length)]
-    catalyst = [choice.randrange(vocabulary) for _ in range(CATALYST)]
+    tokens = steered.tokens(choice, length)
+    catalyst = steered.tokens(choice, CATALYST)
 
     first = steered.forward(tokens[:LIMIT])
     error = (first - steered.plain(tokens[:LIMIT])).abs().max().item()
@@ -260,7 +277,7 @@ def run(steered):
     for at, token in enumerate(tokens):
         if steered.size == LIMIT:
             cap = steered.scores(catalyst)
-            kept = [sorted(choice.sample(range(LIMIT), KEEP)) for _ in cap]
+            kept = [steered.choose(choice, lane) for lane in range(len(cap))]
             steered.keep(kept)
             distillations.append({"kept": kept, "cap": [rounded(lane) for lane in cap]})
             rows |= {at - 1: before, at: None}
@@ -278,4 +295,4 @@ def run(steered):
         "distillations": distillations,
         "logits": {str(row): rounded(logits.tolist()) for row, logits in rows.items()},
         "nuc": rounded(nuc),
-    }
+    } | steered.more()
