@@ -39,6 +39,13 @@ class GoldenModel {
   /// A member of the file.
   const nlohmann::json& at(const std::string& key) const { return file_.at(key); }
 
+  /// The file without a member.
+  GoldenModel without(const std::string& key) && {
+    file_.erase(key);
+    return std::move(*this);
+  }
+  bool lacks(const std::string& key) const { return !file_.contains(key); }
+
   /// A member of the config, under transformers' name.
   const nlohmann::json& config(const std::string& key) const { return file_.at("config").at(key); }
   std::size_t size(const std::string& key) const { return config(key).get<std::size_t>(); }

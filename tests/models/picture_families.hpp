@@ -54,7 +54,7 @@ inline Model qwen_vl(const GoldenModel& golden, Positions positions) {
 }
 
 inline Model qwen_vl(const GoldenModel& golden, std::size_t /*longest_call*/) {
-  return qwen_vl(golden, golden.at("positions").get<Positions>());
+  return qwen_vl(golden, golden.lacks("positions") ? Positions() : golden.at("positions").get<Positions>());
 }
 
 }  // namespace models
