@@ -32,9 +32,6 @@ class RopeCheck {
         layers_((std::max)(seen.keys.layers, seen.queries.layers)),
         settling_(seen, claim.ropes, claim.rounding) {}
 
-  /// Whether what a repeated token becomes changes in some layer.
-  bool settles() const { return !settling_.layers().empty(); }
-
   /// The Rope that keys are stored with, by layer; empty if that is not known.
   std::vector<Rope> run() {
     if (const auto settling = settling_.layers(); !settling.empty())
