@@ -128,12 +128,12 @@ TEST(FileArchive, IsLaidOutAsDescribed) {
   EXPECT_EQ(number_at<std::uint32_t>(file, 16), 0U) << "type";
   EXPECT_EQ(number_at<std::uint32_t>(file, 20), 0U) << "pairing";
   EXPECT_EQ(number_at<std::uint32_t>(file, 24), s.fingerprint.size());
-  const std::uint64_t numbers[] = {2, 4, 2, 36, 4, 100000, 16};
-  for (std::size_t i = 0; i < 7; ++i) EXPECT_EQ(number_at<std::uint64_t>(file, 28 + 8 * i), numbers[i]) << i;
-  EXPECT_EQ(number_at<double>(file, 84), 1.0);
+  const std::uint64_t numbers[] = {2, 4, 2, 36, 36, 4, 0, 100000, 16};
+  for (std::size_t i = 0; i < 9; ++i) EXPECT_EQ(number_at<std::uint64_t>(file, 28 + 8 * i), numbers[i]) << i;
+  EXPECT_EQ(number_at<double>(file, 100), 1.0);
   for (std::size_t i = 0; i < 16; ++i)
-    EXPECT_EQ(number_at<double>(file, 92 + 8 * i), s.rope.frequencies[i]) << i;
-  const std::size_t channels = 92 + 8 * 16;
+    EXPECT_EQ(number_at<double>(file, 108 + 8 * i), s.rope.frequencies[i]) << i;
+  const std::size_t channels = 108 + 8 * 16;
   for (std::size_t i = 0; i < 144; ++i) {
     EXPECT_EQ(number_at<float>(file, channels + 4 * i), 0.0F);
     EXPECT_EQ(number_at<float>(file, channels + 4 * (144 + i)), 1.0F);

@@ -50,6 +50,18 @@ TEST(MemoryArchive, GivesBackWhatWasArchived) {
     }
 }
 
+TEST(MemoryArchive, HoldsValuesOfTheirOwnWidthOrNone) {
+  for (const ArchiveType type : all_types)
+    for (const std::size_t value_dim : {0U, 20U, 70U}) {
+      ArchiveSettings s = settings(type, 8, ample);
+      s.channels = channels();
+      s.shape.value_dim = value_dim;
+      MemoryArchive archive(s);
+      append(archive, 0, 30);
+      EXPECT_EQ(read_all(archive), range(0, 30)) << static_cast<int>(type) << ", " << value_dim;
+    }
+}
+
 TEST(MemoryArchive, HoldsTheCodesOfAPot) {
   if (infinipot::detail::finite_math_only) GTEST_SKIP() << "-ffast-math may divide otherwise in each";
   ArchiveSettings s = settings(ArchiveType::codes8, 8, ample);
@@ -282,7 +294,8 @@ TEST(MemoryArchive, RefusesSettingsInWords) {
   refused([](ArchiveSettings& s) { s.rope = infinipot::plain_rope(40); }, {"40 channels", "head_dim is 36"});
   refused([](ArchiveSettings& s) { s.channels.centre = {1}; }, {"1 centres"});
   refused([](ArchiveSettings& s) { s.fingerprint.assign(256, 'x'); }, {"256 bytes", "255"});
-  refused([](ArchiveSettings& s) { s.shape.head_dim = 1025; }, {"head_dim 1025", "1 .. 1024"});
+  refused([](ArchiveSettings& s) { s.shape.head_dim = 1025; }, {"rows of 1025 channels", "1 .. 1024"});
+  refused([](ArchiveSettings& s) { s.shape.value_dim = 1025; }, {"rows of 1025 channels", "1 .. 1024"});
   refused([](ArchiveSettings& s) { s.type = static_cast<ArchiveType>(5); }, {"type 5", "0 .. 4"});
   refused(
       [](ArchiveSettings& s) {

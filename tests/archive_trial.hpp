@@ -62,7 +62,8 @@ class Rows final : public infinipot::RowSource {
     std::ranges::copy(key_of(entries_[i].position, shape_.head_of(layer, kv_head), shape_.head_dim), key);
   }
   void value(std::size_t layer, std::size_t kv_head, std::size_t i, float* value) const noexcept override {
-    std::ranges::copy(value_of(entries_[i].position, shape_.head_of(layer, kv_head), shape_.head_dim), value);
+    std::ranges::copy(value_of(entries_[i].position, shape_.head_of(layer, kv_head), shape_.value_channels()),
+                      value);
   }
 
  private:
@@ -154,8 +155,9 @@ inline bool is_entry(const ArchiveSettings& s, const StoredBlock& block, std::si
     const std::size_t layer = pair / s.shape.kv_heads, head = pair % s.shape.kv_heads;
     block.key(layer, head, i, row.data());
     if (!is_row(s, row, key_of(entry.position, pair, row.size()), true, pair)) return false;
-    block.value(layer, head, i, row.data());
-    if (!is_row(s, row, value_of(entry.position, pair, row.size()), false, pair)) return false;
+    std::vector<float> value(s.shape.value_channels());
+    block.value(layer, head, i, value.data());
+    if (!is_row(s, value, value_of(entry.position, pair, value.size()), false, pair)) return false;
   }
   return true;
 }

@@ -91,7 +91,7 @@ DoubledStore store_of(std::size_t size, Granularity granularity = Granularity::l
 }
 
 std::vector<float> memory_for(std::size_t scratch) {
-  return std::vector<float>(EntryRows::floats(model.head_dim, scratch));
+  return std::vector<float>(EntryRows::floats(model, scratch));
 }
 
 TEST(EntryRows, VisitEveryKeyAndValueInOrder) {

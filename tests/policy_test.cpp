@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "expect_invalid.hpp"
 #include "infinipot/detail/nan.hpp"
 #include "infinipot/infinipot.hpp"
 
@@ -689,6 +690,27 @@ TEST(EntryPolicies, BadKeysSpoilTheirOwnExpectedAttentionOnly) {
   EXPECT_TRUE(is_nan(scores[1]) && is_nan(scores[3]));
   const auto none = entry_scores(policy, pot_of({{nan, 1}, {infinity, 1}}));
   EXPECT_TRUE(is_nan(none[0]) && is_nan(none[1]));
+}
+
+TEST(EntryPolicies, ThatReadValuesAreRefusedWhereThereAreNone) {
+  infinipot::PotSettings settings{.shape = {1, 2, 1, 8}, .capacity = 16, .rope = infinipot::plain_rope(4)};
+  settings.shape.value_dim = 0;
+  Pot pot(settings);
+  struct Model {
+    infinipot::Shape shape() const {
+      return {.layers = 1, .query_heads = 2, .kv_heads = 1, .head_dim = 8, .value_dim = 0};
+    }
+    std::size_t vocab_size() const { return 4; }
+    void forward(std::span<const infinipot::Token>, std::size_t, infinipot::LogitsSink&) {}
+    void forward(std::span<const infinipot::Token>, std::size_t, infinipot::LogitsSink&,
+                 infinipot::QuerySink&) {}
+  } engine;
+  trial::expect_invalid([&] { infinipot::Ccd(engine, pot, infinipot::ValueNorm()); },
+                        {"value_norm", "values", "value_dim 0"});
+  trial::expect_invalid(
+      [&] { infinipot::Ccd(engine, pot, infinipot::ExpectedAttention({.rope = infinipot::plain_rope(4)})); },
+      {"expected_attention", "value_dim 0"});
+  EXPECT_NO_THROW(infinipot::Ccd(engine, pot, infinipot::KNorm()));
 }
 
 TEST(EntryPolicies, BadKeysSpoilTheirOwnScoreOnly) {

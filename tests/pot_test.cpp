@@ -48,11 +48,25 @@ constexpr Pairing pairings[] = {Pairing::half_split, Pairing::interleaved};
 struct Case {
   Shape shape;
   std::size_t rotary_dim, capacity;
+  std::size_t first_channel = 0;
+  std::vector<std::size_t> layers_without_rope = {};
 };
-const Case cases[] = {{{1, 1, 1, 2}, 2, 2},      {{2, 4, 2, 2}, 0, 3},      {{1, 3, 3, 64}, 64, 3},
-                      {{3, 4, 1, 64}, 32, 13},   {{2, 2, 2, 80}, 80, 7},    {{1, 8, 4, 80}, 20, 31},
-                      {{2, 6, 3, 96}, 96, 17},   {{1, 2, 2, 128}, 128, 63}, {{2, 2, 1, 128}, 126, 64},
-                      {{1, 4, 2, 256}, 256, 65}, {{5, 5, 5, 6}, 4, 23}};
+const Case cases[] = {{{1, 1, 1, 2}, 2, 2},
+                      {{2, 4, 2, 2}, 0, 3},
+                      {{1, 3, 3, 64}, 64, 3},
+                      {{3, 4, 1, 64}, 32, 13},
+                      {{2, 2, 2, 80}, 80, 7},
+                      {{1, 8, 4, 80}, 20, 31},
+                      {{2, 6, 3, 96}, 96, 17},
+                      {{1, 2, 2, 128}, 128, 63},
+                      {{2, 2, 1, 128}, 126, 64},
+                      {{1, 4, 2, 256}, 256, 65},
+                      {{5, 5, 5, 6}, 4, 23},
+                      // DeepSeek's MLA, its expanded form, SmolLM3, and full layers of Cohere 2
+                      {{2, 8, 1, 72, 0}, 8, 19, 64},
+                      {{2, 4, 4, 48, 32}, 16, 12, 32},
+                      {{4, 4, 2, 32}, 32, 14, 0, {1, 3}},
+                      {{2, 4, 2, 16, 24}, 16, 9, 0, {0, 1}}};
 
 PotSettings settings_of(const Case& c, KeyStorage storage, Granularity granularity, Pairing pairing) {
   return {.shape = c.shape,
@@ -60,7 +74,8 @@ PotSettings settings_of(const Case& c, KeyStorage storage, Granularity granulari
           .max_keep = c.capacity - 1,
           .granularity = granularity,
           .key_storage = storage,
-          .rope = plain_rope(c.rotary_dim, 10000, pairing)};
+          .rope = {pairing, plain_rope(c.rotary_dim).frequencies, 1, c.first_channel},
+          .layers_without_rope = c.layers_without_rope};
 }
 
 /// The key row that an engine would write for a raw key.
@@ -106,7 +121,9 @@ class Engine {
           const reference::Item& item = model_.head(layer, head)[i];
           ASSERT_NO_FATAL_FAILURE(expect_record(pot, model_.lane(layer, head), i, item));
           ASSERT_NO_FATAL_FAILURE(
-              expect_rows(pot.keys(layer).row(head, i), pot.values(layer).row(head, i), i, item));
+              expect_key(pot.keys(layer).row(head, i), reference::rope_of(settings_, layer), i, item));
+          for (std::size_t c = 0; c < settings_.shape.value_channels(); ++c)
+            ASSERT_EQ(pot.values(layer).row(head, i)[c], reference::stored<T>(item.value[c]));
         }
   }
 
@@ -115,14 +132,14 @@ class Engine {
 
  private:
   void write(const Entry& entry, const std::vector<Pot<T>*>& pots) {
-    const std::size_t d = settings_.shape.head_dim, at = model_.size();
+    const std::size_t d = settings_.shape.head_dim, v = settings_.shape.value_channels(), at = model_.size();
     for (std::size_t layer = 0; layer < settings_.shape.layers; ++layer)
       for (std::size_t head = 0; head < settings_.shape.kv_heads; ++head) {
-        const std::vector<double> raw = random_.uniforms(d), value = random_.uniforms(d);
-        const auto key = exact_key(raw, settings_.rope, settings_.key_storage, at);
+        const std::vector<double> raw = random_.uniforms(d), value = random_.uniforms(v);
+        const auto key = exact_key(raw, reference::rope_of(settings_, layer), settings_.key_storage, at);
         for (Pot<T>* pot : pots) {
           std::ranges::transform(key, pot->keys(layer).row(head, at), reference::stored<T>);
-          std::ranges::transform(value, pot->values(layer).row(head, at), reference::stored<T>);
+          if (v > 0) std::ranges::transform(value, pot->values(layer).row(head, at), reference::stored<T>);
         }
         model_.head(layer, head).push_back({raw, {value.begin(), value.end()}, entry, 0});
       }
@@ -136,14 +153,13 @@ class Engine {
     ASSERT_EQ(pot.entries().survived(lane)[i], item.survived);
   }
 
-  void expect_rows(const T* key, const T* value, std::size_t i, const reference::Item& item) const {
+  void expect_key(const T* key, const Rope& rope, std::size_t i, const reference::Item& item) const {
     const std::size_t d = settings_.shape.head_dim;
-    for (std::size_t c = 0; c < d; ++c) ASSERT_EQ(value[c], reference::stored<T>(item.value[c]));
     if (settings_.key_storage == KeyStorage::unrotated) {
       for (std::size_t c = 0; c < d; ++c) ASSERT_EQ(key[c], reference::stored<T>(item.raw_key[c]));
     } else {
-      const auto exact = reference::rotated(item.raw_key, settings_.rope, static_cast<double>(i));
-      ASSERT_LE(reference::stored_error(key, exact, item.raw_key, settings_.rope), 1);
+      const auto exact = reference::rotated(item.raw_key, rope, static_cast<double>(i));
+      ASSERT_LE(reference::stored_error(key, exact, item.raw_key, rope), 1);
     }
   }
 
@@ -325,37 +341,46 @@ struct Memory {
 
   /// calm: separate K and V, (layer, entry, kv_heads * head_dim), with `gap` elements after each entry.
   static Memory calm(const Shape& shape, std::size_t capacity, std::size_t gap) {
-    const std::size_t entry = shape.kv_heads * shape.head_dim + gap, half = shape.layers * capacity * entry;
-    Memory memory(shape, capacity, guard + half + guard + half + guard);
-    const auto layer = static_cast<std::ptrdiff_t>(capacity * entry),
-               row = static_cast<std::ptrdiff_t>(entry);
-    const auto head = static_cast<std::ptrdiff_t>(shape.head_dim);
+    const auto size = [&](std::size_t channels) {
+      return shape.layers * capacity * (shape.kv_heads * channels + gap);
+    };
+    const std::size_t d = shape.head_dim, v = shape.value_channels();
+    Memory memory(shape, capacity, guard + size(d) + guard + size(v) + guard);
+    const auto rows = [&](T* data, std::size_t channels) {
+      const auto entry = static_cast<std::ptrdiff_t>(shape.kv_heads * channels + gap);
+      return strided_rows(data, shape.layers, static_cast<std::ptrdiff_t>(capacity) * entry,
+                          static_cast<std::ptrdiff_t>(channels), entry);
+    };
     T* const keys = memory.data.data() + guard;
-    memory.layout = {strided_rows(keys, shape.layers, layer, head, row),
-                     strided_rows(keys + half + guard, shape.layers, layer, head, row)};
+    memory.layout = {rows(keys, d), {}};
+    if (v > 0) memory.layout.values = rows(keys + size(d) + guard, v);
     return memory;
   }
 
   /// gemma.cpp: one row per entry, [layer][kv_head][K, V], with `gap` elements after each row.
   static Memory gemma(const Shape& shape, std::size_t capacity, std::size_t gap) {
-    const std::size_t d = shape.head_dim, entry = shape.heads() * 2 * d + gap;
+    const std::size_t d = shape.head_dim, both = d + shape.value_channels(),
+                      entry = shape.heads() * both + gap;
     Memory memory(shape, capacity, guard + capacity * entry + guard);
-    const auto layer = static_cast<std::ptrdiff_t>(shape.kv_heads * 2 * d);
-    const auto head = static_cast<std::ptrdiff_t>(2 * d), row = static_cast<std::ptrdiff_t>(entry);
+    const auto layer = static_cast<std::ptrdiff_t>(shape.kv_heads * both);
+    const auto head = static_cast<std::ptrdiff_t>(both), row = static_cast<std::ptrdiff_t>(entry);
     T* const keys = memory.data.data() + guard;
-    memory.layout = {strided_rows(keys, shape.layers, layer, head, row),
-                     strided_rows(keys + d, shape.layers, layer, head, row)};
+    memory.layout = {strided_rows(keys, shape.layers, layer, head, row), {}};
+    if (both > d) memory.layout.values = strided_rows(keys + d, shape.layers, layer, head, row);
     return memory;
   }
 
   /// A copy with all rows of the pot blanked: the rest must never change.
   std::vector<T> outside() {
     std::vector<T> copy = data;
-    for (const auto& rows : {layout.keys, layout.values})
-      for (std::size_t layer = 0; layer < shape.layers; ++layer)
+    const auto blank = [&](const std::vector<infinipot::Rows<T>>& rows, std::size_t channels) {
+      for (std::size_t layer = 0; layer < rows.size(); ++layer)
         for (std::size_t head = 0; head < shape.kv_heads; ++head)
           for (std::size_t i = 0; i < capacity; ++i)
-            std::fill_n(copy.begin() + (rows[layer].row(head, i) - data.data()), shape.head_dim, T(0.0f));
+            std::fill_n(copy.begin() + (rows[layer].row(head, i) - data.data()), channels, T(0.0f));
+    };
+    blank(layout.keys, shape.head_dim);
+    blank(layout.values, shape.value_channels());
     return copy;
   }
 
@@ -374,16 +399,19 @@ struct Memory {
 template <class T>
 void expect_same_bits(const Pot<T>& a, const Pot<T>& b) {
   ASSERT_EQ(a.size(), b.size());
-  const std::size_t d = a.shape().head_dim;
+  const std::size_t d = a.shape().head_dim, v = a.shape().value_channels();
   for (std::size_t layer = 0; layer < a.shape().layers; ++layer)
     for (std::size_t head = 0; head < a.shape().kv_heads; ++head)
       for (std::size_t i = 0; i < a.size(); ++i) {
-        const auto same = [&](const infinipot::Rows<T>& x, const infinipot::Rows<T>& y) {
+        const auto same = [&](const infinipot::Rows<T>& x, const infinipot::Rows<T>& y,
+                              std::size_t channels) {
+          if (channels == 0) return true;
           return std::memcmp(static_cast<const void*>(x.row(head, i)),
-                             static_cast<const void*>(y.row(head, i)), d * sizeof(T)) == 0;
+                             static_cast<const void*>(y.row(head, i)), channels * sizeof(T)) == 0;
         };
-        ASSERT_TRUE(same(a.keys(layer), b.keys(layer))) << "key " << layer << ", " << head << ", " << i;
-        ASSERT_TRUE(same(a.values(layer), b.values(layer))) << "value " << layer << ", " << head << ", " << i;
+        ASSERT_TRUE(same(a.keys(layer), b.keys(layer), d)) << "key " << layer << ", " << head << ", " << i;
+        ASSERT_TRUE(same(a.values(layer), b.values(layer), v))
+            << "value " << layer << ", " << head << ", " << i;
       }
 }
 
@@ -429,31 +457,33 @@ TEST(Pot, OverAnEnginesMemoryAllocatesNoRows) {
 /// A key as read must be the stored one, rotated in double precision for its position if that is left to the
 /// reader.
 template <class T>
-void expect_key_read(const Pot<T>& pot, const T* stored, std::size_t position, const float* key) {
+void expect_key_read(const Pot<T>& pot, const Rope& rope, const T* stored, std::size_t position,
+                     const float* key) {
   const std::size_t d = pot.shape().head_dim;
   std::vector<double> raw(d);
   for (std::size_t c = 0; c < d; ++c) raw[c] = static_cast<double>(static_cast<float>(stored[c]));
   const auto exact = pot.key_storage() == KeyStorage::rotated
                          ? raw
-                         : reference::rotated(raw, pot.rope(), static_cast<double>(position));
-  const auto norms = reference::pair_norms(raw, pot.rope());
+                         : reference::rotated(raw, rope, static_cast<double>(position));
+  const auto norms = reference::pair_norms(raw, rope);
   // One rounding more than a rotation: the product with the attention factor.
   const double bound = pot.key_storage() == KeyStorage::rotated ? 0 : reference::rotation_error + 0x1.01p-24;
   for (std::size_t c = 0; c < d; ++c) ASSERT_NEAR(key[c], exact[c], bound * norms[c]) << "channel " << c;
 }
 
 template <class T>
-void expect_key_rows(const Pot<T>& pot, std::size_t layer, std::size_t head, std::size_t first) {
+void expect_key_rows(const Pot<T>& pot, const Rope& rope, std::size_t layer, std::size_t head,
+                     std::size_t first) {
   const std::size_t d = pot.shape().head_dim, count = pot.size() - first;
   std::vector<float> tile(count * d + 1, 42.0f);
   const infinipot::FloatRows rows = pot.key_rows(layer, head, first, count, tile.data());
   const void* where = tile.data();
-  if (std::same_as<T, float> && pot.key_storage() == KeyStorage::rotated)
+  if (std::same_as<T, float> && (pot.key_storage() == KeyStorage::rotated || rope.rotary_dim() == 0))
     where = pot.keys(layer).row(head, first);
   ASSERT_EQ(static_cast<const void*>(rows.data), where);
   ASSERT_EQ(tile.back(), 42.0f);
   for (std::size_t i = 0; i < count; ++i)
-    ASSERT_NO_FATAL_FAILURE(expect_key_read(pot, pot.keys(layer).row(head, first + i), first + i,
+    ASSERT_NO_FATAL_FAILURE(expect_key_read(pot, rope, pot.keys(layer).row(head, first + i), first + i,
                                             rows.data + static_cast<std::ptrdiff_t>(i) * rows.stride));
 }
 
@@ -470,7 +500,8 @@ TYPED_TEST(Pots, KeyRowsAreTheKeysInFloat) {
       for (std::size_t layer = 0; layer < settings.shape.layers; ++layer)
         for (std::size_t head = 0; head < settings.shape.kv_heads; ++head)
           for (const std::size_t first : {std::size_t{0}, pot->size() / 2})
-            ASSERT_NO_FATAL_FAILURE(expect_key_rows(*pot, layer, head, first));
+            ASSERT_NO_FATAL_FAILURE(
+                expect_key_rows(*pot, reference::rope_of(settings, layer), layer, head, first));
     }
   });
 }
@@ -546,7 +577,8 @@ TYPED_TEST(Pots, BytesAreWhatTheArraysNeed) {
     const std::size_t rows = L * G * (M + M + C) * d * sizeof(TypeParam);
     const std::size_t origins = lanes * (C * (4 + 4 + 1) + sizeof(std::size_t));
     const std::size_t angles = M * d * 4, records = lanes * M * (8 + 4 + 4 + 1 + 4);
-    const std::size_t needed = rows + origins + angles + records, arrays = 13;
+    const std::size_t turned = L * sizeof(std::size_t);
+    const std::size_t needed = rows + origins + angles + records + turned, arrays = 14;
     EXPECT_GE(pot.bytes(), needed);
     EXPECT_LE(pot.bytes(), needed + arrays * 63);  // aligned to cache lines
   }
@@ -562,6 +594,45 @@ TEST(Pot, UnrotatedKeysNeedNoOriginals) {
   settings.key_storage = KeyStorage::rotated;
   settings.rope = plain_rope(0);
   EXPECT_LE(Pot<float>(settings).bytes() + 4 * 32 * 64 * sizeof(float), rotated);
+}
+
+TEST(Pot, ValuesAndOriginalsThatThereAreNotTakeNoMemory) {
+  const std::size_t capacity = 64, rows = 2 * 2 * capacity * 64 * sizeof(float);
+  PotSettings settings{.shape = {2, 2, 2, 64}, .capacity = capacity, .rope = plain_rope(64)};
+  const std::size_t all = Pot<float>(settings).bytes();
+  settings.shape.value_dim = 0;
+  EXPECT_EQ(Pot<float>(settings).bytes() + rows, all);
+  settings.shape.value_dim = 128;
+  EXPECT_EQ(Pot<float>(settings).bytes(), all + rows);
+  settings.shape.value_dim = Shape::as_key;
+  settings.layers_without_rope = {0};
+  EXPECT_EQ(Pot<float>(settings).bytes() + rows / 4, all);  // originals of a half of the entries of a layer
+  EXPECT_FALSE(Pot<float>(settings).rotates(0));
+  EXPECT_TRUE(Pot<float>(settings).rotates(1));
+}
+
+TYPED_TEST(Pots, GiveBackKeysAsProjectedAndTakeThem) {
+  for_all_settings<TypeParam>([](PotSettings settings) {
+    settings.rope.attention_factor = 1.25;
+    const Shape shape = settings.shape;
+    const std::size_t d = shape.head_dim, last = settings.capacity - 1;
+    Pot<TypeParam> pot(settings);
+    reference::Random random(8);
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      const Rope rope = reference::rope_of(settings, layer);
+      const std::vector<double> raw = random.uniforms(d), norms = reference::pair_norms(raw, rope);
+      const std::vector<float> value(shape.value_channels(), 0.5f);
+      std::vector<float> key(raw.begin(), raw.end()), read(d);
+      pot.write_projected(layer, 0, last, key.data(), value.data());
+      pot.read_projected(layer, 0, last, read.data());
+      // Two rotations, two products with the factor and, when stored, one rounding to the element type.
+      const double u = reference::roundoff<TypeParam>;
+      for (std::size_t c = 0; c < d; ++c)
+        ASSERT_NEAR(read[c], raw[c], 2 * (2 * reference::rotation_error + u) * (norms[c] + 1)) << c;
+      for (std::size_t c = 0; c < shape.value_channels(); ++c)
+        ASSERT_EQ(pot.values(layer).row(0, last)[c], TypeParam(0.5f));
+    }
+  });
 }
 
 // --- Errors ---
@@ -619,6 +690,27 @@ TEST(PotErrors, RopeWiderThanAHead) {
   PotSettings settings = good;
   settings.rope = plain_rope(10);
   expect_error(settings, {"turns 10 channels", "head_dim is 8"});
+}
+
+TEST(PotErrors, RopeThatBeginsTooFarBehind) {
+  PotSettings settings = good;
+  settings.rope = plain_rope(4);
+  settings.rope.first_channel = 4;
+  EXPECT_EQ(error_of(settings), "nothing thrown");
+  for (const std::size_t first : {std::size_t{5}, std::size_t{9}, ~std::size_t{0}}) {
+    settings.rope.first_channel = first;
+    expect_error(settings, {"turns 4 channels from channel " + std::to_string(first), "head_dim is 8"});
+  }
+}
+
+TEST(PotErrors, LayersWithoutRopeThatAreNone) {
+  PotSettings settings = good;
+  settings.layers_without_rope = {0, 2};
+  expect_error(settings, {"layer 2", "out of range 0 .. 1"});
+  settings.layers_without_rope = {1, 0};
+  expect_error(settings, {"must ascend", "0 comes after 1"});
+  settings.layers_without_rope = {1, 1};
+  expect_error(settings, {"must ascend"});
 }
 
 TEST(PotErrors, RopeThatIsNotFinite) {

@@ -63,19 +63,19 @@ class Engine {
       : settings_(settings), channels_(std::move(channels)), heads_(settings.shape.heads()), random_(seed) {}
 
   void feed(Pot<T>& pot, std::size_t count) {
-    const std::size_t d = settings_.shape.head_dim;
+    const std::size_t d = settings_.shape.head_dim, v = settings_.shape.value_channels();
     std::vector<Entry> entries;
     for (std::size_t n = 0; n < count; ++n) {
       const Entry entry{next_++, static_cast<infinipot::Token>(next_ % 50), 0.5F, false};
       for (std::size_t pair = 0; pair < heads_.size(); ++pair) {
-        Item item{random_.uniforms(d), random_.uniforms(d), entry};
+        Item item{random_.uniforms(d), random_.uniforms(v), entry};
         for (std::size_t c = 0; c < d && !channels_.spread.empty(); ++c)
           item.key[c] = static_cast<double>(channels_.centre[pair * d + c]) +
                         static_cast<double>(channels_.spread[pair * d + c]) * item.key[c];
         const auto position = static_cast<double>(heads_[pair].size());
         const auto key = settings_.key_storage == KeyStorage::unrotated
                              ? item.key
-                             : reference::rotated(item.key, settings_.rope, position);
+                             : reference::rotated(item.key, rope_of(pair), position);
         pot.write(pair / settings_.shape.kv_heads, pair % settings_.shape.kv_heads, heads_[pair].size(),
                   floats(key).data(), floats(item.value).data());
         heads_[pair].push_back(std::move(item));
@@ -108,21 +108,22 @@ class Engine {
   /// Worst error of keys and values, as a share of half a step.
   double worst_error(const Pot<T>& pot) const {
     double worst = 0;
-    const std::size_t d = settings_.shape.head_dim, kv_heads = settings_.shape.kv_heads, n = pot.size();
-    std::vector<float> keys(n * d), values(n * d);
+    const std::size_t d = settings_.shape.head_dim, v = settings_.shape.value_channels();
+    const std::size_t kv_heads = settings_.shape.kv_heads, n = pot.size();
+    std::vector<float> keys(n * d), values(n * v);
     for (std::size_t pair = 0; pair < heads_.size(); ++pair) {
       EXPECT_EQ(heads_[pair].size(), n);
       pot.key_rows(pair / kv_heads, pair % kv_heads, 0, n, keys.data());
       pot.value_rows(pair / kv_heads, pair % kv_heads, 0, n, values.data());
       for (std::size_t i = 0; i < n; ++i) {
         const Item& item = heads_[pair][i];
-        const auto exact = reference::rotated(item.key, settings_.rope, static_cast<double>(i));
+        const auto exact = reference::rotated(item.key, rope_of(pair), static_cast<double>(i));
         const auto bounds = key_bounds(pair);
-        for (std::size_t c = 0; c < d; ++c) {
-          const double key = static_cast<double>(keys[i * d + c]) - exact[c];
-          const double value = static_cast<double>(values[i * d + c]) - item.value[c];
-          worst = std::max({worst, std::fabs(key) / bounds[c], std::fabs(value) / half_step<T>});
-        }
+        for (std::size_t c = 0; c < d; ++c)
+          worst = std::max(worst, std::fabs(static_cast<double>(keys[i * d + c]) - exact[c]) / bounds[c]);
+        for (std::size_t c = 0; c < v; ++c)
+          worst = std::max(worst,
+                           std::fabs(static_cast<double>(values[i * v + c]) - item.value[c]) / half_step<T>);
       }
     }
     return worst;
@@ -133,17 +134,22 @@ class Engine {
  private:
   static std::vector<float> floats(const std::vector<double>& x) { return {x.begin(), x.end()}; }
 
+  infinipot::Rope rope_of(std::size_t pair) const {
+    return reference::rope_of(settings_, pair / settings_.shape.kv_heads);
+  }
+
   /// A rotation mixes the errors of the two channels of a pair.
   std::vector<double> key_bounds(std::size_t pair) const {
-    const std::size_t d = settings_.shape.head_dim, pairs = settings_.rope.rotary_dim() / 2;
+    const infinipot::Rope rope = rope_of(pair);
+    const std::size_t d = settings_.shape.head_dim, pairs = rope.rotary_dim() / 2;
     std::vector<double> own(d, half_step<T> + 1e-6);
     for (std::size_t c = 0; c < d && !channels_.spread.empty(); ++c)
       own[c] = half_step<T> * static_cast<double>(channels_.spread[pair * d + c]) +
                1e-6 * (1 + std::fabs(static_cast<double>(channels_.centre[pair * d + c])));
     std::vector<double> mixed = own;
     for (std::size_t i = 0; i < pairs; ++i) {
-      const auto [a, b] = reference::channels(settings_.rope.pairing, pairs, i);
-      mixed[a] = mixed[b] = std::hypot(own[a], own[b]) * settings_.rope.attention_factor;
+      const auto [a, b] = reference::channels(rope, i);
+      mixed[a] = mixed[b] = std::hypot(own[a], own[b]) * rope.attention_factor;
     }
     return mixed;
   }
@@ -158,9 +164,13 @@ class Engine {
 struct Case {
   infinipot::Shape shape;
   std::size_t rotary_dim, capacity;
+  std::size_t first_channel = 0;
+  std::vector<std::size_t> layers_without_rope = {};
 };
-const Case cases[] = {{{1, 1, 1, 2}, 2, 2},    {{2, 4, 2, 2}, 0, 3},    {{1, 3, 3, 64}, 64, 13},
-                      {{2, 2, 2, 80}, 80, 31}, {{1, 8, 4, 80}, 20, 31}, {{2, 6, 3, 128}, 126, 64}};
+const Case cases[] = {{{1, 1, 1, 2}, 2, 2},          {{2, 4, 2, 2}, 0, 3},
+                      {{1, 3, 3, 64}, 64, 13},       {{2, 2, 2, 80}, 80, 31},
+                      {{1, 8, 4, 80}, 20, 31},       {{2, 6, 3, 128}, 126, 64},
+                      {{2, 8, 1, 72, 0}, 8, 19, 64}, {{3, 4, 4, 48, 32}, 16, 12, 32, {1}}};
 
 template <class Check>
 void for_all_settings(Check check) {
@@ -177,7 +187,8 @@ void for_all_settings(Check check) {
                             .max_keep = c.capacity - 1,
                             .granularity = granularity,
                             .key_storage = storage,
-                            .rope = plain_rope(c.rotary_dim, 10000, pairing)});
+                            .rope = {pairing, plain_rope(c.rotary_dim).frequencies, 1, c.first_channel},
+                            .layers_without_rope = c.layers_without_rope});
         }
 }
 

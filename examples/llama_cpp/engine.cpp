@@ -1,29 +1,13 @@
 #include "engine.hpp"
 
 #include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <stdexcept>
-#include <utility>
-
-#include "decode_error.hpp"
-#include "shift_check.hpp"
+#include <string>
 
 namespace llama_cpp {
 namespace {
 
 using infinipot::Token;
-
-/// What GGML_OP_FLASH_ATTN_EXT keeps in its op_params.
-struct FlashParameters {
-  float scale, max_bias, soft_cap;
-};
-
-FlashParameters parameters_of(const ggml_tensor& node) noexcept {
-  FlashParameters parameters{};
-  std::memcpy(&parameters, node.op_params, sizeof parameters);
-  return parameters;
-}
 
 /// All, unless nobody wants more than the sink's.
 template <class Sink>
@@ -34,10 +18,10 @@ std::size_t layers_needed(const infinipot::LogitsSink& logits, std::span<const i
 
 }  // namespace
 
-/// Notes the cells of new entries, and passes on the attention that it is shown.
+/// Sees to it that new entries get the cells that they should, and passes on the attention that it is shown.
 class Engine::Pass final : public Listener {
  public:
-  /// With at most one of the sinks. The graph ends after the attention of the first `layers` layers.
+  /// With at most one of the sinks. The graph ends after the attention of the pot's first `layers` layers.
   Pass(Engine& engine, std::size_t first, std::size_t layers, infinipot::AttentionSink* attention,
        infinipot::QuerySink* queries)
       : engine_(engine),
@@ -46,107 +30,49 @@ class Engine::Pass final : public Listener {
         end_(first),
         layers_(layers),
         attention_(attention),
-        queries_(queries) {
-    engine_.tap_.listen(this);
-  }
-  Pass(const Pass&) = delete;
-  Pass& operator=(const Pass&) = delete;
-  ~Pass() { engine_.tap_.listen(nullptr); }
+        queries_(queries),
+        listening_(engine.tap_, *this) {}
 
   std::size_t first() const noexcept { return first_; }
   /// One past the last entry that was given a cell.
   std::size_t end() const noexcept { return end_; }
   const char* problem() const noexcept { return problem_; }
 
-  void cells(std::span<const std::int64_t> cells) noexcept override {
+  void rows(std::span<const CacheRow> rows) noexcept override {
     begin_ = end_;
-    end_ += cells.size();
-    engine_.pot_.place(begin_, cells);
+    end_ += rows.size();
+    if (!engine_.pot_.place(begin_, rows)) problem_ = "it puts tokens into other cells than those of their positions";
   }
 
   bool wants_attention() const noexcept override { return attention_ != nullptr || queries_ != nullptr; }
 
-  bool attention(std::size_t layer, const ggml_tensor& node) noexcept override {
-    if (layer >= engine_.shape().layers)
-      problem_ = "it shows a layer that the model should not have";
-    else if (attention_ != nullptr && node.op == GGML_OP_SOFT_MAX)
-      show_probabilities(layer, node);
+  bool attention(std::size_t model_layer, const ggml_tensor& node) noexcept override {
+    const std::size_t layer = engine_.pot_.cache().pot_layer(model_layer);
+    if (layer == Cache::no_layer) return true;
+    const ShownPart part{.part = 0, .first = begin_, .count = end_ - begin_, .before = begin_ - first_};
+    const char* problem = nullptr;
+    if (attention_ != nullptr && node.op == GGML_OP_SOFT_MAX)
+      problem = engine_.shown_.probabilities(node, layer, part, *attention_);
     else if (queries_ != nullptr && node.op == GGML_OP_FLASH_ATTN_EXT)
-      show_queries(layer, node);
+      problem = engine_.shown_.queries(node, layer, part, *queries_);
+    if (problem != nullptr) problem_ = problem;
     return layer + 1 < layers_;
   }
 
  private:
-  /// `node` is (cells, tokens, query_heads). A token's row is put into the order of the entries.
-  void show_probabilities(std::size_t layer, const ggml_tensor& node) noexcept {
-    const std::size_t heads = engine_.shape().query_heads, tokens = end_ - begin_;
-    if (!is(node, node.ne[0], tokens, heads)) {
-      problem_ = "its attention probabilities have an unexpected shape";
-      return;
-    }
-    const std::byte* const bytes = engine_.probabilities_.read(node);
-    const std::span<const infinipot::Index> cells = engine_.pot_.cells();
-    for (std::size_t head = 0; head < heads; ++head)
-      for (std::size_t token = 0; token < tokens; ++token) {
-        const auto* const paid =
-            reinterpret_cast<const float*>(bytes + token * node.nb[1] + head * node.nb[2]);
-        const auto row = std::span(engine_.row_).first(begin_ + token + 1);
-        for (std::size_t entry = 0; entry < row.size(); ++entry) row[entry] = paid[cells[entry]];
-        attention_->row(layer, head, begin_ - first_ + token, row);
-      }
-  }
-
-  /// `node` attends from queries (head_dim, tokens, query_heads) to keys (head_dim, cells, kv_heads).
-  void show_queries(std::size_t layer, const ggml_tensor& node) noexcept {
-    const infinipot::Shape& shape = engine_.pot_.shape();
-    const ggml_tensor &queries = *node.src[0], &keys = *node.src[1];
-    const FlashParameters parameters = parameters_of(node);
-    if (parameters.max_bias != 0 || node.src[4] != nullptr) {
-      problem_ = "its attention has ALiBi or sinks, which are seen only without flash attention";
-      return;
-    }
-    if (!is(queries, static_cast<std::int64_t>(shape.head_dim), end_ - begin_, shape.query_heads) ||
-        keys.ne[0] != queries.ne[0] || keys.ne[2] != static_cast<std::int64_t>(shape.kv_heads)) {
-      problem_ = "its queries or keys have an unexpected shape";
-      return;
-    }
-    engine_.form_ = {.scale = parameters.scale, .soft_cap = parameters.soft_cap};
-    engine_.pot_.show_keys(&keys, engine_.keys_.read(keys));
-    const auto* const data = reinterpret_cast<const float*>(engine_.queries_.read(queries));
-    const auto stride = [&](int axis) {
-      return static_cast<std::ptrdiff_t>(queries.nb[axis] / sizeof(float));
-    };
-    queries_->layer(layer, {data, end_ - begin_, stride(1), stride(2)});
-    engine_.pot_.show_keys(nullptr, nullptr);
-  }
-
-  /// Whether a tensor holds floats of this shape, of one sequence.
-  static bool is(const ggml_tensor& tensor, std::int64_t width, std::size_t tokens,
-                 std::size_t heads) noexcept {
-    return tensor.type == GGML_TYPE_F32 && tensor.ne[0] == width &&
-           tensor.ne[1] == static_cast<std::int64_t>(tokens) &&
-           tensor.ne[2] == static_cast<std::int64_t>(heads) && tensor.ne[3] == 1;
-  }
-
   Engine& engine_;
   std::size_t first_;        // entry of the call's first token
   std::size_t begin_, end_;  // entries of the micro-batch that runs
-  std::size_t layers_;       // to be computed
+  std::size_t layers_;       // of the pot, to be computed
   infinipot::AttentionSink* attention_;
   infinipot::QuerySink* queries_;
   const char* problem_ = nullptr;
+  Listening listening_;
 };
 
-Engine::Engine(GraphTap& tap, CellPot& pot)
-    : tap_(tap),
-      pot_(pot),
-      row_(pot.capacity()),
-      positions_(llama_n_batch(&pot.context())),
-      counts_(positions_.size(), 1),
-      wanted_(positions_.size()),
-      sequence_(pot.sequence()),
-      sequences_(positions_.size(), &sequence_) {
-  if (!tap_.trusted()) try_out();
+Engine::Engine(GraphTap& tap, CachePot& pot)
+    : tap_(tap), pot_(pot), batch_(pot.context(), pot.sequence()), shown_(pot.cache()) {
+  if (&tap != &pot.tap()) throw std::invalid_argument("llama.cpp: the pot was made with another tap");
 }
 
 std::size_t Engine::vocab_size() const noexcept {
@@ -185,7 +111,7 @@ void Engine::run(std::span<const Token> tokens, infinipot::LogitsSink& logits, P
                             std::to_string(pass.first()) + " on do not fit in a pot of " +
                             std::to_string(capacity));
   for (std::size_t done = 0; done < tokens.size();) {
-    const auto batch = tokens.subspan(done, std::min(positions_.size(), tokens.size() - done));
+    const auto batch = tokens.subspan(done, std::min(batch_.most(), tokens.size() - done));
     decode(batch, pass.first() + done, done, logits);
     done += batch.size();
   }
@@ -198,34 +124,11 @@ void Engine::run(std::span<const Token> tokens, infinipot::LogitsSink& logits, P
 
 void Engine::decode(std::span<const Token> tokens, std::size_t position, std::size_t row,
                     infinipot::LogitsSink& logits) {
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    positions_[i] = static_cast<llama_pos>(position + i);
-    wanted_[i] = row + i >= logits.first_row() ? 1 : 0;
-  }
-  const llama_batch batch{
-      .n_tokens = static_cast<std::int32_t>(tokens.size()),
-      .token = const_cast<llama_token*>(tokens.data()),  // the C interface lacks the const
-      .embd = nullptr,
-      .pos = positions_.data(),
-      .n_seq_id = counts_.data(),
-      .seq_id = sequences_.data(),
-      .logits = wanted_.data(),
-  };
-  if (const std::int32_t status = llama_decode(&pot_.context(), batch); status != 0)
-    throw std::runtime_error("llama.cpp cannot decode " + std::to_string(tokens.size()) +
-                             " tokens at position " + std::to_string(position) + ": " + decode_error(status));
+  const std::size_t first = logits.first_row() > row ? logits.first_row() - row : 0;
+  batch_.decode(tokens, position, first);
   const std::size_t vocabulary = vocab_size();
-  for (std::size_t i = 0; i < tokens.size(); ++i)
-    if (wanted_[i] != 0)
-      logits.row(row + i, {llama_get_logits_ith(&pot_.context(), static_cast<std::int32_t>(i)), vocabulary});
-}
-
-void Engine::try_out() {
-  if (pot_.entries().size() != 0)
-    throw std::invalid_argument("llama.cpp: the first engine of a tap needs an empty pot to try it out");
-  check_shift(tap_, pot_.context(), pot_.sequence());
-  if (!tap_.shows()) throw std::invalid_argument("llama.cpp: the model does not show its attention");
-  tap_.trust();
+  for (std::size_t i = first; i < tokens.size(); ++i)
+    logits.row(row + i, {llama_get_logits_ith(&pot_.context(), static_cast<std::int32_t>(i)), vocabulary});
 }
 
 }  // namespace llama_cpp

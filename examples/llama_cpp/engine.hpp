@@ -5,12 +5,12 @@
 
 #include <cstddef>
 #include <span>
-#include <string>
-#include <vector>
 
-#include "cell_pot.hpp"
+#include "cache_pot.hpp"
 #include "graph_tap.hpp"
 #include "infinipot/infinipot.hpp"
+#include "sequence_batch.hpp"
+#include "shown_attention.hpp"
 
 namespace llama_cpp {
 
@@ -21,11 +21,7 @@ namespace llama_cpp {
 /// Context, tap and pot must outlive the engine. Tokens are decoded in batches of the context's n_batch.
 class Engine {
  public:
-  /// To find out what attention the context shows, and whether llama.cpp moves its keys rightly, the first
-  /// engine of a tap decodes ten tokens (check_shift()); all sequences of its context must be empty, and stay
-  /// so. Throws std::invalid_argument or std::runtime_error if they are not, if keys are moved wrongly, if
-  /// decoding fails, or if the pot's context was not made with GraphTap::install().
-  Engine(GraphTap& tap, CellPot& pot);
+  Engine(GraphTap& tap, CachePot& pot);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
   ~Engine() = default;
@@ -34,7 +30,7 @@ class Engine {
   std::size_t vocab_size() const noexcept;
 
   /// As infinipot::ForwardPass has it. Throws std::out_of_range if the pot has no room for the tokens, and
-  /// std::runtime_error if llama_decode() fails, with the cause.
+  /// std::runtime_error if llama_decode() fails, with the cause, or puts an entry where the pot does not have it.
   void forward(std::span<const infinipot::Token> tokens, std::size_t first, infinipot::LogitsSink& logits);
 
   /// The same, and gives attention probabilities (of contexts without flash attention).
@@ -50,7 +46,7 @@ class Engine {
   bool shows_queries() const noexcept { return tap_.shows() == Shows::queries; }
 
   /// What the model does between q.k and the softmax, while a forward pass shows its queries.
-  infinipot::AttentionForm attention_form(std::size_t /*layer*/) const noexcept { return form_; }
+  infinipot::AttentionForm attention_form(std::size_t /*layer*/) const noexcept { return shown_.form(); }
 
  private:
   class Pass;  // what a forward pass hears
@@ -58,18 +54,11 @@ class Engine {
   void run(std::span<const infinipot::Token> tokens, infinipot::LogitsSink& logits, Pass& pass);
   void decode(std::span<const infinipot::Token> tokens, std::size_t position, std::size_t row,
               infinipot::LogitsSink& logits);
-  void try_out();
 
   GraphTap& tap_;
-  CellPot& pot_;
-  infinipot::AttentionForm form_;
-  TensorBytes queries_, keys_, probabilities_;
-  std::vector<float> row_;            // (capacity) of probabilities
-  std::vector<llama_pos> positions_;  // (n_batch), and so are the others
-  std::vector<std::int32_t> counts_;  // of sequences per token: 1
-  std::vector<std::int8_t> wanted_;   // whether logits of a token are
-  llama_seq_id sequence_;
-  std::vector<llama_seq_id*> sequences_;
+  CachePot& pot_;
+  SequenceBatch batch_;
+  ShownAttention shown_;
 };
 
 }  // namespace llama_cpp

@@ -3,6 +3,8 @@
 #include <charconv>
 #include <string_view>
 
+#include "cache.hpp"
+
 namespace llama_cpp {
 namespace {
 
@@ -16,37 +18,48 @@ std::optional<std::size_t> layer_of(std::string_view name, std::string_view pref
   return layer;
 }
 
-/// The layer whose keys a tensor holds or views.
-std::optional<std::size_t> layer_of_keys(const ggml_tensor& tensor) noexcept {
-  const ggml_tensor& root = tensor.view_src != nullptr ? *tensor.view_src : tensor;
-  return layer_of(root.name, "cache_k_l");
-}
+struct Write {
+  Written what;
+  std::size_t layer;
+};
 
-/// The layer whose keys a node writes to the cache.
-std::optional<std::size_t> layer_of_written_keys(const ggml_tensor& node) noexcept {
+/// What a node writes to the cache, if anything.
+std::optional<Write> write_of(const ggml_tensor& node) noexcept {
   if (node.op != GGML_OP_SET_ROWS || node.src[1]->type != GGML_TYPE_I64) return std::nullopt;
-  return layer_of_keys(node);
+  const char* const name = root_of(node).name;
+  if (const auto layer = layer_of(name, "cache_k_l")) return Write{Written::keys, *layer};
+  if (const auto layer = layer_of(name, "cache_v_l")) return Write{Written::values, *layer};
+  return std::nullopt;
 }
 
 /// The layer of whose attention a node is the softmax or the whole.
 std::optional<std::size_t> layer_of_attention(const ggml_tensor& node) noexcept {
   if (node.op == GGML_OP_SOFT_MAX) return layer_of(node.name, "kq_soft_max-");
-  if (node.op == GGML_OP_FLASH_ATTN_EXT) return layer_of_keys(*node.src[1]);
+  if (node.op == GGML_OP_FLASH_ATTN_EXT) return layer_of(root_of(*node.src[1]).name, "cache_k_l");
   return std::nullopt;
 }
 
 }  // namespace
 
+void GraphTap::tell_rows(const ggml_tensor& node) noexcept {
+  // The rows to write are an input of the graph, so they are known before anything is computed. They count
+  // through the parts of all sequences.
+  const ggml_tensor& written = *node.src[1];
+  const auto* const rows = reinterpret_cast<const std::int64_t*>(bytes_.read(written));
+  const std::int64_t cells = root_of(node).ne[1];
+  rows_.resize(static_cast<std::size_t>(written.ne[0]));
+  for (std::size_t i = 0; i < rows_.size(); ++i)
+    rows_[i] = {static_cast<std::uint32_t>(rows[i] / cells), static_cast<std::uint32_t>(rows[i] % cells)};
+  listener_->rows(rows_);
+}
+
 bool GraphTap::wants(const ggml_tensor& node) noexcept {
   if (listener_ == nullptr) return false;
-  if (const auto layer = layer_of_written_keys(node)) {
-    // The rows to write are an input of the graph, so they are known before anything is computed.
-    if (*layer == 0) {
-      const ggml_tensor& rows = *node.src[1];
-      const auto* const cells = reinterpret_cast<const std::int64_t*>(bytes_.read(rows));
-      listener_->cells({cells, static_cast<std::size_t>(rows.ne[0])});
-    }
-    return listener_->wants_keys();
+  if (listener_->takes_cells_alone()) return true;
+  if (const auto write = write_of(node)) {
+    if (cache_ != nullptr && write->what == Written::keys && write->layer == cache_->layers().front().model_layer)
+      tell_rows(node);
+    return listener_->wants_written();
   }
   if (!layer_of_attention(node)) return false;
   shows_ = node.op == GGML_OP_SOFT_MAX ? Shows::probabilities : Shows::queries;
@@ -55,8 +68,9 @@ bool GraphTap::wants(const ggml_tensor& node) noexcept {
 
 bool GraphTap::take(const ggml_tensor& node) noexcept {
   if (listener_ == nullptr) return true;
+  if (listener_->takes_cells_alone()) return false;
   if (const auto layer = layer_of_attention(node)) return listener_->attention(*layer, node);
-  if (const auto layer = layer_of_written_keys(node)) listener_->keys(*layer, node);
+  if (const auto write = write_of(node)) listener_->written(write->what, write->layer, node);
   return true;
 }
 

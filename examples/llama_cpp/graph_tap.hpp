@@ -6,38 +6,55 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "tensor_bytes.hpp"
 
 namespace llama_cpp {
 
+class Cache;
+
 /// What a context shows of its attention. With flash attention, which never writes probabilities down, it
 /// is queries and keys.
 enum class Shows : std::uint8_t { probabilities, queries };
 
+/// A cell of the cache: of the part that belongs to one sequence (stream), or of all of it if sequences share
+/// their cells, which then is stream 0.
+struct CacheRow {
+  std::uint32_t stream;
+  std::uint32_t cell;
+};
+
+enum class Written : std::uint8_t { keys, values };
+
 /// Hears what one forward pass does. Calls come from the thread that called llama_decode().
 class Listener {
  public:
-  /// The cells that the tokens of a micro-batch (n_ubatch) get, one per token, in their order.
-  virtual void cells(std::span<const std::int64_t> cells) noexcept = 0;
+  /// The cells that the tokens of a micro-batch (n_ubatch) get, one per token, in their order. llama.cpp splits
+  /// a batch of several sequences into micro-batches that have equally many tokens of each; those of one
+  /// sequence are neighbours. Only once the cache is known (GraphTap::know()).
+  virtual void rows(std::span<const CacheRow> /*rows*/) noexcept {}
 
   /// Whether to show attention. What is not wanted costs next to nothing.
-  virtual bool wants_attention() const noexcept = 0;
-
-  /// Whether to show keys as they are written to the cache.
-  virtual bool wants_keys() const noexcept { return false; }
-
-  /// One layer's keys of a micro-batch have been written: `node` is a GGML_OP_SET_ROWS whose src[0] holds
-  /// them as floats (all heads of a token, tokens) and whose view_src is the cache (all heads of a cell,
-  /// cells).
-  virtual void keys(std::size_t /*layer*/, const ggml_tensor& /*node*/) noexcept {}
+  virtual bool wants_attention() const noexcept { return false; }
 
   /// One layer's attention over a micro-batch has been computed: `node` is its softmax (GGML_OP_SOFT_MAX)
-  /// or all of it (GGML_OP_FLASH_ATTN_EXT). Returns whether the rest of the graph is to be computed.
-  virtual bool attention(std::size_t layer, const ggml_tensor& node) noexcept = 0;
+  /// or all of it (GGML_OP_FLASH_ATTN_EXT). `layer` is the model's. Returns whether the rest of the graph is to
+  /// be computed.
+  virtual bool attention(std::size_t /*layer*/, const ggml_tensor& /*node*/) noexcept { return true; }
+
+  /// Whether to show keys and values as they are written to the cache.
+  virtual bool wants_written() const noexcept { return false; }
+
+  /// One layer's keys or values of a micro-batch have been written: `node` is a GGML_OP_SET_ROWS.
+  virtual void written(Written /*what*/, std::size_t /*layer*/, const ggml_tensor& /*node*/) noexcept {}
+
+  /// Whether nothing at all is to be computed: a micro-batch is to take its cells and no more.
+  virtual bool takes_cells_alone() const noexcept { return false; }
 
  protected:
   Listener() = default;
@@ -61,12 +78,12 @@ class GraphTap {
     parameters.cb_eval_user_data = this;
   }
 
-  /// Known after the first forward pass.
+  /// Known after the first forward pass with a listener.
   std::optional<Shows> shows() const noexcept { return shows_; }
 
-  /// Whether the context has been tried out, so that its engines need not.
-  bool trusted() const noexcept { return trusted_; }
-  void trust() noexcept { trusted_ = true; }
+  /// What was found out about the context's cache; null until its first pot is made.
+  const std::shared_ptr<const Cache>& cache() const noexcept { return cache_; }
+  void know(std::shared_ptr<const Cache> cache) noexcept { cache_ = std::move(cache); }
 
   /// Who hears the next forward passes; null for nobody.
   void listen(Listener* listener) noexcept { listener_ = listener; }
@@ -79,11 +96,25 @@ class GraphTap {
 
   bool wants(const ggml_tensor& node) noexcept;
   bool take(const ggml_tensor& node) noexcept;
+  void tell_rows(const ggml_tensor& node) noexcept;
 
   Listener* listener_ = nullptr;
   std::optional<Shows> shows_;
-  bool trusted_ = false;
+  std::shared_ptr<const Cache> cache_;
   TensorBytes bytes_;
+  std::vector<CacheRow> rows_;  // of a micro-batch; grows to the largest
+};
+
+/// Hears what is decoded while it lives.
+class Listening {
+ public:
+  Listening(GraphTap& tap, Listener& listener) noexcept : tap_(tap) { tap_.listen(&listener); }
+  Listening(const Listening&) = delete;
+  Listening& operator=(const Listening&) = delete;
+  ~Listening() { tap_.listen(nullptr); }
+
+ private:
+  GraphTap& tap_;
 };
 
 }  // namespace llama_cpp

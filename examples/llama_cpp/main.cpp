@@ -8,10 +8,12 @@
 #include <utility>
 #include <vector>
 
-#include "cell_pot.hpp"
+#include "cache_pot.hpp"
 #include "engine.hpp"
+#include "find_cache.hpp"
 #include "graph_tap.hpp"
 #include "model.hpp"
+#include "policies.hpp"
 #include "run_program.hpp"
 #include "text.hpp"
 
@@ -20,8 +22,12 @@ namespace {
 
 using reading::Options;
 
+constexpr std::pair<const char*, ggml_type> cache_types[] = {
+    {"f32", GGML_TYPE_F32},   {"f16", GGML_TYPE_F16},   {"bf16", GGML_TYPE_BF16}, {"q8_0", GGML_TYPE_Q8_0},
+    {"q5_1", GGML_TYPE_Q5_1}, {"q5_0", GGML_TYPE_Q5_0}, {"q4_1", GGML_TYPE_Q4_1}, {"q4_0", GGML_TYPE_Q4_0}};
+
 ggml_type cache_type(const std::string& name) {
-  return name == "f32" ? GGML_TYPE_F32 : name == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_F16;
+  return std::ranges::find(cache_types, name, [](const auto& type) { return std::string(type.first); })->second;
 }
 
 std::vector<std::string> separated(const std::string& list) {
@@ -31,28 +37,18 @@ std::vector<std::string> separated(const std::string& list) {
   return parts;
 }
 
-/// Keys and values of one token in all layers.
-std::uint64_t bytes_per_token(const llama_model& model, const ContextSettings& settings) {
-  const infinipot::Shape shape = shape_of(model);
-  const auto row = static_cast<std::int64_t>(shape.head_dim);
-  return shape.heads() *
-         (ggml_row_size(settings.key_type(), row) + ggml_row_size(settings.value_type(), row));
-}
-
 /// A context, the pot in its first sequence, and space for a fork in its second.
 class Memory {
  public:
-  Memory(llama_model& model, const ContextSettings& settings, std::size_t capacity)
-      : settings_(settings),
-        context_(make_context(model, tap_, settings)),
-        pot_(*context_, 0, capacity),
-        engine_(tap_, pot_) {}
-
-  CellPot& store() noexcept { return pot_; }
-  Engine& engine() noexcept { return engine_; }
-  std::uint64_t bytes() const {
-    return llama_n_ctx_seq(context_.get()) * bytes_per_token(*llama_get_model(context_.get()), settings_);
+  Memory(llama_model& model, const ContextSettings& settings, const CachePotSettings& pot,
+         std::uint64_t& bytes_per_token)
+      : context_(make_context(model, tap_, settings)), pot_(tap_, *context_, 0, pot), engine_(tap_, pot_) {
+    bytes_per_token = pot_.cache().bytes_per_token();
   }
+
+  CachePot& store() noexcept { return pot_; }
+  Engine& engine() noexcept { return engine_; }
+  std::uint64_t bytes() const { return pot_.cache().cells() * pot_.cache().bytes_per_token(); }
 
   class Fork {
    public:
@@ -62,28 +58,28 @@ class Memory {
     /// Another one may follow. Removing a whole sequence never fails.
     ~Fork() { llama_memory_seq_rm(llama_get_memory(&pot_.context()), pot_.sequence(), -1, -1); }
 
-    CellPot& store() noexcept { return pot_; }
+    CachePot& store() noexcept { return pot_; }
     Engine& engine() noexcept { return engine_; }
 
    private:
-    CellPot pot_;
+    CachePot pot_;
     Engine engine_;
   };
 
   Fork fork() { return Fork(*this); }
 
  private:
-  ContextSettings settings_;
   GraphTap tap_;
   llama_context_ptr context_;
-  CellPot pot_;
+  CachePot pot_;
   Engine engine_;
 };
 
 class Backend {
  public:
+  /// The options must outlive the object.
   explicit Backend(Options& options)
-      : model_(load_model(options.model, separated(options.rpc))), text_(*model_, options.model) {
+      : options_(options), model_(load_model(options.model, separated(options.rpc))), text_(*model_, options.model) {
     if (options.threads == 0) options.threads = std::max(1U, std::thread::hardware_concurrency());
     settings_.threads = static_cast<int>(options.threads);
     settings_.cache_type = cache_type(options.cache_type);
@@ -91,19 +87,37 @@ class Backend {
   }
 
   const reading::TextModel& text() const noexcept { return text_; }
-  std::uint64_t bytes_per_token() const { return llama_cpp::bytes_per_token(*model_, settings_); }
+  /// Known once there is a memory.
+  std::uint64_t bytes_per_token() const noexcept { return bytes_per_token_; }
+
+  /// For who needs it; it takes a context.
+  infinipot::Rope rope() const {
+    if (options_.archive.empty() && options_.policy != "expected_attention") return {};
+    ContextSettings settings = settings_;
+    settings.cells = options_.pot;
+    settings.batch = 1;
+    GraphTap tap;
+    const llama_context_ptr context = make_context(*model_, tap, settings);
+    return find_cache(tap, *context, 0)->rope();
+  }
 
   Memory memory(const Options& options, std::size_t batch, bool forks) {
     settings_.cells = options.pot;
     settings_.sequences = forks ? 2 : 1;
     settings_.batch = batch;
-    return Memory(*model_, settings_, options.pot);
+    return Memory(*model_, settings_, pot_settings(options), bytes_per_token_);
   }
 
  private:
+  static CachePotSettings pot_settings(const Options& options) {
+    return {.capacity = options.pot, .max_keep = options.keep, .granularity = reading::granularity_of(options)};
+  }
+
+  const Options& options_;
   llama_model_ptr model_;
   Text text_;
   ContextSettings settings_;
+  std::uint64_t bytes_per_token_ = 0;
 };
 
 const reading::Program program{
@@ -111,16 +125,16 @@ const reading::Program program{
     .model_help = "GGUF file of a Llama model, as llama.cpp reads it",
     .notes =
         "--policy context_shift is what llama.cpp itself does when a context is full.\n"
-        "The paper's own settings, but for its granularity: --over-queries sum --over-heads sum --kernel 1\n"
+        "The paper's own settings: --granularity head --over-queries sum --over-heads sum --kernel 1\n"
         "--alpha 0.5 --sinks 0 --catalyst @question.\n",
-    .granularities = {"shared"},
     .context_shift = true,
-    .archive_types = {"tokens"},
+    .reads_entries = true,
+    .owns_pots = true,
     .more_options = {
         {"--cache-type",
          &Options::cache_type,
-         {"f32", "f16", "q8_0"},
-         "f32|f16|q8_0",
+         {"f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"},
+         "f32|f16|bf16|q8_0|q5_1|q5_0|q4_1|q4_0",
          "element type of keys and, with flash attention, of values",
          "f16",
          reading::pot_group},

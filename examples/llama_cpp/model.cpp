@@ -10,7 +10,6 @@
 #include <stdexcept>
 #include <system_error>
 
-#include "cache_type.hpp"
 #include "error_log.hpp"
 
 namespace llama_cpp {
@@ -110,7 +109,6 @@ llama_context_params context_parameters(const ContextSettings& settings) noexcep
 }
 
 llama_context_ptr make_context(llama_model& model, GraphTap& tap, const ContextSettings& settings) {
-  check_key_type(model, settings.key_type());
   llama_context_params parameters = context_parameters(settings);
   tap.install(parameters);
   const ErrorLog log;

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "cell_pot.hpp"
+#include "cache_pot.hpp"
 #include "engine.hpp"
 #include "graph_tap.hpp"
 #include "infinipot/infinipot.hpp"
@@ -20,7 +20,7 @@ void answer(llama_model* model, llama_context_params params, std::span<const inf
   llama_cpp::GraphTap tap;
   tap.install(params);  // sets cb_eval, before the context is made
   const llama_context_ptr context(llama_init_from_model(model, params));  // n_ctx: cells of the pot
-  llama_cpp::CellPot pot(*context, /*sequence=*/0, /*capacity=*/2048);
+  llama_cpp::CachePot pot(tap, *context, /*sequence=*/0, {.capacity = 2048});
   llama_cpp::Engine engine(tap, pot);
   infinipot::Ccd reader(engine, pot, infinipot::recommended_settings(question));
   reader.feed(text);  // of any length

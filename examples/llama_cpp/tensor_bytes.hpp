@@ -9,14 +9,24 @@
 
 namespace llama_cpp {
 
+/// The tensor that a view is one of, however many views lie between.
+inline const ggml_tensor& root_of(const ggml_tensor& tensor) noexcept {
+  const ggml_tensor* root = &tensor;
+  while (root->view_src != nullptr) root = root->view_src;
+  return *root;
+}
+
+inline bool is_on_host(const ggml_tensor& tensor) noexcept {
+  return ggml_backend_buffer_is_host(root_of(tensor).buffer);
+}
+
 /// The bytes of one tensor at a time. Allocates only for tensors that are not in host memory, and then only
 /// when one is larger than all before it.
 class TensorBytes {
  public:
   /// All ggml_nbytes(tensor) of them, valid until the next call.
   const std::byte* read(const ggml_tensor& tensor) {
-    const ggml_tensor& root = tensor.view_src != nullptr ? *tensor.view_src : tensor;
-    if (ggml_backend_buffer_is_host(root.buffer)) return static_cast<const std::byte*>(tensor.data);
+    if (is_on_host(tensor)) return static_cast<const std::byte*>(tensor.data);
     if (copy_.size() < ggml_nbytes(&tensor)) copy_.resize(ggml_nbytes(&tensor));
     ggml_backend_tensor_get(&tensor, copy_.data(), 0, ggml_nbytes(&tensor));
     return copy_.data();

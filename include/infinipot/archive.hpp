@@ -23,7 +23,7 @@ class RowSource {
   /// floats into `key`.
   virtual void key(std::size_t layer, std::size_t kv_head, std::size_t i, float* key) const noexcept = 0;
 
-  /// Its value, likewise.
+  /// Its value, likewise; (value_channels) floats. Not called if that is 0.
   virtual void value(std::size_t layer, std::size_t kv_head, std::size_t i, float* value) const noexcept = 0;
 
  protected:

@@ -120,7 +120,7 @@ class Ccd {
     const detail::Stopwatch time;
     const std::size_t before = size();
     double cap_seconds = passes_.watch_window(policy_);
-    cap_seconds += passes_.run_probes(policy_);
+    cap_seconds += passes_.run_probes(policy_, stats_.tokens_read);
     const double probe_seconds = time.seconds();
     passes_.score_entries(policy_);
     const std::size_t nans = selector_.select(policy_, store().entries(), passes_.received().scores(),
@@ -363,7 +363,7 @@ class Ccd {
         entries.subspan((std::min)(entries.size(), settings_.sinks - (std::min)(first, settings_.sinks))),
         true, &Entry::pinned));
     if (score_nuc) entries[0].nuc = tracker_.score(tokens[0]);
-    detail::ChunkLogits logits(tracker_, tokens, entries, score_nuc);
+    detail::ChunkLogits logits(tracker_, tokens, entries, first, score_nuc);
     passes_.add(policy_, tokens, entries, logits, watches_now());
     tracker_.commit();
     pinned_ += pinned;

@@ -7,6 +7,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <span>
 
@@ -33,6 +34,13 @@ class LogitsSink {
   /// Fewer than the call's tokens; empty if all logits are wanted. Valid during the call.
   std::span<const Token> targets() const noexcept { return targets_; }
 
+  /// What to add to the call's positions to get those in the stream: 0 until something was dropped. For
+  /// layers that go on at the stream's positions.
+  std::uint64_t stream_offset() const noexcept { return stream_offset_; }
+
+  /// Whether the call is a probe, such as a catalyst: its entries are dropped once it has returned.
+  bool probe() const noexcept { return probe_; }
+
   /// The logits (vocab_size) after token `token` of the call: the model's prediction of the next token.
   virtual void row(std::size_t token, std::span<const float> logits) noexcept = 0;
 
@@ -41,8 +49,9 @@ class LogitsSink {
   virtual void nuc(std::size_t /*token*/, float /*nuc*/) noexcept {}
 
  protected:
-  explicit LogitsSink(std::size_t first_row, std::span<const Token> targets = {}) noexcept
-      : first_row_(first_row), targets_(targets) {}
+  explicit LogitsSink(std::size_t first_row, std::span<const Token> targets = {},
+                      std::uint64_t stream_offset = 0, bool probe = false) noexcept
+      : first_row_(first_row), targets_(targets), stream_offset_(stream_offset), probe_(probe) {}
   LogitsSink(const LogitsSink&) = default;
   LogitsSink& operator=(const LogitsSink&) = default;
   ~LogitsSink() = default;
@@ -50,6 +59,8 @@ class LogitsSink {
  private:
   std::size_t first_row_;
   std::span<const Token> targets_;
+  std::uint64_t stream_offset_;
+  bool probe_;
 };
 
 /// All layers of a model, however many it has.
@@ -62,7 +73,9 @@ class QuerySink {
   /// wanted either, the engine may return after the last of these layers.
   virtual std::size_t layers() const noexcept { return all_layers; }
 
-  /// Called once per layer, once its new keys are in the store. Never from two threads at once.
+  /// Called once for each layer of the store, once its new keys are there; or, where several of the model's
+  /// layers read one layer of the store (KV sharing), once for each of those: what they pay adds up. Never
+  /// from two threads at once.
   virtual void layer(std::size_t layer, const Queries& queries) noexcept = 0;
 
  protected:
@@ -95,6 +108,13 @@ class AttentionSink {
 /// and values into the store's rows from `first` on, and hands over the logits that the sink wants (or the
 /// NuC of its targets). It may throw; the loop then truncates the store to `first` entries. A reader refuses
 /// a call that left out logits or queries, or showed some of another number of tokens.
+///
+/// The store holds the layers that keep the whole context; what else a model remembers stays the engine's.
+/// Layers with a sliding window go on at the stream's positions (LogitsSink::stream_offset()) in a ring of
+/// window - 1 entries and the longest call of forward(). Recurrent and convolutional states are put back
+/// after a call that is a probe() or that throws. Where a call begins at an earlier place in the stream than
+/// the one before has reached, since a policy reads the last tokens anew, both go back there, or forward()
+/// throws.
 template <class E>
 concept ForwardPass = requires(E& engine, const E& view, std::span<const Token> tokens, std::size_t first,
                                LogitsSink& logits) {
@@ -182,6 +202,13 @@ concept WritableEntries = ArchivableEntries<S> &&
              const float* value) {
   { store.write_projected(layer, kv_head, entry, key, value) }
   noexcept;
+};
+
+/// A store that asks for at least so many of the newest entries to stay at every distillation, whatever
+/// CcdSettings::recent says: window - 1, if layers with a sliding window live in it.
+template <class S>
+concept AsksForRecent = Store<S> && requires(const S& view) {
+  { view.keeps_recent() } -> std::convertible_to<std::size_t>;
 };
 
 /// A store that can become a copy of another's first `count` entries. It may throw, before anything changes.

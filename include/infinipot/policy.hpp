@@ -139,6 +139,14 @@ concept ScoresEntries = Policy<P> &&
   policy.score_entries(rows, scores);
 };
 
+/// Whether a policy scores entries by their values, so that it is refused where there are none but the keys
+/// (Shape::value_dim 0): P::reads_values, default false.
+template <class P>
+inline constexpr bool reads_values = false;
+template <class P>
+requires requires { P::reads_values; }
+inline constexpr bool reads_values<P> = P::reads_values;
+
 /// A policy that sets how many floats rows.scratch() has. Default: head_dim.
 template <class P>
 concept SizesScratch = Policy<P> && requires(const P& policy, const Shape& shape, std::size_t capacity) {

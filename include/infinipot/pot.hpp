@@ -65,15 +65,16 @@ class Pot<T> : public detail::PotBase {
   /// anything changes, if that is of another shape, granularity, key storage or RoPE, or they do not fit.
   void assign(const Pot& other, std::size_t count) {
     const std::size_t survivors = (std::min)(other.survivors_, count), d = shape().head_dim;
+    const std::size_t v = shape().value_channels();
     check_assign(other, count, originals_.empty() ? 0 : survivors);
     for (std::size_t layer = 0; layer < shape().layers; ++layer)
       for (std::size_t head = 0; head < shape().kv_heads; ++head) {
         for (std::size_t entry = 0; entry < count; ++entry) {
           std::copy_n(other.keys(layer).row(head, entry), d, keys(layer).row(head, entry));
-          std::copy_n(other.values(layer).row(head, entry), d, values(layer).row(head, entry));
+          if (v > 0) std::copy_n(other.values(layer).row(head, entry), v, values(layer).row(head, entry));
         }
         const auto rows = other.origins(shape().head_of(layer, head) / shape().heads_per_lane(granularity()));
-        for (std::size_t i = 0; i < survivors && !originals_.empty(); ++i)
+        for (std::size_t i = 0; i < survivors && !originals_.empty() && rotates(layer); ++i)
           std::copy_n(other.originals(layer, head) + rows.row[i] * d, d, originals(layer, head) + i * d);
       }
     for (std::size_t lane = 0; lane < lanes() && !originals_.empty(); ++lane)
@@ -91,24 +92,26 @@ class Pot<T> : public detail::PotBase {
 
   /// Writes one entry from floats, rounded once. Different entries may be written from different threads at
   /// once. The same as writing to keys() and values(), for engines that serve every kind of pot. `key` is
-  /// rotated for position `entry` or as projected, as key_storage() says. Precondition: entry < capacity().
+  /// rotated for position `entry` or as projected, as key_storage() says; `value` (value_channels) may be
+  /// null if that is 0. Precondition: entry < capacity().
   void write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
              const float* value) noexcept {
     detail::from_float(key, shape().head_dim, keys(layer).row(kv_head, entry));
-    detail::from_float(value, shape().head_dim, values(layer).row(kv_head, entry));
+    if (const std::size_t v = shape().value_channels(); v > 0)
+      detail::from_float(value, v, values(layer).row(kv_head, entry));
   }
 
   /// The key of an entry as projected: before RoPE, without its attention factor; (head_dim) floats.
   void read_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key) const noexcept {
     detail::to_float(keys(layer).row(kv_head, entry), shape().head_dim, key);
-    if (key_storage() == KeyStorage::rotated) unrotate(entry, key);
+    if (key_storage() == KeyStorage::rotated) unrotate(layer, entry, key);
   }
 
   /// Writes one entry whose key is as projected, whatever key_storage() says. `key` is used as scratch.
   /// Otherwise as write().
   void write_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
                        const float* value) noexcept {
-    if (key_storage() == KeyStorage::rotated) rotate_for_reading(entry, key);
+    if (key_storage() == KeyStorage::rotated) rotate_for_reading(layer, entry, key);
     write(layer, kv_head, entry, key, value);
   }
 
@@ -141,27 +144,28 @@ class Pot<T> : public detail::PotBase {
     const Rows<T>& keys = keys_[layer];
     const T* const rows = keys.row(kv_head, first);
     if constexpr (std::same_as<T, float>)
-      if (settings_.key_storage == KeyStorage::rotated) return {rows, keys.entry_stride};
+      if (settings_.key_storage == KeyStorage::rotated || !rotates(layer)) return {rows, keys.entry_stride};
     const std::size_t d = shape().head_dim;
     for (std::size_t i = 0; i < count; ++i) {
       float* const out = tile + i * d;
       detail::to_float(rows + static_cast<std::ptrdiff_t>(i) * keys.entry_stride, d, out);
-      if (settings_.key_storage == KeyStorage::unrotated) rotate_for_reading(first + i, out);
+      if (settings_.key_storage == KeyStorage::unrotated) rotate_for_reading(layer, first + i, out);
     }
     return {tile, static_cast<std::ptrdiff_t>(d)};
   }
 
   /// Values of entries first .. first + count - 1 in float: in place, or converted into `tile`, (count,
-  /// head_dim).
+  /// value_channels).
   FloatRows value_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
                        float* tile) const noexcept {
+    const std::size_t v = shape().value_channels();
+    if (v == 0) return {tile, 0};
     const Rows<T>& values = values_[layer];
     const T* const rows = values.row(kv_head, first);
     if constexpr (std::same_as<T, float>) return {rows, values.entry_stride};
-    const std::size_t d = shape().head_dim;
     for (std::size_t i = 0; i < count; ++i)
-      detail::to_float(rows + static_cast<std::ptrdiff_t>(i) * values.entry_stride, d, tile + i * d);
-    return {tile, static_cast<std::ptrdiff_t>(d)};
+      detail::to_float(rows + static_cast<std::ptrdiff_t>(i) * values.entry_stride, v, tile + i * v);
+    return {tile, static_cast<std::ptrdiff_t>(v)};
   }
 
  private:
@@ -170,15 +174,15 @@ class Pot<T> : public detail::PotBase {
   Pot(PotSettings settings, const KvLayout<T>* memory) : PotBase(std::move(settings)) {
     if (memory != nullptr) {
       check("keys", memory->keys);
-      check("values", memory->values);
+      if (shape().value_channels() > 0) check("values", memory->values);
     }
-    const std::size_t elements = detail::product({rows(), shape().head_dim});
-    const bool rotated = key_storage() == KeyStorage::rotated && rope().rotary_dim() > 0;
+    const bool rotated = key_storage() == KeyStorage::rotated && turned_layers() > 0;
     const std::size_t most = rotated ? max_keep() : 0, records = detail::product({lanes(), most});
     const auto tables = arena_.reserve<Rows<T>>(2 * shape().layers);
-    const auto keys = arena_.reserve<T>(memory ? 0 : elements);
-    const auto values = arena_.reserve<T>(memory ? 0 : elements);
-    const auto originals = arena_.reserve<T>(detail::product({shape().heads(), most, shape().head_dim}));
+    const auto keys = arena_.reserve<T>(memory ? 0 : detail::product({rows(), shape().head_dim}));
+    const auto values = arena_.reserve<T>(memory ? 0 : detail::product({rows(), shape().value_channels()}));
+    const auto originals =
+        arena_.reserve<T>(detail::product({turned_layers(), shape().kv_heads, most, shape().head_dim}));
     const auto key_rows = arena_.reserve<Index>(records);
     const auto first_positions = arena_.reserve<Index>(records);
     const auto in_use = arena_.reserve<std::uint8_t>(records);
@@ -188,10 +192,10 @@ class Pot<T> : public detail::PotBase {
     values_ = arena_.take(tables).last(shape().layers);
     if (memory != nullptr) {
       std::ranges::copy(memory->keys, keys_.begin());
-      std::ranges::copy(memory->values, values_.begin());
+      if (shape().value_channels() > 0) std::ranges::copy(memory->values, values_.begin());
     } else {
-      lay_out(arena_.take(keys).data(), keys_);
-      lay_out(arena_.take(values).data(), values_);
+      lay_out(arena_.take(keys).data(), shape().head_dim, keys_);
+      lay_out(arena_.take(values).data(), shape().value_channels(), values_);
     }
     originals_ = arena_.take(originals);
     rows_ = arena_.take(key_rows);
@@ -209,9 +213,9 @@ class Pot<T> : public detail::PotBase {
         detail::invalid("the layout's ", what, " of layer ", layer, " are at a null pointer");
   }
 
-  /// The tables of (layers, kv_heads, capacity, head_dim) elements.
-  void lay_out(T* data, std::span<Rows<T>> tables) const noexcept {
-    const auto entry = static_cast<std::ptrdiff_t>(shape().head_dim);
+  /// The tables of (layers, kv_heads, capacity, channels) elements.
+  void lay_out(T* data, std::size_t channels, std::span<Rows<T>> tables) const noexcept {
+    const auto entry = static_cast<std::ptrdiff_t>(channels);
     const auto head = static_cast<std::ptrdiff_t>(capacity()) * entry;
     for (Rows<T>& table : tables) {
       table = {data, head, entry};
@@ -225,17 +229,18 @@ class Pot<T> : public detail::PotBase {
             survivors_};
   }
 
-  /// (max_keep, head_dim) keys of one head's survivors.
+  /// (max_keep, head_dim) keys of one head's survivors. Precondition: rotates(layer).
   T* originals(std::size_t layer, std::size_t head) const noexcept {
-    return originals_.data() + shape().head_of(layer, head) * max_keep() * shape().head_dim;
+    return originals_.data() + shape().head_of(turned_[layer], head) * max_keep() * shape().head_dim;
   }
 
   void keep_head(std::size_t layer, std::size_t head, std::size_t lane,
                  std::span<const Index> kept) noexcept {
     const std::size_t d = shape().head_dim;
     const Rows<T>&keys = keys_[layer], &values = values_[layer];
-    compact_rows(values.row(head, 0), values.entry_stride, d, kept);
-    if (originals_.empty())
+    if (const std::size_t v = shape().value_channels(); v > 0)
+      compact_rows(values.row(head, 0), values.entry_stride, v, kept);
+    if (originals_.empty() || !rotates(layer))
       compact_rows(keys.row(head, 0), keys.entry_stride, d, kept);
     else
       reindex_keys(keys.row(head, 0), keys.entry_stride, d, kept, origins(lane), moved_[lane],
@@ -243,7 +248,7 @@ class Pot<T> : public detail::PotBase {
   }
 
   std::span<Rows<T>> keys_, values_;  // (layers)
-  std::span<T> originals_;  // (layers, kv_heads, max_keep, head_dim): survivors' keys as first written
+  std::span<T> originals_;  // (turned_layers, kv_heads, max_keep, head_dim): survivors' keys as first written
   // (lanes, max_keep): see KeyOrigins.
   std::span<Index> rows_;
   std::span<Index> first_positions_;

@@ -21,12 +21,14 @@ enum class Pairing : std::uint8_t {
   interleaved,  ///< (2i, 2i + 1): GPT-J, llama.cpp's "norm", calm
 };
 
-/// The rotation of a model's keys. Channels from rotary_dim() on are left alone (partial rotary).
+/// The rotation of a model's keys. Of a head's channels it turns rotary_dim(), from `first_channel` on; the
+/// others are left alone (partial rotary; MLA turns the last ones).
 struct Rope {
   Pairing pairing = Pairing::half_split;
   std::vector<double> frequencies;  ///< (rotary_dim / 2) radians per position, one per pair
   /// Factor on rotated queries and keys (YaRN, LongRoPE); 1 without one.
   double attention_factor = 1;
+  std::size_t first_channel = 0;
 
   std::size_t rotary_dim() const noexcept { return 2 * frequencies.size(); }
 
@@ -34,8 +36,9 @@ struct Rope {
 
   /// Throws std::invalid_argument if more than head_dim channels would turn, or a number is out of range.
   void validate(std::size_t head_dim) const {
-    if (rotary_dim() > head_dim)
-      detail::invalid("RoPE turns ", rotary_dim(), " channels, but head_dim is ", head_dim);
+    if (first_channel > head_dim || rotary_dim() > head_dim - first_channel)
+      detail::invalid("RoPE turns ", rotary_dim(), " channels from channel ", first_channel,
+                      " on, but head_dim is ", head_dim);
     for (const double frequency : frequencies)
       if (!detail::is_finite(frequency)) detail::invalid("RoPE frequency ", frequency, " is not finite");
     if (!detail::is_finite(attention_factor) || attention_factor <= 0)
@@ -49,7 +52,7 @@ inline Rope plain_rope(std::size_t rotary_dim, double theta = 10000, Pairing pai
   if (rotary_dim % 2 != 0) detail::invalid("rotary_dim ", rotary_dim, " is odd; RoPE turns pairs");
   if (!detail::is_finite(theta) || theta <= 0)
     detail::invalid("RoPE theta ", theta, " is not a positive number");
-  Rope rope{pairing, std::vector<double>(rotary_dim / 2), 1};
+  Rope rope{.pairing = pairing, .frequencies = std::vector<double>(rotary_dim / 2)};
   for (std::size_t i = 0; i < rope.frequencies.size(); ++i)
     rope.frequencies[i] = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim));
   return rope;
@@ -60,6 +63,7 @@ struct Angles {
   const float* cos = nullptr;  ///< (pairs)
   const float* sin = nullptr;  ///< (pairs)
   std::size_t pairs = 0;
+  std::size_t first = 0;  ///< the first channel that turns
 };
 
 /// Cosines and sines of the shifts 0 .. shifts - 1, computed in double precision and rounded once.
@@ -74,7 +78,7 @@ class AngleTable {
 
   /// Fills `memory` (floats(rope, shifts)), which must outlive the table.
   AngleTable(const Rope& rope, std::size_t shifts, std::span<float> memory) noexcept
-      : data_(memory.data()), pairs_(rope.frequencies.size()) {
+      : data_(memory.data()), pairs_(rope.frequencies.size()), first_(rope.first_channel) {
     for (std::size_t shift = 0; shift < shifts; ++shift) {
       float* const cos = memory.data() + shift * 2 * pairs_;
       for (std::size_t i = 0; i < pairs_; ++i) {
@@ -87,12 +91,12 @@ class AngleTable {
 
   Angles operator[](std::size_t shift) const noexcept {
     const float* const cos = data_ + shift * 2 * pairs_;
-    return {cos, cos + pairs_, pairs_};
+    return {cos, cos + pairs_, pairs_, first_};
   }
 
  private:
   const float* data_ = nullptr;  // (shifts, 2, pairs)
-  std::size_t pairs_ = 0;
+  std::size_t pairs_ = 0, first_ = 0;
 };
 
 enum class Turn : std::int8_t { forward = 1, backward = -1 };
@@ -145,16 +149,19 @@ inline void rotate_interleaved(const float* in, const Angles& angles, float sign
 
 }  // namespace detail
 
-/// Rotates one key or query (head_dim floats) by a shift, into `out`, which may be `in`. Channels beyond the
+/// Rotates one key or query (head_dim floats) by a shift, into `out`, which may be `in`. Channels beside the
 /// pairs are copied.
 inline void rotate(const float* in, const Angles& angles, Pairing pairing, Turn turn, std::size_t head_dim,
                    float* out) noexcept {
   const auto sign = static_cast<float>(turn);
+  const std::size_t first = angles.first, end = first + 2 * angles.pairs;
   if (pairing == Pairing::half_split)
-    detail::rotate_half_split(in, angles, sign, out);
+    detail::rotate_half_split(in + first, angles, sign, out + first);
   else
-    detail::rotate_interleaved(in, angles, sign, out);
-  if (in != out) std::copy(in + 2 * angles.pairs, in + head_dim, out + 2 * angles.pairs);
+    detail::rotate_interleaved(in + first, angles, sign, out + first);
+  if (in == out) return;
+  std::copy(in, in + first, out);
+  std::copy(in + end, in + head_dim, out + end);
 }
 
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE

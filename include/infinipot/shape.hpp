@@ -33,15 +33,27 @@ struct Shape {
   std::size_t kv_heads = 0;
   std::size_t head_dim = 0;
 
-  friend bool operator==(const Shape&, const Shape&) = default;
+  /// A value has as many channels as a key.
+  static constexpr std::size_t as_key = (std::numeric_limits<std::size_t>::max)();
+  /// Channels of a value; 0 if there are none but the key's own (MLA: values are read from the key's row).
+  std::size_t value_dim = as_key;
+
+  friend bool operator==(const Shape& a, const Shape& b) noexcept {
+    return a.layers == b.layers && a.query_heads == b.query_heads && a.kv_heads == b.kv_heads &&
+           a.head_dim == b.head_dim && a.value_channels() == b.value_channels();
+  }
 
   friend std::ostream& operator<<(std::ostream& out, const Shape& shape) {
     return out << "(layers " << shape.layers << ", query_heads " << shape.query_heads << ", kv_heads "
-               << shape.kv_heads << ", head_dim " << shape.head_dim << ')';
+               << shape.kv_heads << ", head_dim " << shape.head_dim << ", value_dim "
+               << shape.value_channels() << ')';
   }
 
   /// Query heads per kv head.
   std::size_t group() const noexcept { return query_heads / kv_heads; }
+
+  /// value_dim, or head_dim if that is as_key.
+  std::size_t value_channels() const noexcept { return value_dim == as_key ? head_dim : value_dim; }
 
   /// Number of (layer, kv head) pairs.
   std::size_t heads() const noexcept { return layers * kv_heads; }

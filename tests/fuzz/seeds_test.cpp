@@ -129,6 +129,12 @@ TEST(FuzzSeeds, AreWrittenIfWanted) {
   others.key_storage = KeyStorage::rotated;
   others.rope = infinipot::plain_rope(2, 100, Pairing::interleaved);
   write_pot<infinipot::f32>("shared", others);
+  others = settings;
+  others.shape.value_dim = 0;
+  others.rope = infinipot::plain_rope(2);
+  others.rope.first_channel = 2;
+  others.layers_without_rope = {1};
+  write_pot<infinipot::f16>("latent", others);
   infinipot::ArchiveSettings archive{.shape = {2, 2, 1, 4}, .rope = infinipot::plain_rope(2), .block = 4};
   const char* const names[] = {"f32", "f16", "int8", "int4", "tokens"};
   for (std::uint32_t type = 0; type < 5; ++type) {
@@ -147,7 +153,7 @@ TEST(FuzzSeeds, AreWrittenIfWanted) {
 
 TEST(FuzzSeeds, ArePotFiles) {
   const std::vector<std::string> files = read_all(seeds("pot_file"));
-  EXPECT_EQ(files.size(), 7U);
+  EXPECT_EQ(files.size(), 8U);
   for (const std::string& file : files) EXPECT_TRUE(fuzz::try_pot_file(std::as_bytes(std::span(file))));
 }
 

@@ -32,7 +32,8 @@ infinipot::Selection some_of(const infinipot::Pot<T>& pot) {
 template <class T>
 void use(infinipot::Pot<T> pot) {
   const infinipot::Shape shape = pot.shape();
-  std::vector<float> tile(shape.head_dim), row(shape.head_dim, 0.5F);
+  const std::size_t channels = std::max(shape.head_dim, shape.value_channels());
+  std::vector<float> tile(channels), row(channels, 0.5F);
   for (int round = 0; round < 2; ++round) {
     for (std::size_t pair = 0; pair < shape.heads(); ++pair)
       for (std::size_t entry = 0; entry < pot.size(); ++entry) {
@@ -64,7 +65,8 @@ inline bool try_pot_file(std::span<const std::byte> file) {
   const infinipot::PotSettings& s = info.settings;
   const double rows = static_cast<double>(s.shape.layers) * static_cast<double>(s.shape.kv_heads) *
                       static_cast<double>(s.capacity) *
-                      static_cast<double>(s.shape.head_dim + s.shape.layers + 64);
+                      (static_cast<double>(s.shape.head_dim) + static_cast<double>(s.shape.value_channels()) +
+                       static_cast<double>(s.shape.layers) + 64);
   if (rows * 16 > static_cast<double>(most_bytes)) return true;
   try {
     switch (info.element) {

@@ -10,15 +10,22 @@
 
 #include "infinipot/detail/nan.hpp"
 #include "infinipot/element.hpp"
+#include "infinipot/pot/pot_settings.hpp"
 #include "infinipot/rope.hpp"
 
 namespace reference {
 
 /// The two channels of pair i.
-inline std::pair<std::size_t, std::size_t> channels(infinipot::Pairing pairing, std::size_t pairs,
-                                                    std::size_t i) {
-  if (pairing == infinipot::Pairing::half_split) return {i, i + pairs};
-  return {2 * i, 2 * i + 1};
+inline std::pair<std::size_t, std::size_t> channels(const infinipot::Rope& rope, std::size_t i) {
+  const std::size_t first = rope.first_channel, pairs = rope.frequencies.size();
+  if (rope.pairing == infinipot::Pairing::half_split) return {first + i, first + i + pairs};
+  return {first + 2 * i, first + 2 * i + 1};
+}
+
+/// What turns a layer's keys.
+inline infinipot::Rope rope_of(const infinipot::PotSettings& settings, std::size_t layer) {
+  const auto& without = settings.layers_without_rope;
+  return std::ranges::count(without, layer) > 0 ? infinipot::Rope{} : settings.rope;
 }
 
 /// A raw key rotated by an angle a pair, and multiplied by the attention factor.
@@ -26,7 +33,7 @@ inline std::vector<double> rotated_by(const std::vector<double>& raw, const infi
                                       const std::vector<double>& angles) {
   std::vector<double> out = raw;
   for (std::size_t i = 0; i < angles.size(); ++i) {
-    const auto [a, b] = channels(rope.pairing, angles.size(), i);
+    const auto [a, b] = channels(rope, i);
     const double c = std::cos(angles[i]), s = std::sin(angles[i]);
     out[a] = rope.attention_factor * (raw[a] * c - raw[b] * s);
     out[b] = rope.attention_factor * (raw[a] * s + raw[b] * c);
@@ -48,7 +55,7 @@ inline std::vector<double> pair_norms(const std::vector<double>& raw, const infi
   std::vector<double> norms(raw.size(), 0.0);
   const std::size_t pairs = rope.frequencies.size();
   for (std::size_t i = 0; i < pairs; ++i) {
-    const auto [a, b] = channels(rope.pairing, pairs, i);
+    const auto [a, b] = channels(rope, i);
     norms[a] = norms[b] = rope.attention_factor * std::hypot(raw[a], raw[b]);
   }
   return norms;
@@ -109,8 +116,10 @@ double stored_error(const T* key, const std::vector<double>& exact, const std::v
   double worst = 0;
   for (std::size_t c = 0; c < raw.size(); ++c) {
     const auto value = static_cast<double>(static_cast<float>(key[c]));
-    if (c >= rope.rotary_dim() && key[c] != stored<T>(raw[c])) return HUGE_VAL;
-    if (c >= rope.rotary_dim()) continue;
+    if (c < rope.first_channel || c >= rope.first_channel + rope.rotary_dim()) {
+      if (key[c] != stored<T>(raw[c])) return HUGE_VAL;
+      continue;
+    }
     const double share = std::fabs(value - exact[c]) / stored_key_bound<T>(norms[c]);
     worst = infinipot::detail::is_nan(share) ? HUGE_VAL : std::max(worst, share);
   }

@@ -35,7 +35,7 @@ inline constexpr std::uint32_t most_archive_header = std::uint32_t{1} << 28U;
 /// A header with its own checksum.
 inline std::vector<std::byte> archive_header_bytes(const ArchiveSettings& s) {
   HeaderWriter out;
-  const std::size_t bytes = archive_preamble_bytes + 12 + std::size_t{7} * 8 + 8 + s.fingerprint.size() +
+  const std::size_t bytes = archive_preamble_bytes + 12 + std::size_t{9} * 8 + 8 + s.fingerprint.size() +
                             8 * s.rope.frequencies.size() + 8 * s.channels.centre.size() + 4;
   if (bytes > most_archive_header)
     invalid("an archive's header of ", bytes, " bytes is too large; leave out its channels");
@@ -47,8 +47,8 @@ inline std::vector<std::byte> archive_header_bytes(const ArchiveSettings& s) {
   out.put(static_cast<std::uint32_t>(s.fingerprint.size()));
   for (const std::uint64_t number :
        {std::uint64_t{s.shape.layers}, std::uint64_t{s.shape.query_heads}, std::uint64_t{s.shape.kv_heads},
-        std::uint64_t{s.shape.head_dim}, std::uint64_t{s.block}, s.limit,
-        std::uint64_t{s.rope.frequencies.size()}})
+        std::uint64_t{s.shape.head_dim}, std::uint64_t{s.shape.value_channels()}, std::uint64_t{s.block},
+        std::uint64_t{s.rope.first_channel}, s.limit, std::uint64_t{s.rope.frequencies.size()}})
     out.put(number);
   out.put(s.rope.attention_factor);
   for (const double frequency : s.rope.frequencies) out.put(frequency);
@@ -98,8 +98,8 @@ inline ArchiveSettings read_archive_header(std::span<const std::byte> header, co
   s.type = in.get_choice<ArchiveType>("type", 5);
   s.rope.pairing = in.get_choice<Pairing>("RoPE pairing", 2);
   const auto fingerprint = in.get<std::uint32_t>();
-  for (std::size_t* const number :
-       {&s.shape.layers, &s.shape.query_heads, &s.shape.kv_heads, &s.shape.head_dim, &s.block}) {
+  for (std::size_t* const number : {&s.shape.layers, &s.shape.query_heads, &s.shape.kv_heads,
+                                    &s.shape.head_dim, &s.shape.value_dim, &s.block, &s.rope.first_channel}) {
     const auto value = in.get<std::uint64_t>();
     *number = static_cast<std::size_t>(value);
     if (*number != value) invalid(path, " is of a machine with more memory");
@@ -130,6 +130,9 @@ inline void check_same_model(const ArchiveSettings& archive, const ArchiveSettin
   if (a.pairing != b.pairing)
     invalid(path, " is of a model whose RoPE pairs channels otherwise, ", name(a.pairing),
             ", than this one, ", name(b.pairing));
+  if (a.first_channel != b.first_channel)
+    invalid(path, " is of a model whose RoPE turns channels from ", a.first_channel, " on, not from ",
+            b.first_channel, " on as this one's");
   if (a.frequencies != b.frequencies)
     invalid(path, " is of a model with other RoPE frequencies (", a.frequencies.size(),
             " of them) than this one (", b.frequencies.size(), ')');

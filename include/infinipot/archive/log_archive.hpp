@@ -35,9 +35,9 @@ inline ArchiveSettings checked_archive(ArchiveSettings settings) {
   settings.rope.validate(settings.shape.head_dim);
   if (static_cast<std::uint32_t>(settings.type) > static_cast<std::uint32_t>(ArchiveType::tokens))
     invalid("archive type ", static_cast<std::uint32_t>(settings.type), " is out of range 0 .. 4");
-  if (settings.type != ArchiveType::tokens && settings.shape.head_dim > most_archived_channels)
-    invalid("head_dim ", settings.shape.head_dim, " of an archive with rows is out of range 1 .. ",
-            most_archived_channels);
+  const std::size_t channels = (std::max)(settings.shape.head_dim, settings.shape.value_channels());
+  if (settings.type != ArchiveType::tokens && channels > most_archived_channels)
+    invalid("rows of ", channels, " channels in an archive are out of range 1 .. ", most_archived_channels);
   if (settings.block == 0 || settings.block > most_block)
     invalid("an archive's block of ", settings.block, " entries is out of range 1 .. ", most_block);
   if (settings.fingerprint.size() > most_fingerprint)

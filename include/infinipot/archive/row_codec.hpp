@@ -16,17 +16,19 @@
 
 namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 
-/// The largest head_dim of an archive that has rows: a row of floats stands on the stack.
+/// The largest row of an archive that has rows: a row of floats stands on the stack.
 inline constexpr std::size_t most_archived_channels = 1024;
 
-/// How an archive keeps an entry's keys and values: (layers, kv_heads, [key, value]) rows, one after another.
+/// How an archive keeps an entry's keys and values: (layers, kv_heads, [key, value]) rows, one after another;
+/// keys alone if the shape has no values of their own.
 /// Keys are centred and scaled by their channels before they are quantised, as Pot<int8> does.
 class ArchiveRows {
  public:
   /// Throws std::invalid_argument for rows that are too large. Precondition: the settings are valid.
   explicit ArchiveRows(const ArchiveSettings& settings) : shape_(settings.shape), type_(settings.type) {
-    row_bytes_ = bytes_of_row();
-    entry_bytes_ = product({shape_.layers, shape_.kv_heads, 2, row_bytes_});
+    key_bytes_ = bytes_of_row(shape_.head_dim);
+    value_bytes_ = bytes_of_row(shape_.value_channels());
+    entry_bytes_ = product({shape_.layers, shape_.kv_heads, key_bytes_ + value_bytes_});
     if (type_ != ArchiveType::codes8 && type_ != ArchiveType::codes4) return;
     centre_ = settings.channels.centre;
     spread_ = settings.channels.spread;
@@ -57,7 +59,7 @@ class ArchiveRows {
   /// The key of an entry's rows, (head_dim) floats.
   void key(const std::byte* entry, std::size_t layer, std::size_t kv_head, float* key) const noexcept {
     const std::size_t pair = shape_.head_of(layer, kv_head), d = shape_.head_dim;
-    decode(entry + 2 * pair * row_bytes_, key);
+    decode(entry + pair * (key_bytes_ + value_bytes_), d, key);
     if (spread_.empty()) return;
     const float* const centre = centre_.data() + pair * d;
     const float* const spread = spread_.data() + pair * d;
@@ -65,12 +67,13 @@ class ArchiveRows {
   }
 
   void value(const std::byte* entry, std::size_t layer, std::size_t kv_head, float* value) const noexcept {
-    decode(entry + (2 * shape_.head_of(layer, kv_head) + 1) * row_bytes_, value);
+    decode(entry + shape_.head_of(layer, kv_head) * (key_bytes_ + value_bytes_) + key_bytes_,
+           shape_.value_channels(), value);
   }
 
  private:
-  std::size_t bytes_of_row() const noexcept {
-    const std::size_t d = shape_.head_dim;
+  /// Of `d` channels.
+  std::size_t bytes_of_row(std::size_t d) const noexcept {
     switch (type_) {
       case ArchiveType::float32:
         return d * sizeof(f32);
@@ -93,7 +96,7 @@ class ArchiveRows {
       const std::size_t layer = pair / shape_.kv_heads, head = pair % shape_.kv_heads;
       if constexpr (std::is_same_v<T, f32>) {
         source.key(layer, head, i, reinterpret_cast<float*>(out));
-        source.value(layer, head, i, reinterpret_cast<float*>(out + row_bytes_));
+        if (value_bytes_ > 0) source.value(layer, head, i, reinterpret_cast<float*>(out + key_bytes_));
       } else {
         float row[most_archived_channels];
         source.key(layer, head, i, row);
@@ -102,24 +105,23 @@ class ArchiveRows {
           const float* const spread = spread_.data() + pair * d;
           for (std::size_t c = 0; c < d; ++c) row[c] = (row[c] - centre[c]) / spread[c];
         }
-        encode_row<T>(row, out);
-        source.value(layer, head, i, row);
-        encode_row<T>(row, out + row_bytes_);
+        encode_row<T>(row, d, out);
+        if (value_bytes_ > 0) source.value(layer, head, i, row);
+        encode_row<T>(row, shape_.value_channels(), out + key_bytes_);
       }
-      out += 2 * row_bytes_;
+      out += key_bytes_ + value_bytes_;
     }
   }
 
   template <class T>
-  void encode_row(const float* row, std::byte* out) const noexcept {
+  void encode_row(const float* row, std::size_t d, std::byte* out) const noexcept {
     if constexpr (Element<T>)
-      from_float(row, shape_.head_dim, reinterpret_cast<T*>(out));
+      from_float(row, d, reinterpret_cast<T*>(out));
     else
-      quantize_row<T>(row, shape_.head_dim, out);
+      quantize_row<T>(row, d, out);
   }
 
-  void decode(const std::byte* row, float* out) const noexcept {
-    const std::size_t d = shape_.head_dim;
+  void decode(const std::byte* row, std::size_t d, float* out) const noexcept {
     switch (type_) {
       case ArchiveType::float32:
         return to_float(reinterpret_cast<const f32*>(row), d, out);
@@ -136,7 +138,7 @@ class ArchiveRows {
 
   Shape shape_;
   ArchiveType type_;
-  std::size_t row_bytes_ = 0, entry_bytes_ = 0;
+  std::size_t key_bytes_ = 0, value_bytes_ = 0, entry_bytes_ = 0;
   std::vector<float> centre_, spread_;  // (layers, kv_heads, head_dim), or empty
 };
 

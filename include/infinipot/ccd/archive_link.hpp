@@ -21,19 +21,19 @@ template <ArchivableEntries S>
 class StoreRows final : public RowSource {
  public:
   StoreRows(const S& store, std::size_t first) noexcept
-      : store_(store), first_(first), head_dim_(Shape(store.shape()).head_dim) {}
+      : store_(store), first_(first), value_channels_(Shape(store.shape()).value_channels()) {}
 
   void key(std::size_t layer, std::size_t kv_head, std::size_t i, float* key) const noexcept override {
     store_.read_projected(layer, kv_head, first_ + i, key);
   }
   void value(std::size_t layer, std::size_t kv_head, std::size_t i, float* value) const noexcept override {
     const FloatRows rows = store_.value_rows(layer, kv_head, first_ + i, 1, value);
-    if (rows.data != value) std::copy_n(rows.data, head_dim_, value);
+    if (rows.data != value) std::copy_n(rows.data, value_channels_, value);
   }
 
  private:
   const S& store_;
-  std::size_t first_, head_dim_;
+  std::size_t first_, value_channels_;
 };
 
 /// For an archive that asks for none.

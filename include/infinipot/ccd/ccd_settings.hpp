@@ -25,7 +25,7 @@ struct CcdSettings {
   /// capacity of a store without one.
   std::size_t keep = 0;
   std::size_t sinks = 4;    ///< first entries that always stay
-  std::size_t recent = 0;   ///< last entries that always stay
+  std::size_t recent = 0;   ///< last entries that always stay; the policy or the store may want more
   std::size_t chunk = 256;  ///< most tokens per call of forward() while reading, at least 1
 };
 
@@ -72,7 +72,7 @@ std::vector<std::vector<float>> entry_memory(const S& store, const P& policy, st
   const Shape shape = store.shape();
   std::size_t scratch = shape.head_dim;
   if constexpr (SizesScratch<P>) scratch = policy.scratch(shape, store.capacity());
-  return std::vector(workers, std::vector<float>(EntryRows::floats(shape.head_dim, scratch)));
+  return std::vector(workers, std::vector<float>(EntryRows::floats(shape, scratch)));
 }
 
 /// The sum, or on overflow the largest std::size_t: a setting may be a difference that fell below zero.
@@ -82,6 +82,15 @@ inline std::size_t saturating_sum(std::initializer_list<std::size_t> parts) {
   return total;
 }
 
+/// How many recent entries stay in a store: `recent`, or more if it asks for more.
+template <class S>
+std::size_t recent_in(const S& store, std::size_t recent) {
+  if constexpr (AsksForRecent<S>)
+    return (std::max)(recent, static_cast<std::size_t>(store.keeps_recent()));
+  else
+    return recent;
+}
+
 /// The settings with defaults filled in. Throws std::invalid_argument if they cannot work.
 template <class Engine, class S, Policy P>
 CcdSettings checked_settings(const Engine& engine, const S& store, const P& policy, CcdSettings settings) {
@@ -89,6 +98,9 @@ CcdSettings checked_settings(const Engine& engine, const S& store, const P& poli
   shape.validate();
   if (const Shape other = engine.shape(); !(other == shape))
     invalid("the engine's shape ", other, " differs from the store's ", shape);
+  if (reads_values<P> && shape.value_channels() == 0)
+    invalid(policy.name(),
+            " scores entries by their values, but this shape has none but the keys (value_dim 0)");
   if (const EntryTable& entries = store.entries(); !entries.empty())
     invalid("the store holds ", entries.size(), " entries already");
   const std::size_t capacity = store.capacity(), probe = longest_probe(policy),
@@ -96,7 +108,7 @@ CcdSettings checked_settings(const Engine& engine, const S& store, const P& poli
   if constexpr (requires { store.max_keep(); })
     if (settings.keep == 0) settings.keep = store.max_keep();
   if (settings.keep == 0) settings.keep = capacity / 2;
-  settings.recent = recent_of(policy, settings.recent, settings.keep);
+  settings.recent = recent_in(store, recent_of(policy, settings.recent, settings.keep));
   if (settings.keep >= capacity)
     invalid("keep ", settings.keep, " must be below the pot's capacity ", capacity);
   if constexpr (requires { store.max_keep(); })

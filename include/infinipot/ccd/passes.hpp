@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <utility>
@@ -41,7 +42,8 @@ class Passes {
         chunk_(chunk),
         received_(store.shape(), store.granularity(), store.capacity()),
         window_(window),
-        window_tokens_(window) {
+        window_tokens_(window),
+        shown_(YieldsQueries<Engine> ? Shape(store.shape()).layers : 0) {
     if constexpr (watches && by_queries)
       scorers_.assign(executor_.workers(), CapScorer(store.shape(), store.capacity()));
   }
@@ -133,7 +135,7 @@ class Passes {
     double seconds = 0;
     while (size() < end) {
       const std::size_t at = size() - first, count = (std::min)(chunk_, window.size() - at);
-      NoLogits logits(count);
+      NoLogits logits(count, window[at].position - size(), false);
       seconds +=
           add(policy, std::span(window_tokens_).subspan(at, count), window.subspan(at, count), logits, true);
     }
@@ -154,9 +156,10 @@ class Passes {
     watched_from_.reset();
   }
 
-  /// Runs the policy's probes at the end of the store and drops them. Returns the seconds that scoring took.
+  /// Runs the policy's probes at the end of the store, which is at `position` of the stream, and drops them.
+  /// Returns the seconds that scoring took.
   /// Throws std::invalid_argument for a probe that must not reach the engine.
-  double run_probes(P& policy) {
+  double run_probes(P& policy, std::uint64_t position) {
     double cap_seconds = 0;
     if constexpr (watch_of<P> == Watch::probes) {
       received_.begin_probes();
@@ -166,7 +169,7 @@ class Passes {
         if (probe.empty()) break;
         check_probe(policy, probe);
         Rollback rollback([&]() noexcept { store_.roll_back(first); });
-        NoLogits logits(probe.size());
+        NoLogits logits(probe.size(), position - first, true);
         cap_seconds += watch(policy, probe, first, logits, received_.of_probe(policy.reduce(), layers));
         rollback.release();
         store_.drop(first);
@@ -210,15 +213,15 @@ class Passes {
     if constexpr (observes) {
       if (!shows_queries(*engine_))
         invalid("the engine shows attention probabilities, but this policy needs its queries");
-      QueryObserver<P> queries(policy, store_.view().shape(), first, tokens.size());
+      QueryObserver<P> queries(policy, shown_, first, tokens.size());
       engine_->forward(tokens, first, logits, static_cast<QuerySink&>(queries));
       queries.require();
       return 0;
     }
     if constexpr (watches && by_queries) {
       if (shows_queries(*engine_)) {
-        QueryWatcher<Engine, S, X> queries(*engine_, store_.view(), scorers_, first, tokens.size(), scores,
-                                           executor_);
+        QueryWatcher<Engine, S, X> queries(*engine_, store_.view(), scorers_, shown_, first, tokens.size(),
+                                           scores, executor_);
         engine_->forward(tokens, first, logits, static_cast<QuerySink&>(queries));
         queries.require();
         return queries.seconds();
@@ -254,6 +257,7 @@ class Passes {
   std::optional<std::size_t> watched_from_;  // queries of entries from here on are in received_
   std::vector<Entry> window_;                // being read anew
   std::vector<Token> window_tokens_;         // the same
+  std::vector<std::uint8_t> shown_;          // (layers) for QueryCheck
 };
 
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail

@@ -30,28 +30,33 @@ struct AttentionScores {
   std::span<float> head(std::size_t head) const noexcept { return all.subspan(head * capacity, capacity); }
 };
 
-/// Checks the queries that a call of `tokens` tokens shows, since a sink cannot throw.
+/// Checks the queries that a call of `tokens` tokens shows, since a sink cannot throw. `shown` (layers) is
+/// its memory.
 class QueryCheck {
  public:
-  QueryCheck(const Shape& shape, std::size_t tokens, std::size_t layers) noexcept
-      : layers_(shape.layers), wanted_((std::min)(layers, shape.layers)), tokens_(tokens) {}
+  QueryCheck(std::span<std::uint8_t> shown, std::size_t tokens, std::size_t layers) noexcept
+      : shown_(shown), wanted_((std::min)(layers, shown.size())), tokens_(tokens) {
+    std::ranges::fill(shown_, std::uint8_t{0});
+  }
 
   /// Whether these are wanted, and are what they should be.
   bool takes(std::size_t layer, const Queries& queries) noexcept {
-    const bool fit = layer < layers_ && queries.count == tokens_ && queries.data != nullptr;
+    const bool fit = layer < shown_.size() && queries.count == tokens_ && queries.data != nullptr;
     if (!fit && !wrong_.seen) wrong_ = {.layer = layer, .tokens = queries.count, .seen = true};
     if (!fit || layer >= wanted_) return false;
-    ++shown_;
+    shown_[layer] = 1;
     return true;
   }
 
-  /// After the call. Throws std::invalid_argument if it did not show every wanted layer once.
+  /// After the call. Throws std::invalid_argument if it did not show every wanted layer.
   void require() const {
     if (wrong_.seen)
       invalid("the engine showed queries of ", wrong_.tokens, " tokens in layer ", wrong_.layer,
-              " (or a null pointer) in a call of ", tokens_, " tokens of a model of ", layers_, " layers");
-    if (shown_ != wanted_)
-      invalid("the engine showed the queries of ", shown_, " layers, not once of each of ", wanted_,
+              " (or a null pointer) in a call of ", tokens_, " tokens of a model of ", shown_.size(),
+              " layers");
+    const auto seen = static_cast<std::size_t>(std::ranges::count(shown_, std::uint8_t{1}));
+    if (seen != wanted_)
+      invalid("the engine showed the queries of ", seen, " layers, not of each of ", wanted_,
               " (QuerySink::layer())");
   }
 
@@ -61,7 +66,8 @@ class QueryCheck {
     bool seen = false;
   };
 
-  std::size_t layers_, wanted_, tokens_, shown_ = 0;
+  std::span<std::uint8_t> shown_;  // (layers) whether it was
+  std::size_t wanted_, tokens_;
   Wrong wrong_;  // the first
 };
 
@@ -69,14 +75,14 @@ class QueryCheck {
 template <class Engine, class S, class X>
 class QueryWatcher final : public QuerySink {
  public:
-  QueryWatcher(Engine& engine, const S& store, std::span<CapScorer> scorers, std::size_t first,
-               std::size_t tokens, AttentionScores scores, X executor) noexcept
+  QueryWatcher(Engine& engine, const S& store, std::span<CapScorer> scorers, std::span<std::uint8_t> shown,
+               std::size_t first, std::size_t tokens, AttentionScores scores, X executor) noexcept
       : engine_(engine),
         store_(store),
         scorers_(scorers),
         first_(first),
         scores_(scores),
-        check_(store.shape(), tokens, scores.layers),
+        check_(shown, tokens, scores.layers),
         executor_(executor) {}
 
   std::size_t layers() const noexcept override { return scores_.layers; }
@@ -132,8 +138,8 @@ bool shows_queries(const Engine& engine) {
 template <class P>
 class QueryObserver final : public QuerySink {
  public:
-  QueryObserver(P& policy, const Shape& shape, std::size_t first, std::size_t tokens) noexcept
-      : policy_(policy), first_(first), check_(shape, tokens, all_layers) {}
+  QueryObserver(P& policy, std::span<std::uint8_t> shown, std::size_t first, std::size_t tokens) noexcept
+      : policy_(policy), first_(first), check_(shown, tokens, all_layers) {}
 
   void layer(std::size_t layer, const Queries& queries) noexcept override {
     if (check_.takes(layer, queries)) policy_.observe(layer, first_, queries);
@@ -193,12 +199,12 @@ class ChunkLogits final : public LogitsSink {
   static constexpr float missing = std::numeric_limits<float>::lowest();
 
  public:
-  /// `entries` are the chunk's, one per token. With `score_all`, the NuC of all after the first is wanted
-  /// too: each is the target of the row before.
-  ChunkLogits(NucTracker& tracker, std::span<const Token> tokens, std::span<Entry> entries,
+  /// `entries` are the chunk's, one per token, the first at position `first` of the store. With `score_all`,
+  /// the NuC of all after the first is wanted too: each is the target of the row before.
+  ChunkLogits(NucTracker& tracker, std::span<const Token> tokens, std::span<Entry> entries, std::size_t first,
               bool score_all) noexcept
       : LogitsSink(score_all ? 0 : tokens.size() - 1,
-                   score_all ? tokens.subspan(1) : std::span<const Token>()),
+                   score_all ? tokens.subspan(1) : std::span<const Token>(), entries[0].position - first),
         tracker_(tracker),
         entries_(entries) {
     for (std::size_t i = 0; i < targets().size(); ++i) entries_[i + 1].nuc = missing;
@@ -239,7 +245,8 @@ class ChunkLogits final : public LogitsSink {
 /// Wants no logits at all.
 class NoLogits final : public LogitsSink {
  public:
-  explicit NoLogits(std::size_t tokens) noexcept : LogitsSink(tokens) {}
+  NoLogits(std::size_t tokens, std::uint64_t stream_offset, bool probe) noexcept
+      : LogitsSink(tokens, {}, stream_offset, probe) {}
   void row(std::size_t /*token*/, std::span<const float> /*logits*/) noexcept override {}
   void require() const noexcept {}
 };

@@ -22,8 +22,8 @@ class EntryRows {
   static constexpr std::size_t tile_rows = 64;
 
   /// Floats of memory for one worker, `scratch` of them for the policy.
-  static std::size_t floats(std::size_t head_dim, std::size_t scratch) noexcept {
-    return tile_rows * head_dim + scratch;
+  static std::size_t floats(const Shape& shape, std::size_t scratch) noexcept {
+    return tile_rows * channels(shape) + scratch;
   }
 
   template <ReadableEntries S>
@@ -39,13 +39,14 @@ class EntryRows {
         }),
         positions_(
             store.entries().positions(Shape(store.shape()).lane_of(layer, kv_head, store.granularity()))),
-        head_dim_(Shape(store.shape()).head_dim),
+        shape_(store.shape()),
         layer_(layer),
         kv_head_(kv_head),
         memory_(memory) {}
 
   std::size_t size() const noexcept { return positions_.size(); }
-  std::size_t head_dim() const noexcept { return head_dim_; }
+  std::size_t head_dim() const noexcept { return shape_.head_dim; }
+  std::size_t value_channels() const noexcept { return shape_.value_channels(); }
   std::size_t layer() const noexcept { return layer_; }
   std::size_t kv_head() const noexcept { return kv_head_; }
 
@@ -58,7 +59,7 @@ class EntryRows {
     for_each(visit, read_keys_);
   }
 
-  /// Calls visit(t, value) for every entry in order; `value` is (head_dim).
+  /// Calls visit(t, value) for every entry in order; `value` is (value_channels).
   template <class Visit>
   void for_each_value(const Visit& visit) const noexcept {
     for_each(visit, read_values_);
@@ -66,9 +67,14 @@ class EntryRows {
 
   /// Scratch for the policy, its values unspecified: as many floats as it asks for (SizesScratch), else
   /// head_dim.
-  std::span<float> scratch() const noexcept { return memory_.subspan(tile_rows * head_dim_); }
+  std::span<float> scratch() const noexcept { return memory_.subspan(tile_rows * channels(shape_)); }
 
  private:
+  /// Of the longer of keys and values.
+  static std::size_t channels(const Shape& shape) noexcept {
+    return (std::max)(shape.head_dim, shape.value_channels());
+  }
+
   using Read = FloatRows (*)(const void* store, std::size_t layer, std::size_t kv_head, std::size_t first,
                              std::size_t count, float* tile) noexcept;
 
@@ -85,7 +91,8 @@ class EntryRows {
   const void* store_;
   Read read_keys_, read_values_;
   std::span<const std::uint64_t> positions_;
-  std::size_t head_dim_, layer_, kv_head_;
+  Shape shape_;
+  std::size_t layer_, kv_head_;
   std::span<float> memory_;
 };
 

@@ -49,6 +49,8 @@ struct ExpectedAttentionSettings {
 /// formula.
 class ExpectedAttention {
  public:
+  static constexpr bool reads_values = true;
+
   /// Throws std::invalid_argument for a future of 0 and an epsilon out of range. begin() checks whether the
   /// rope fits.
   ExpectedAttention(ExpectedAttentionSettings settings) : settings_(std::move(settings)) {
@@ -86,9 +88,9 @@ class ExpectedAttention {
       add_softmax(logits, 1 / static_cast<float>(group_), scores.subspan(sinks));
     }
     const auto epsilon = static_cast<float>(settings_.epsilon);
-    const auto d = static_cast<Eigen::Index>(rows.head_dim());
+    const auto v = static_cast<Eigen::Index>(rows.value_channels());
     rows.for_each_value([&](std::size_t t, const float* value) {
-      scores[t] = (scores[t] + epsilon) * Eigen::Map<const Eigen::VectorXf>(value, d).norm();
+      scores[t] = (scores[t] + epsilon) * Eigen::Map<const Eigen::VectorXf>(value, v).norm();
     });
     float largest = 0;
     for (const float& score : scores.subspan(sinks))
@@ -117,7 +119,7 @@ class ExpectedAttention {
       memory[i] = static_cast<float>(turn.real());
       memory[pairs + i] = static_cast<float>(turn.imag());
     }
-    return {memory.data(), memory.data() + pairs, pairs};
+    return {memory.data(), memory.data() + pairs, pairs, settings_.rope.first_channel};
   }
 
   /// The logarithm of what query head `head` of the group is expected to pay each entry, up to a constant.

@@ -9,7 +9,7 @@
 
 namespace infinipot::inline INFINIPOT_NAMESPACE {
 
-/// Rows of one layer: head_dim contiguous elements at data + kv_head * head_stride + entry * entry_stride.
+/// Rows of one layer: a head's contiguous channels at data + kv_head * head_stride + entry * entry_stride.
 /// Strides count elements.
 template <Element T>
 struct Rows {
@@ -27,6 +27,7 @@ struct Rows {
 ///   calm (CPU):         separate keys and values, (layer, entry, kv_heads * head_dim)
 ///   gemma.cpp:          one row per entry, [layer][kv_head][K, V]
 ///   yalm, llama.cpp:    memory allocated per layer, (entry, kv_heads * head_dim)
+/// Without values if the shape says that they are read from the keys' rows (value_dim 0).
 template <Element T>
 struct KvLayout {
   std::vector<Rows<T>> keys;

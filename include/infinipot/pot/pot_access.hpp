@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "infinipot/element.hpp"
 #include "infinipot/pot.hpp"
@@ -12,11 +13,11 @@
 
 namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 
-/// Sections of a file, in order. E entries, S survivors (entries with an original), row = bytes of a row.
+/// Sections of a file, in order. E entries, S survivors (entries with an original).
 enum class Section : std::uint32_t {
-  keys,             ///< (layers, kv_heads, E, row)
-  values,           ///< (layers, kv_heads, E, row)
-  originals,        ///< (layers, kv_heads, S, row) keys as first written
+  keys,             ///< (layers, kv_heads, E, row of a key)
+  values,           ///< (layers, kv_heads, E, row of a value)
+  originals,        ///< (layers that RoPE turns, kv_heads, S, row of a key) keys as first written
   first_positions,  ///< (lanes, S) u32 that they are rotated for
   positions,        ///< (lanes, E) u64
   tokens,           ///< (lanes, E) i32
@@ -29,12 +30,17 @@ enum class Section : std::uint32_t {
 inline constexpr std::size_t sections = 11;
 
 struct PotAccess {
+  /// Bytes of a row of so many channels.
   template <class T>
-  static std::size_t row_size(const Shape& shape) noexcept {
+  static std::size_t row_size(std::size_t channels) noexcept {
     if constexpr (Element<T>)
-      return shape.head_dim * sizeof(T);
+      return channels * sizeof(T);
     else
-      return row_bytes<T>(shape.head_dim);
+      return row_bytes<T>(channels);
+  }
+
+  static const std::vector<std::size_t>& layers_without_rope(const PotBase& pot) noexcept {
+    return pot.settings_.layers_without_rope;
   }
 
   template <Element T>
@@ -125,19 +131,23 @@ struct PotAccess {
 
   template <Element T, class F>
   static void rows(const Pot<T>& pot, Section section, F& function) {
-    for (std::size_t layer = 0; layer < pot.shape().layers; ++layer) {
-      const Rows<T>& rows = section == Section::keys ? pot.keys(layer) : pot.values(layer);
+    const bool of_keys = section == Section::keys;
+    const std::size_t channels = of_keys ? pot.shape().head_dim : pot.shape().value_channels();
+    for (std::size_t layer = 0; layer < pot.shape().layers && channels > 0; ++layer) {
+      const Rows<T>& rows = of_keys ? pot.keys(layer) : pot.values(layer);
       for (std::size_t head = 0; head < pot.shape().kv_heads; ++head)
         for (std::size_t entry = 0; entry < pot.size(); ++entry)
-          function(bytes_of(rows.row(head, entry), pot.shape().head_dim));
+          function(bytes_of(rows.row(head, entry), channels));
     }
   }
   template <Quantized T, class F>
   static void rows(const Pot<T>& pot, Section section, F& function) {
-    const std::span<std::byte> all = section == Section::keys ? pot.keys_ : pot.values_;
     for (std::size_t layer = 0; layer < pot.shape().layers; ++layer)
       for (std::size_t head = 0; head < pot.shape().kv_heads; ++head)
-        function(std::span(pot.row(all, layer, head, 0), pot.size() * pot.row_bytes_));
+        if (section == Section::keys)
+          function(std::span(pot.key_row(layer, head, 0), pot.size() * pot.key_bytes_));
+        else
+          function(std::span(pot.value_row(layer, head, 0), pot.size() * pot.value_bytes_));
   }
 
   template <Element T, class F>
@@ -145,7 +155,7 @@ struct PotAccess {
     const std::size_t d = pot.shape().head_dim;
     for (std::size_t pair = 0; pair < pot.shape().heads(); ++pair) {
       const std::size_t kv_heads = pot.shape().kv_heads;
-      if (survivors(pot) == 0) continue;
+      if (survivors(pot) == 0 || !pot.rotates(pair / kv_heads)) continue;
       for (const Index row : survivor_rows(pot, pair / pot.shape().heads_per_lane(pot.granularity())))
         function(bytes_of(pot.originals(pair / kv_heads, pair % kv_heads) + row * d, d));
     }

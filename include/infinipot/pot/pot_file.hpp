@@ -65,7 +65,7 @@ void restore_pot(std::span<const std::byte> file, Pot<T>& pot) {
     detail::invalid("the pot file is of another shape, ", s.shape, ", than the pot, ", pot.shape());
   same(s.key_storage == pot.key_storage(), "key storage");
   same(s.granularity == pot.granularity(), "granularity");
-  same(s.rope == pot.rope(), "RoPE");
+  same(s.rope == pot.rope() && s.layers_without_rope == detail::PotAccess::layers_without_rope(pot), "RoPE");
   same(info.channels == detail::PotAccess::channels(pot), "number of key channels");
   same(info.survivors == 0 || detail::PotAccess::remembers(pot), "memory of first keys");
   if (info.size > pot.capacity())

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -21,8 +22,9 @@
 
 namespace infinipot::inline INFINIPOT_NAMESPACE {
 
-/// The version of the file format.
-inline constexpr std::uint32_t pot_file_version = 1;
+/// The version of the file format. Version 1 had no value dimension of its own, no first channel of RoPE and
+/// no layers without it.
+inline constexpr std::uint32_t pot_file_version = 2;
 
 /// Element types as a file numbers them.
 enum class ElementCode : std::uint32_t { float32, float16, bfloat16, codes8, codes4 };
@@ -85,8 +87,23 @@ inline std::uint64_t lanes_of(const PotSettings& settings) noexcept {
                             settings.granularity == Granularity::head ? settings.shape.kv_heads : 1);
 }
 
-/// Bytes of one of the pot's sections, by the header; `row` is those of a key or value.
-inline std::uint64_t section_bytes(const PotFileInfo& info, Section section, std::uint64_t row) noexcept {
+inline std::uint64_t bytes_of_row(ElementCode element, std::size_t channels) noexcept {
+  switch (element) {
+    case ElementCode::float32:
+      return PotAccess::row_size<f32>(channels);
+    case ElementCode::float16:
+    case ElementCode::bfloat16:
+      return PotAccess::row_size<f16>(channels);
+    case ElementCode::codes8:
+      return PotAccess::row_size<int8>(channels);
+    case ElementCode::codes4:
+      break;
+  }
+  return PotAccess::row_size<int4>(channels);
+}
+
+/// Bytes of one of the pot's sections, by the header.
+inline std::uint64_t section_bytes(const PotFileInfo& info, Section section) noexcept {
   const Shape& shape = info.settings.shape;
   const std::uint64_t heads = saturating_product(shape.layers, shape.kv_heads);
   const std::uint64_t lanes = lanes_of(info.settings);
@@ -95,10 +112,12 @@ inline std::uint64_t section_bytes(const PotFileInfo& info, Section section, std
   };
   switch (section) {
     case Section::keys:
+      return all(heads, info.size, bytes_of_row(info.element, shape.head_dim));
     case Section::values:
-      return all(heads, info.size, row);
+      return all(heads, info.size, bytes_of_row(info.element, shape.value_channels()));
     case Section::originals:
-      return all(heads, info.survivors, row);
+      return all(saturating_product(shape.layers - info.settings.layers_without_rope.size(), shape.kv_heads),
+                 info.survivors, bytes_of_row(info.element, shape.head_dim));
     case Section::first_positions:
       return all(lanes, info.survivors, sizeof(Index));
     case Section::positions:
@@ -118,29 +137,14 @@ inline std::uint64_t section_bytes(const PotFileInfo& info, Section section, std
   return saturating_product(info.channels, sizeof(float));
 }
 
-inline std::uint64_t bytes_of_row(ElementCode element, std::size_t head_dim) noexcept {
-  const Shape shape{1, 1, 1, head_dim};
-  switch (element) {
-    case ElementCode::float32:
-      return PotAccess::row_size<f32>(shape);
-    case ElementCode::float16:
-    case ElementCode::bfloat16:
-      return PotAccess::row_size<f16>(shape);
-    case ElementCode::codes8:
-      return PotAccess::row_size<int8>(shape);
-    case ElementCode::codes4:
-      break;
-  }
-  return PotAccess::row_size<int4>(shape);
-}
-
 inline std::uint32_t crc_of(std::span<const std::byte> bytes) noexcept {
   Crc32 crc;
   crc.add(bytes);
   return crc.value();
 }
 
-/// A header with its own checksum. Its size depends only on the number of frequencies.
+/// A header with its own checksum. Its size depends only on the numbers of frequencies and of layers without
+/// RoPE.
 inline std::vector<std::byte> header_bytes(const PotHeader& header) {
   const PotFileInfo& info = header.info;
   const PotSettings& s = info.settings;
@@ -155,10 +159,12 @@ inline std::vector<std::byte> header_bytes(const PotHeader& header) {
     out.put(choice);
   for (const std::size_t number :
        {s.shape.layers, s.shape.query_heads, s.shape.kv_heads, s.shape.head_dim, s.capacity, s.max_keep,
-        info.size, info.survivors, info.channels, s.rope.frequencies.size()})
+        info.size, info.survivors, info.channels, s.rope.frequencies.size(), s.shape.value_channels(),
+        s.rope.first_channel, s.layers_without_rope.size()})
     out.put(std::uint64_t{number});
   out.put(s.rope.attention_factor);
   for (const double frequency : s.rope.frequencies) out.put(frequency);
+  for (const std::size_t layer : s.layers_without_rope) out.put(std::uint64_t{layer});
   for (const SectionRecord& section : header.table) {
     out.put(section.offset);
     out.put(section.bytes);
@@ -178,8 +184,9 @@ inline PotHeader read_header(std::span<const std::byte> file) {
   HeaderReader in(file);
   in.get<std::uint64_t>();
   PotHeader header;
-  if (const auto version = in.get<std::uint32_t>(); version != pot_file_version)
-    invalid("the pot file has version ", version, "; this library reads version ", pot_file_version);
+  const auto version = in.get<std::uint32_t>();
+  if (version == 0 || version > pot_file_version)
+    invalid("the pot file has version ", version, "; this library reads versions 1 .. ", pot_file_version);
   header.header_bytes = in.get<std::uint32_t>();
   header.file_bytes = in.get<std::uint64_t>();
   if (header.file_bytes != file.size())
@@ -190,25 +197,30 @@ inline PotHeader read_header(std::span<const std::byte> file) {
   s.key_storage = in.get_choice<KeyStorage>("key storage", 2);
   s.granularity = in.get_choice<Granularity>("granularity", 3);
   s.rope.pairing = in.get_choice<Pairing>("RoPE pairing", 2);
-  for (std::size_t* const number :
-       {&s.shape.layers, &s.shape.query_heads, &s.shape.kv_heads, &s.shape.head_dim, &s.capacity, &s.max_keep,
-        &info.size, &info.survivors, &info.channels})
-    *number = static_cast<std::size_t>(in.get<std::uint64_t>());
-  const auto frequencies = in.get<std::uint64_t>();
+  const auto get_all = [&in](std::initializer_list<std::size_t*> numbers) {
+    for (std::size_t* const number : numbers) *number = static_cast<std::size_t>(in.get<std::uint64_t>());
+  };
+  std::size_t frequencies = 0, without_rope = 0;
+  get_all({&s.shape.layers, &s.shape.query_heads, &s.shape.kv_heads, &s.shape.head_dim, &s.capacity,
+           &s.max_keep, &info.size, &info.survivors, &info.channels, &frequencies});
+  if (version > 1) get_all({&s.shape.value_dim, &s.rope.first_channel, &without_rope});
   const auto no_fit = [&] {
     invalid("the pot file's header of ", header.header_bytes, " bytes does not fit ", frequencies,
-            " frequencies");
+            " frequencies and ", without_rope, " layers without RoPE");
   };
   if (header.header_bytes > file.size() || header.header_bytes < in.at() ||
-      frequencies > (header.header_bytes - in.at()) / sizeof(double))
+      frequencies > (header.header_bytes - in.at()) / sizeof(double) ||
+      without_rope > (header.header_bytes - in.at()) / sizeof(std::uint64_t) - frequencies)
     no_fit();
   const std::size_t checked = header.header_bytes - 8;
   HeaderReader checksum(file.subspan(checked));
   if (checksum.get<std::uint32_t>() != crc_of(file.first(checked)))
     invalid("the pot file's header is damaged: its checksum is wrong");
   s.rope.attention_factor = in.get<double>();
-  s.rope.frequencies.resize(static_cast<std::size_t>(frequencies));
+  s.rope.frequencies.resize(frequencies);
   for (double& frequency : s.rope.frequencies) frequency = in.get<double>();
+  s.layers_without_rope.resize(without_rope);
+  for (std::size_t& layer : s.layers_without_rope) layer = static_cast<std::size_t>(in.get<std::uint64_t>());
   for (SectionRecord& section : header.table) {
     section.offset = in.get<std::uint64_t>();
     section.bytes = in.get<std::uint64_t>();
@@ -233,12 +245,11 @@ inline void check_sizes(const PotHeader& header) {
       info.channels !=
           saturating_product(saturating_product(s.shape.layers, s.shape.kv_heads), s.shape.head_dim))
     invalid("the pot file has ", info.channels, " key channels, which do not fit its shape");
-  const std::uint64_t row = bytes_of_row(info.element, s.shape.head_dim);
   std::uint64_t offset = file_aligned(header.header_bytes);
   for (std::size_t i = 0; i < file_sections; ++i) {
     const SectionRecord& section = header.table[i];
     if (section.offset != offset ||
-        (i < sections && section.bytes != section_bytes(info, static_cast<Section>(i), row)) ||
+        (i < sections && section.bytes != section_bytes(info, static_cast<Section>(i))) ||
         section.offset > header.file_bytes || section.bytes > header.file_bytes - section.offset)
       invalid("the pot file's section ", i, " has ", section.bytes, " bytes at ", section.offset,
               ", which is not what its header asks for");
@@ -318,12 +329,12 @@ template <class T>
 PotHeader header_for(const Pot<T>& pot, std::span<const std::byte> extra) {
   check_endianness();
   PotHeader header;
-  header.info = {
-      element_code<T>,
-      {pot.shape(), pot.capacity(), pot.max_keep(), pot.granularity(), pot.key_storage(), pot.rope()},
-      pot.size(),
-      PotAccess::survivors(pot),
-      PotAccess::channels(pot)};
+  header.info = {element_code<T>,
+                 {pot.shape(), pot.capacity(), pot.max_keep(), pot.granularity(), pot.key_storage(),
+                  pot.rope(), PotAccess::layers_without_rope(pot)},
+                 pot.size(),
+                 PotAccess::survivors(pot),
+                 PotAccess::channels(pot)};
   header.header_bytes = header_bytes(header).size();
   std::uint64_t end = header.header_bytes;
   for (std::size_t i = 0; i < file_sections; ++i) {

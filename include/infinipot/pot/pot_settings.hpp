@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "infinipot/detail/error.hpp"
 #include "infinipot/rope.hpp"
@@ -19,6 +21,20 @@ enum class KeyStorage : std::uint8_t {
   unrotated  ///< as projected; the engine rotates them by their index when it reads
 };
 
+namespace detail {
+
+/// Throws std::invalid_argument unless these are some of the shape's layers, ascending.
+inline void check_layers_without_rope(std::span<const std::size_t> layers, const Shape& shape) {
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    if (layers[i] >= shape.layers)
+      invalid("layer ", layers[i], ", which is to be without RoPE, is out of range 0 .. ", shape.layers - 1);
+    if (i > 0 && layers[i] <= layers[i - 1])
+      invalid("layers without RoPE must ascend, but ", layers[i], " comes after ", layers[i - 1]);
+  }
+}
+
+}  // namespace detail
+
 struct PotSettings {
   Shape shape;
   std::size_t capacity = 0;  ///< M: entries per (layer, kv head)
@@ -28,6 +44,8 @@ struct PotSettings {
   Granularity granularity = Granularity::head;
   KeyStorage key_storage = KeyStorage::rotated;
   Rope rope = {};  ///< the model's; without frequencies keys have no position (ALiBi, NoPE)
+  /// Layers whose keys have no position although others' have (SmolLM3: 3, 7, 11, ...), ascending.
+  std::vector<std::size_t> layers_without_rope = {};
 
   /// A copy with defaults filled in. Throws std::invalid_argument for values out of range.
   PotSettings checked() && {
@@ -38,6 +56,7 @@ struct PotSettings {
     if (max_keep == 0) max_keep = capacity / 2;
     if (max_keep >= capacity)
       detail::invalid("max_keep ", max_keep, " must be below the pot's capacity ", capacity);
+    detail::check_layers_without_rope(layers_without_rope, shape);
     return std::move(*this);
   }
 };

@@ -71,7 +71,7 @@ KeyChannels measure_key_channels(const Pot<T>& pot) {
     for (std::size_t entry = 0; entry < pot.size(); ++entry) {
       const T* const stored = pot.keys(pair / shape.kv_heads).row(pair % shape.kv_heads, entry);
       detail::to_float(stored, d, key.data());
-      if (pot.key_storage() == KeyStorage::rotated)
+      if (pot.key_storage() == KeyStorage::rotated && pot.rotates(pair / shape.kv_heads))
         rotate(key.data(), pot.angles()[entry], pot.rope().pairing, Turn::backward, d, key.data());
       for (std::size_t c = 0; c < d; ++c) {
         sums[c] += static_cast<double>(key[c]);
@@ -106,15 +106,16 @@ class Pot<T> : public detail::PotBase {
 
   /// The same with the keys' channels, which may be empty.
   Pot(PotSettings settings, const KeyChannels& channels)
-      : PotBase(std::move(settings)), row_bytes_(detail::row_bytes<T>(shape().head_dim)) {
+      : PotBase(std::move(settings)),
+        key_bytes_(detail::row_bytes<T>(shape().head_dim)),
+        value_bytes_(detail::row_bytes<T>(shape().value_channels())) {
     if (shape().head_dim > most_channels)
       detail::invalid("head_dim ", shape().head_dim, " of a quantised pot is out of range 1 .. ",
                       most_channels);
     const bool known = !channels.centre.empty() || !channels.spread.empty();
     if (known) channels.validate(shape());
-    const std::size_t bytes = detail::product({rows(), row_bytes_});
-    const auto keys = arena_.reserve<std::byte>(bytes);
-    const auto values = arena_.reserve<std::byte>(bytes);
+    const auto keys = arena_.reserve<std::byte>(detail::product({rows(), key_bytes_}));
+    const auto values = arena_.reserve<std::byte>(detail::product({rows(), value_bytes_}));
     const auto centres = arena_.reserve<float>(known ? channels.centre.size() : 0);
     const auto spreads = arena_.reserve<float>(known ? channels.spread.size() : 0);
     allocate();
@@ -146,8 +147,8 @@ class Pot<T> : public detail::PotBase {
       detail::invalid("a pot of other key channels cannot be copied into this one");
     for (std::size_t pair = 0; pair < shape().heads(); ++pair) {
       const std::size_t layer = pair / shape().kv_heads, head = pair % shape().kv_heads;
-      std::copy_n(other.row(other.keys_, layer, head, 0), count * row_bytes_, row(keys_, layer, head, 0));
-      std::copy_n(other.row(other.values_, layer, head, 0), count * row_bytes_, row(values_, layer, head, 0));
+      std::copy_n(other.key_row(layer, head, 0), count * key_bytes_, key_row(layer, head, 0));
+      std::copy_n(other.value_row(layer, head, 0), count * value_bytes_, value_row(layer, head, 0));
     }
     entries_.assign(other.entries_, count);
   }
@@ -159,24 +160,22 @@ class Pot<T> : public detail::PotBase {
              const float* value) noexcept {
     const std::size_t d = shape().head_dim;
     float turned[most_channels];
-    if (key_storage() == KeyStorage::rotated)
-      rotate(key, angles_[entry], rope().pairing, Turn::backward, d, turned);
-    else
-      std::copy_n(key, d, turned);
+    std::copy_n(key, d, turned);
+    if (key_storage() == KeyStorage::rotated) turn(layer, entry, Turn::backward, turned);
     encode(layer, kv_head, entry, turned, value);
   }
 
   /// The key of an entry as projected: before RoPE, without its attention factor; (head_dim) floats.
   void read_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key) const noexcept {
     decode(layer, kv_head, entry, key);
-    if (key_storage() == KeyStorage::rotated) scale(1 / rope().attention_factor, key);
+    if (key_storage() == KeyStorage::rotated) scale(layer, 1 / rope().attention_factor, key);
   }
 
   /// Writes one entry whose key is as projected, whatever key_storage() says. `key` is used as scratch.
   /// Otherwise as write().
   void write_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
                        const float* value) noexcept {
-    if (key_storage() == KeyStorage::rotated) scale(rope().attention_factor, key);
+    if (key_storage() == KeyStorage::rotated) scale(layer, rope().attention_factor, key);
     encode(layer, kv_head, entry, key, value);
   }
 
@@ -189,9 +188,12 @@ class Pot<T> : public detail::PotBase {
   void keep(const Selection& kept, X executor = {}) noexcept {
     executor.for_each(shape().heads(), [&](std::size_t pair, std::size_t) {
       const std::size_t lane = pair / shape().heads_per_lane(granularity());
-      for (const std::span<std::byte> rows : {keys_, values_})
-        compact_rows(row(rows, pair / shape().kv_heads, pair % shape().kv_heads, 0),
-                     static_cast<std::ptrdiff_t>(row_bytes_), row_bytes_, kept.lane(lane));
+      const std::size_t layer = pair / shape().kv_heads, head = pair % shape().kv_heads;
+      const auto compact = [&](std::byte* rows, std::size_t bytes) {
+        compact_rows(rows, static_cast<std::ptrdiff_t>(bytes), bytes, kept.lane(lane));
+      };
+      compact(key_row(layer, head, 0), key_bytes_);
+      compact(value_row(layer, head, 0), value_bytes_);
     });
     entries_.keep(kept, executor);
   }
@@ -204,20 +206,21 @@ class Pot<T> : public detail::PotBase {
       float* const key = tile + i * d;
       decode(layer, kv_head, first + i, key);
       if (key_storage() == KeyStorage::unrotated)
-        rotate_for_reading(first + i, key);
+        rotate_for_reading(layer, first + i, key);
       else
-        rotate(key, angles_[first + i], rope().pairing, Turn::forward, d, key);
+        turn(layer, first + i, Turn::forward, key);
     }
     return {tile, static_cast<std::ptrdiff_t>(d)};
   }
 
-  /// Values of entries first .. first + count - 1, in `tile`, (count, head_dim).
+  /// Values of entries first .. first + count - 1, in `tile`, (count, value_channels).
   FloatRows value_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
                        float* tile) const noexcept {
-    const std::size_t d = shape().head_dim;
-    const std::byte* const rows = row(values_, layer, kv_head, first);
-    for (std::size_t i = 0; i < count; ++i) detail::dequantize_row<T>(rows + i * row_bytes_, d, tile + i * d);
-    return {tile, static_cast<std::ptrdiff_t>(d)};
+    const std::size_t v = shape().value_channels();
+    const std::byte* const rows = value_row(layer, kv_head, first);
+    for (std::size_t i = 0; i < count; ++i)
+      detail::dequantize_row<T>(rows + i * value_bytes_, v, tile + i * v);
+    return {tile, static_cast<std::ptrdiff_t>(v)};
   }
 
  private:
@@ -231,28 +234,30 @@ class Pot<T> : public detail::PotBase {
       const std::size_t at = shape().head_of(layer, kv_head) * d;
       for (std::size_t c = 0; c < d; ++c) key[c] = (key[c] - centre_[at + c]) / spread_[at + c];
     }
-    detail::quantize_row<T>(key, d, row(keys_, layer, kv_head, entry));
-    detail::quantize_row<T>(value, d, row(values_, layer, kv_head, entry));
+    detail::quantize_row<T>(key, d, key_row(layer, kv_head, entry));
+    detail::quantize_row<T>(value, shape().value_channels(), value_row(layer, kv_head, entry));
   }
 
   /// A key, not rotated.
   void decode(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key) const noexcept {
     const std::size_t d = shape().head_dim;
-    detail::dequantize_row<T>(row(keys_, layer, kv_head, entry), d, key);
+    detail::dequantize_row<T>(key_row(layer, kv_head, entry), d, key);
     if (spread_.empty()) return;
     const std::size_t at = shape().head_of(layer, kv_head) * d;
     for (std::size_t c = 0; c < d; ++c) key[c] = centre_[at + c] + spread_[at + c] * key[c];
   }
 
-  template <class Byte>
-  Byte* row(std::span<Byte> rows, std::size_t layer, std::size_t kv_head, std::size_t entry) const noexcept {
-    return rows.data() + (shape().head_of(layer, kv_head) * capacity() + entry) * row_bytes_;
+  std::byte* key_row(std::size_t layer, std::size_t kv_head, std::size_t entry) const noexcept {
+    return keys_.data() + (shape().head_of(layer, kv_head) * capacity() + entry) * key_bytes_;
+  }
+  std::byte* value_row(std::size_t layer, std::size_t kv_head, std::size_t entry) const noexcept {
+    return values_.data() + (shape().head_of(layer, kv_head) * capacity() + entry) * value_bytes_;
   }
 
-  std::size_t row_bytes_;
-  std::span<std::byte> keys_;    // (layers, kv_heads, capacity, row_bytes)
-  std::span<std::byte> values_;  // the same
-  std::span<float> centre_;      // (layers, kv_heads, head_dim), or empty
+  std::size_t key_bytes_, value_bytes_;  // of a row
+  std::span<std::byte> keys_;            // (layers, kv_heads, capacity, key_bytes)
+  std::span<std::byte> values_;          // (layers, kv_heads, capacity, value_bytes)
+  std::span<float> centre_;              // (layers, kv_heads, head_dim), or empty
   std::span<float> spread_;
 };
 

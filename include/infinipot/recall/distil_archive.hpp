@@ -58,7 +58,7 @@ class ArchiveDistiller {
         settings_(settings),
         make_(make),
         leading_(leading_entries(own.entries(), reader.settings().sinks)),
-        newest_(newest_entries(own.entries(), leading_, settings.recent)),
+        newest_(newest_entries(own.entries(), leading_, recent_in(own, settings.recent))),
         keep_(reader.settings().keep - (std::min)(newest_.size(), reader.settings().keep)) {
     if (settings.steps == 0) invalid("a recall has at least 1 step");
     if (keep_ == 0)

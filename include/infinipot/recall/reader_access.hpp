@@ -155,14 +155,15 @@ struct ReaderAccess {
     S& store = reader.store().target();
     X& executor = reader.passes_.executor();
     const Shape shape = store.shape();
-    scratch.resize((std::max)(scratch.size(), executor.workers() * 2 * shape.head_dim));
+    const std::size_t floats = shape.head_dim + shape.value_channels();
+    scratch.resize((std::max)(scratch.size(), executor.workers() * floats));
     executor.for_each(count, [&](std::size_t i, std::size_t worker) {
-      float* const key = scratch.data() + worker * 2 * shape.head_dim;
+      float* const key = scratch.data() + worker * floats;
       float* const value = key + shape.head_dim;
       for (std::size_t layer = 0; layer < shape.layers; ++layer)
         for (std::size_t head = 0; head < shape.kv_heads; ++head) {
           rows.key(layer, head, at + i, key);
-          rows.value(layer, head, at + i, value);
+          if (shape.value_channels() > 0) rows.value(layer, head, at + i, value);
           store.write_projected(layer, head, first + i, key, value);
         }
     });

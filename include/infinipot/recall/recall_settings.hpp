@@ -38,7 +38,8 @@ struct RecallSettings {
   std::function<bool(Token)> ends_draft = {};  ///< whether a token ends a draft
   /// Whether what was kept is read once more, as a text of its own, so that it sees one another.
   bool read_anew = false;
-  /// How many of the kept entries are the newest of the reader's pot, at most. The archive gives the others.
+  /// How many of the kept entries are the newest of the reader's pot, at most; the pot may want more. The
+  /// archive gives the others.
   std::size_t recent = 0;
   /// A bound on the time. A first step that exceeds it is given up; no further one begins that would exceed
   /// it, by the time of the one before.

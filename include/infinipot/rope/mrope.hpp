@@ -79,7 +79,7 @@ inline Angles mrope_angles(const Mrope& mrope, const MropePosition& position,
     memory[i] = static_cast<float>(std::cos(angle));
     memory[pairs + i] = static_cast<float>(std::sin(angle));
   }
-  return {memory.data(), memory.data() + pairs, pairs};
+  return {memory.data(), memory.data() + pairs, pairs, mrope.rope.first_channel};
 }
 
 /// Rotates one key or query (head_dim floats) for its three positions, into `out`, which may be `in`, without

@@ -57,8 +57,8 @@ void rotate_row(const T* in, const Angles& angles, Pairing pairing, std::size_t 
     const std::size_t pairs = angles.pairs;
     for (std::size_t i = 0; i < pairs; i += tile) {
       const std::size_t n = (std::min)(tile, pairs - i);
-      const std::size_t first = pairing == Pairing::half_split ? i : 2 * i;
-      const std::size_t second = pairing == Pairing::half_split ? i + pairs : 2 * i + n;
+      const std::size_t first = angles.first + (pairing == Pairing::half_split ? i : 2 * i);
+      const std::size_t second = first + (pairing == Pairing::half_split ? pairs : n);
       const Angles part{angles.cos + i, angles.sin + i, n};
       to_float(in + first, n, both);
       to_float(in + second, n, both + n);
@@ -66,7 +66,10 @@ void rotate_row(const T* in, const Angles& angles, Pairing pairing, std::size_t 
       from_float(both, n, out + first);
       from_float(both + n, n, out + second);
     }
-    if (in != out) std::copy(in + 2 * pairs, in + head_dim, out + 2 * pairs);
+    if (in == out) return;
+    const std::size_t end = angles.first + 2 * pairs;
+    std::copy(in, in + angles.first, out);
+    std::copy(in + end, in + head_dim, out + end);
   }
 }
 

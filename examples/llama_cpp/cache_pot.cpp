@@ -1,0 +1,186 @@
+#include "cache_pot.hpp"
+
+#include <algorithm>
+#include <sstream>
+#include <stdexcept>
+#include <utility>
+
+#include "find_cache.hpp"
+#include "infinipot/pot/pot_file.hpp"
+
+namespace llama_cpp {
+namespace {
+
+template <class Error = std::invalid_argument, class... Parts>
+[[noreturn]] void refuse(const Parts&... parts) {
+  std::ostringstream text;
+  text << "llama.cpp pot: ";
+  (text << ... << parts);
+  throw Error(text.str());
+}
+
+llama_context& checked(llama_context& context, llama_seq_id sequence, const CachePotSettings& settings) {
+  if (const auto sequences = llama_n_seq_max(&context);
+      sequence < 0 || static_cast<std::uint32_t>(sequence) >= sequences)
+    refuse("sequence ", sequence, " is out of range 0 .. ", sequences - 1);
+  if (const std::size_t cells = llama_n_ctx_seq(&context); settings.capacity < 2 || settings.capacity > cells)
+    refuse("capacity ", settings.capacity, " is out of range 2 .. ", cells,
+           ", the context's cells per sequence (n_ctx)");
+  if (llama_get_memory(&context) == nullptr) refuse("the context has no cache");
+  if (llama_memory_seq_pos_max(llama_get_memory(&context), sequence) >= 0)
+    refuse("sequence ", sequence, " holds tokens already");
+  return context;
+}
+
+std::shared_ptr<const Cache> cache_of(GraphTap& tap, llama_context& context, llama_seq_id sequence) {
+  if (tap.cache() == nullptr) tap.know(find_cache(tap, context, sequence));
+  if (llama_n_seq_max(&context) > 1 && tap.cache()->streams() == 1)
+    refuse("sequences of this context share their cells (kv_unified), but a pot's entries must be in cells 0, 1, ... "
+           "of its own sequence; make the context with kv_unified = false");
+  return tap.cache();
+}
+
+/// Tables over rows of the cache, for types that the library knows.
+template <infinipot::Element T>
+infinipot::Pot<T> pot_over(infinipot::PotSettings settings, const Cache& cache, std::size_t stream) {
+  infinipot::KvLayout<T> layout;
+  const auto rows = [stream](const ggml_tensor& tensor, const RowCodec& row) {
+    auto* const bytes = static_cast<std::byte*>(tensor.data) + stream * tensor.nb[2];
+    return infinipot::Rows<T>{reinterpret_cast<T*>(bytes), static_cast<std::ptrdiff_t>(row.width),
+                              static_cast<std::ptrdiff_t>(tensor.nb[1] / sizeof(T))};
+  };
+  for (const CacheLayer& layer : cache.layers()) {
+    layout.keys.push_back(rows(*layer.keys, cache.keys()));
+    layout.values.push_back(rows(*layer.values, cache.values()));
+  }
+  return {std::move(settings), layout};
+}
+
+/// Computes nothing.
+class CellTaker final : public Listener {
+ public:
+  CellTaker(GraphTap& tap) : listening_(tap, *this) {}
+  bool takes_cells_alone() const noexcept override { return true; }
+
+ private:
+  Listening listening_;
+};
+
+}  // namespace
+
+CachePot::CachePot(GraphTap& tap, llama_context& context, llama_seq_id sequence,
+                   const CachePotSettings& settings)
+    : tap_(tap),
+      settings_(settings),
+      batch_(checked(context, sequence, settings), sequence),
+      cache_(cache_of(tap, context, sequence)),
+      pot_(make_pot()) {}
+
+CachePot::AnyPot CachePot::make_pot() const {
+  infinipot::PotSettings settings{.shape = cache_->shape(),
+                                  .capacity = settings_.capacity,
+                                  .max_keep = settings_.max_keep,
+                                  .granularity = settings_.granularity,
+                                  .rope = cache_->rope()};
+  const std::size_t stream = cache_->stream_of(static_cast<std::size_t>(sequence()));
+  if (cache_->on_host() && !cache_->transposed() && cache_->keys().type == cache_->values().type) {
+    if (cache_->keys().type == GGML_TYPE_F32)
+      return pot_over<infinipot::f32>(std::move(settings), *cache_, stream);
+    if (cache_->keys().type == GGML_TYPE_F16)
+      return pot_over<infinipot::f16>(std::move(settings), *cache_, stream);
+    if (cache_->keys().type == GGML_TYPE_BF16)
+      return pot_over<infinipot::bf16>(std::move(settings), *cache_, stream);
+  }
+  return RowPot(std::move(settings), cache_, stream);
+}
+
+std::size_t CachePot::cells_taken() const noexcept {
+  return static_cast<std::size_t>(llama_memory_seq_pos_max(memory(), sequence()) + 1);  // -1 if there is none
+}
+
+void CachePot::take_cells(std::size_t first, std::size_t count) {
+  const CellTaker nothing_else(tap_);
+  const std::vector<llama_token> tokens(std::min(count, batch_.most()), 0);
+  for (const std::size_t end = first + count; first < end;) {
+    const std::size_t taken = std::min(tokens.size(), end - first);
+    batch_.decode(std::span(tokens).first(taken), first, taken);
+    first += taken;
+  }
+}
+
+void CachePot::free_cells(std::size_t first) {
+  if (!llama_memory_seq_rm(memory(), sequence(), static_cast<llama_pos>(first), -1))
+    refuse<std::runtime_error>("llama_memory_seq_rm refused to remove positions from ", first, " on");
+}
+
+bool CachePot::place(std::size_t first, std::span<const CacheRow> rows) noexcept {
+  if (auto* const pot = std::get_if<RowPot>(&pot_)) pot->outdate(first + rows.size());
+  const std::size_t stream = cache_->stream_of(static_cast<std::size_t>(sequence()));
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    if (rows[i].stream != stream || rows[i].cell != first + i) return false;
+  return true;
+}
+
+void CachePot::append(std::span<const infinipot::Entry> added) {
+  const std::size_t size = entries().size(), taken = cells_taken();
+  if (taken == size)
+    take_cells(size, added.size());
+  else if (taken != size + added.size())
+    refuse<std::runtime_error>("cells of ", taken, " entries are written, but there are to be ",
+                               size + added.size());
+  visit([&](auto& pot) { pot.append(added); });
+}
+
+void CachePot::truncate(std::size_t size) {
+  free_cells(size);
+  visit([&](auto& pot) { pot.truncate(size); });
+}
+
+CachePot CachePot::fork(llama_seq_id sequence) const {
+  CachePot copy(tap_, context(), sequence, settings_);
+  copy.assign(*this, entries().size());
+  return copy;
+}
+
+void CachePot::assign(const CachePot& other, std::size_t count) {
+  if (&other == this) refuse("a pot cannot be copied into itself");
+  if (other.pot_.index() != pot_.index() || !(other.shape() == shape()) || other.granularity() != granularity() ||
+      !(other.rope() == rope()) || other.cache().keys().type != cache().keys().type ||
+      other.cache().values().type != cache().values().type || other.cache().transposed() != cache().transposed())
+    refuse("a pot of another shape, granularity, RoPE or cache type cannot be copied into this one");
+  if (count > other.entries().size() || count > capacity())
+    refuse("cannot copy ", count, " entries of a pot that holds ", other.entries().size(), " into one of ",
+           capacity());
+  if (std::min(count, other.max_keep()) > max_keep() && count > max_keep())
+    refuse("cannot copy ", count, " entries into a pot whose max_keep is ", max_keep());
+  truncate(0);
+  take_cells(0, count);
+  std::visit(
+      [&](auto& pot) { pot.assign(std::get<std::remove_reference_t<decltype(pot)>>(other.pot_), count); }, pot_);
+}
+
+void CachePot::save(std::ostream& out, std::span<const std::byte> extra) const {
+  std::visit(
+      [&](const auto& pot) {
+        if constexpr (requires { pot.save(out, extra); })
+          pot.save(out, extra);
+        else
+          infinipot::save_pot(pot, out, extra);
+      },
+      pot_);
+}
+
+void CachePot::restore(std::span<const std::byte> file) {
+  std::visit(
+      [&](auto& pot) {
+        if constexpr (requires { pot.restore(file); })
+          pot.restore(file);
+        else
+          infinipot::restore_pot(file, pot);
+      },
+      pot_);
+  free_cells(0);
+  take_cells(0, entries().size());
+}
+
+}  // namespace llama_cpp

@@ -1,0 +1,142 @@
+// The library's pot over llama.cpp's cache: each head, layer or the whole may keep other tokens.
+#pragma once
+
+#include <llama.h>
+
+#include <cstddef>
+#include <memory>
+#include <ostream>
+#include <span>
+#include <type_traits>
+#include <variant>
+
+#include "cache.hpp"
+#include "graph_tap.hpp"
+#include "infinipot/infinipot.hpp"
+#include "row_pot.hpp"
+#include "sequence_batch.hpp"
+
+namespace llama_cpp {
+
+struct CachePotSettings {
+  std::size_t capacity = 0;  ///< M: at most the context's cells per sequence
+  std::size_t max_keep = 0;  ///< the most that a distillation may keep; 0 means half
+  infinipot::Granularity granularity = infinipot::Granularity::shared;
+};
+
+/// The store of one sequence of a context, in llama.cpp's own memory. Entry i is in cell i of the sequence,
+/// at position i. A distillation moves rows and turns keys in place; llama.cpp is only told that the cells
+/// behind are free (llama_memory_seq_rm()), and never shifts. Meets all concepts of stores.
+///
+/// In host memory, with flash attention and f32, f16 or bf16 it is infinipot::Pot over llama.cpp's rows; else a
+/// RowPot. The sequence belongs to the pot: nobody else may decode into it, or remove from it.
+class CachePot {
+  // First, because what follows must know their return types.
+  template <class F>
+  decltype(auto) visit(const F& function) noexcept {
+    return std::visit(function, pot_);
+  }
+  template <class F>
+  decltype(auto) visit(const F& function) const noexcept {
+    return std::visit(function, pot_);
+  }
+
+ public:
+  /// The first pot of a tap finds out what its context's cache is (find_cache()), which decodes two tokens.
+  /// Throws std::invalid_argument, with the reason, if a pot cannot lie over it, if capacity is out of range,
+  /// if the sequence does not exist or is not empty, or if several sequences share their cells (kv_unified);
+  /// std::runtime_error if llama.cpp cannot decode or the context was not made with GraphTap::install().
+  CachePot(GraphTap& tap, llama_context& context, llama_seq_id sequence, const CachePotSettings& settings);
+
+  const infinipot::Shape& shape() const noexcept { return cache_->shape(); }
+  std::size_t capacity() const noexcept { return settings_.capacity; }
+  std::size_t max_keep() const noexcept {
+    return visit([](const auto& pot) { return pot.max_keep(); });
+  }
+  infinipot::Granularity granularity() const noexcept { return settings_.granularity; }
+  infinipot::KeyStorage key_storage() const noexcept { return infinipot::KeyStorage::rotated; }
+  const infinipot::Rope& rope() const noexcept { return cache_->rope(); }
+  const infinipot::EntryTable& entries() const noexcept {
+    return visit([](const auto& pot) -> const infinipot::EntryTable& { return pot.entries(); });
+  }
+
+  /// Entries whose rows were written, by a forward pass or by write_projected(), or that were just truncated;
+  /// of the latter llama.cpp is told that their cells are taken, which computes nothing. Throws
+  /// std::runtime_error if it has no cells for them.
+  void append(std::span<const infinipot::Entry> added);
+
+  /// Throws std::runtime_error if llama.cpp refuses, which for the caches that the constructor accepts it
+  /// never does; then nothing has changed.
+  void truncate(std::size_t size);
+
+  /// Throws std::runtime_error as truncate() does; entries are then as selected.
+  template <infinipot::Executor X = infinipot::Serial>
+  void keep(const infinipot::Selection& kept, X executor = {}) {
+    std::visit(
+        [&](auto& pot) {
+          if constexpr (requires { pot.keep(kept, executor); })
+            pot.keep(kept, executor);
+          else
+            pot.keep(kept);
+        },
+        pot_);
+    free_cells(kept.keep());
+  }
+
+  infinipot::FloatRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
+                                float* tile) const noexcept {
+    return visit([&](const auto& pot) { return pot.key_rows(layer, kv_head, first, count, tile); });
+  }
+  infinipot::FloatRows value_rows(std::size_t layer, std::size_t kv_head, std::size_t first,
+                                  std::size_t count, float* tile) const noexcept {
+    return visit([&](const auto& pot) { return pot.value_rows(layer, kv_head, first, count, tile); });
+  }
+  void read_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key) const noexcept {
+    visit([&](const auto& pot) { pot.read_projected(layer, kv_head, entry, key); });
+  }
+  void write_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
+                       const float* value) noexcept {
+    visit([&](auto& pot) { pot.write_projected(layer, kv_head, entry, key, value); });
+  }
+
+  /// A copy of all entries in another, empty sequence of the context. Throws std::invalid_argument as the
+  /// constructor does.
+  CachePot fork(llama_seq_id sequence) const;
+
+  /// Becomes a copy of the first `count` entries of another pot, of any context of the same model with the
+  /// same types. Throws std::invalid_argument, before anything changes, if it is of another kind or they do
+  /// not fit.
+  void assign(const CachePot& other, std::size_t count);
+
+  /// infinipot::save_pot(), and restore_pot(), which throws std::invalid_argument. A quantised pot is in a file
+  /// as f32.
+  void save(std::ostream& out, std::span<const std::byte> extra) const;
+  void restore(std::span<const std::byte> file);
+
+  GraphTap& tap() const noexcept { return tap_; }
+  const Cache& cache() const noexcept { return *cache_; }
+  llama_context& context() const noexcept { return batch_.context(); }
+  llama_seq_id sequence() const noexcept { return batch_.sequence(); }
+
+  /// The forward pass writes entries `first` ... into these rows of the cache. Returns whether they are where
+  /// the pot has them.
+  bool place(std::size_t first, std::span<const CacheRow> rows) noexcept;
+
+ private:
+  using AnyPot = std::variant<infinipot::Pot<infinipot::f32>, infinipot::Pot<infinipot::f16>,
+                              infinipot::Pot<infinipot::bf16>, RowPot>;
+
+  AnyPot make_pot() const;
+  llama_memory_t memory() const noexcept { return llama_get_memory(&context()); }
+  std::size_t cells_taken() const noexcept;
+  void take_cells(std::size_t first, std::size_t count);
+  void free_cells(std::size_t first);
+
+  GraphTap& tap_;
+  CachePotSettings settings_;
+  SequenceBatch batch_;
+  std::shared_ptr<const Cache> cache_;
+  AnyPot pot_;
+};
+
+}  // namespace llama_cpp
