@@ -4,6 +4,7 @@
 #include <ggml.h>
 
 #include <cstddef>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -18,19 +19,24 @@ namespace llama_cpp {
 struct CacheLayer {
   std::size_t model_layer;
   ggml_tensor* keys;
-  ggml_tensor* values;
+  ggml_tensor* values;  ///< null where values are read from the key's row (MLA)
 };
+
+class Cache;
 
 /// Found out once for each context (find_cache()), and the same for all its pots.
 struct CacheFacts {
-  infinipot::Shape shape;          ///< of a pot
-  infinipot::Rope rope;            ///< of its keys
-  std::vector<CacheLayer> layers;  ///< of a pot, in the order of the model's
-  std::size_t cells = 0;           ///< of each stream
-  std::size_t streams = 0;         ///< parts of the cache, one for each sequence; 1 if sequences share it
-  RowCodec keys, values;           ///< of one head's row
-  bool transposed = false;         ///< whether values are
-  bool on_host = false;            ///< whether all of it is in this machine's memory
+  infinipot::Shape shape;                        ///< of a pot
+  infinipot::Rope rope;                          ///< of its keys
+  std::vector<std::size_t> layers_without_rope;  ///< of the pot's, ascending
+  std::vector<CacheLayer> layers;                ///< of a pot, in the order of the model's
+  std::size_t cells = 0;                         ///< of each stream
+  std::size_t streams = 0;  ///< parts of the cache, one for each sequence; 1 if sequences share it
+  RowCodec keys, values;    ///< of one head's row; values have a width of 0 if there are none
+  bool transposed = false;  ///< whether values are
+  bool on_host = false;     ///< whether all of it is in this machine's memory
+  /// The same of the layers that see the last tokens only (windows); null if there are none.
+  std::shared_ptr<const Cache> windows = nullptr;
 };
 
 class Cache {
@@ -46,6 +52,7 @@ class Cache {
 
   const infinipot::Shape& shape() const noexcept { return facts_.shape; }
   const infinipot::Rope& rope() const noexcept { return facts_.rope; }
+  const std::vector<std::size_t>& layers_without_rope() const noexcept { return facts_.layers_without_rope; }
   const std::vector<CacheLayer>& layers() const noexcept { return facts_.layers; }
   std::size_t cells() const noexcept { return facts_.cells; }
   std::size_t streams() const noexcept { return facts_.streams; }
@@ -53,9 +60,13 @@ class Cache {
   const RowCodec& values() const noexcept { return facts_.values; }
   bool transposed() const noexcept { return facts_.transposed; }
   bool on_host() const noexcept { return facts_.on_host; }
+  const std::shared_ptr<const Cache>& windows() const noexcept { return facts_.windows; }
 
   /// Keys and values of one token in all layers.
-  std::size_t bytes_per_token() const noexcept { return shape().heads() * (keys().bytes() + values().bytes()); }
+  std::size_t bytes_per_token() const noexcept {
+    const std::size_t others = windows() == nullptr ? 0 : windows()->bytes_per_token();
+    return shape().heads() * (keys().bytes() + values().bytes()) + others;
+  }
 
   /// The pot's layer that is this one of the model's; no_layer if the pot does not hold it.
   std::size_t pot_layer(std::size_t model_layer) const noexcept {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <string_view>
 
 #include "hadamard.hpp"
@@ -34,6 +35,7 @@ bool passes_on(const ggml_tensor& node) noexcept {
     case GGML_OP_CPY:
     case GGML_OP_DUP:
     case GGML_OP_PAD:
+    case GGML_OP_REPEAT:
     case GGML_OP_SCALE:
     case GGML_OP_MUL:
     case GGML_OP_RMS_NORM:
@@ -60,6 +62,18 @@ const ggml_tensor* before(const ggml_tensor* node, const Is& is) noexcept {
       return nullptr;
   }
   return node;
+}
+
+/// The RoPE before a node, if any, with its first channel among those of the node's rows.
+std::optional<infinipot::Rope> rope_before(const ggml_tensor& node) {
+  const auto ends = [](const ggml_tensor& n) { return n.op == GGML_OP_ROPE || n.op == GGML_OP_CONCAT; };
+  const ggml_tensor* const found = before(&node, ends);
+  if (found == nullptr) return std::nullopt;
+  if (found->op == GGML_OP_ROPE) return rope_of(*found);
+  if (auto rope = rope_before(*found->src[0])) return rope;
+  auto rope = rope_before(*found->src[1]);
+  if (rope) rope->first_channel += static_cast<std::size_t>(found->src[0]->ne[0]);
+  return rope;
 }
 
 /// The row of one token: `bytes` of each element, or of all of them.
@@ -105,9 +119,8 @@ void CacheListener::written(Written what, std::size_t model_layer, const ggml_te
   const auto row = *reinterpret_cast<const std::int64_t*>(bytes.read(*node.src[1]));
   rows.stored = stored_row(*rows.tensor, row, rows.transposed);
   if (what == Written::values) return;
-  const ggml_tensor* const rope = before(&from, [](const ggml_tensor& n) { return n.op == GGML_OP_ROPE; });
   try {
-    if (rope != nullptr) seen.rope = rope_of(*rope);
+    if (const auto rope = rope_before(from)) seen.rope = *rope;
   } catch (const std::exception& error) {
     problem_ = error.what();
   }

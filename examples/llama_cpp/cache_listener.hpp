@@ -15,7 +15,7 @@ namespace llama_cpp {
 
 /// Keys or values of the token in one layer.
 struct SeenRows {
-  ggml_tensor* tensor = nullptr;   ///< the cache's
+  ggml_tensor* tensor = nullptr;   ///< the cache's; null if there are none (MLA has no values of its own)
   std::vector<float> computed;     ///< (kv_heads, numbers per head), without llama.cpp's Hadamard rotation
   std::vector<std::byte> stored;   ///< what the cache held then, in its type, with the rotation
   std::size_t hadamard = 0;        ///< block of that rotation; 0 for none

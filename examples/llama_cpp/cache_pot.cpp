@@ -1,6 +1,7 @@
 #include "cache_pot.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
@@ -35,8 +36,10 @@ llama_context& checked(llama_context& context, llama_seq_id sequence, const Cach
 std::shared_ptr<const Cache> cache_of(GraphTap& tap, llama_context& context, llama_seq_id sequence) {
   if (tap.cache() == nullptr) tap.know(find_cache(tap, context, sequence));
   if (llama_n_seq_max(&context) > 1 && tap.cache()->streams() == 1)
-    refuse("sequences of this context share their cells (kv_unified), but a pot's entries must be in cells 0, 1, ... "
-           "of its own sequence; make the context with kv_unified = false");
+    refuse(
+        "sequences of this context share their cells (kv_unified), but a pot's entries must be in cells 0, "
+        "1, ... "
+        "of its own sequence; make the context with kv_unified = false");
   return tap.cache();
 }
 
@@ -51,7 +54,7 @@ infinipot::Pot<T> pot_over(infinipot::PotSettings settings, const Cache& cache, 
   };
   for (const CacheLayer& layer : cache.layers()) {
     layout.keys.push_back(rows(*layer.keys, cache.keys()));
-    layout.values.push_back(rows(*layer.values, cache.values()));
+    if (layer.values != nullptr) layout.values.push_back(rows(*layer.values, cache.values()));
   }
   return {std::move(settings), layout};
 }
@@ -74,24 +77,30 @@ CachePot::CachePot(GraphTap& tap, llama_context& context, llama_seq_id sequence,
       settings_(settings),
       batch_(checked(context, sequence, settings), sequence),
       cache_(cache_of(tap, context, sequence)),
-      pot_(make_pot()) {}
+      pot_(make_pot(cache_, settings.granularity)),
+      states_(context, sequence) {
+  if (cache_->windows() != nullptr) windows_ = make_pot(cache_->windows(), infinipot::Granularity::shared);
+}
 
-CachePot::AnyPot CachePot::make_pot() const {
-  infinipot::PotSettings settings{.shape = cache_->shape(),
+CachePot::AnyPot CachePot::make_pot(const std::shared_ptr<const Cache>& cache,
+                                    infinipot::Granularity granularity) const {
+  infinipot::PotSettings settings{.shape = cache->shape(),
                                   .capacity = settings_.capacity,
                                   .max_keep = settings_.max_keep,
-                                  .granularity = settings_.granularity,
-                                  .rope = cache_->rope()};
-  const std::size_t stream = cache_->stream_of(static_cast<std::size_t>(sequence()));
-  if (cache_->on_host() && !cache_->transposed() && cache_->keys().type == cache_->values().type) {
-    if (cache_->keys().type == GGML_TYPE_F32)
-      return pot_over<infinipot::f32>(std::move(settings), *cache_, stream);
-    if (cache_->keys().type == GGML_TYPE_F16)
-      return pot_over<infinipot::f16>(std::move(settings), *cache_, stream);
-    if (cache_->keys().type == GGML_TYPE_BF16)
-      return pot_over<infinipot::bf16>(std::move(settings), *cache_, stream);
+                                  .granularity = granularity,
+                                  .rope = cache->rope(),
+                                  .layers_without_rope = cache->layers_without_rope()};
+  const std::size_t stream = cache->stream_of(static_cast<std::size_t>(sequence()));
+  if (cache->on_host() && !cache->transposed() &&
+      (cache->keys().type == cache->values().type || cache->values().width == 0)) {
+    if (cache->keys().type == GGML_TYPE_F32)
+      return pot_over<infinipot::f32>(std::move(settings), *cache, stream);
+    if (cache->keys().type == GGML_TYPE_F16)
+      return pot_over<infinipot::f16>(std::move(settings), *cache, stream);
+    if (cache->keys().type == GGML_TYPE_BF16)
+      return pot_over<infinipot::bf16>(std::move(settings), *cache, stream);
   }
-  return RowPot(std::move(settings), cache_, stream);
+  return RowPot(std::move(settings), cache, stream);
 }
 
 std::size_t CachePot::cells_taken() const noexcept {
@@ -108,13 +117,21 @@ void CachePot::take_cells(std::size_t first, std::size_t count) {
   }
 }
 
-void CachePot::free_cells(std::size_t first) {
-  if (!llama_memory_seq_rm(memory(), sequence(), static_cast<llama_pos>(first), -1))
-    refuse<std::runtime_error>("llama_memory_seq_rm refused to remove positions from ", first, " on");
+const infinipot::Selection& CachePot::newest(std::size_t size, std::size_t keep) {
+  if (!newest_ || newest_->keep() != keep) newest_.emplace(std::size_t{1}, keep);
+  std::iota(newest_->lane(0).begin(), newest_->lane(0).end(), static_cast<infinipot::Index>(size - keep));
+  return *newest_;
+}
+
+void CachePot::check_file() const {
+  if (windows_) refuse("layers with windows are not in a pot file, so the pot cannot go on from one");
+  if (states_.any()) refuse("recurrent layers are not in a pot file, so the pot cannot go on from one");
 }
 
 bool CachePot::place(std::size_t first, std::span<const CacheRow> rows) noexcept {
-  if (auto* const pot = std::get_if<RowPot>(&pot_)) pot->outdate(first + rows.size());
+  for (AnyPot* const any : {&pot_, windows_ ? &*windows_ : nullptr})
+    if (auto* const pot = any != nullptr ? std::get_if<RowPot>(any) : nullptr)
+      pot->outdate(first + rows.size());
   const std::size_t stream = cache_->stream_of(static_cast<std::size_t>(sequence()));
   for (std::size_t i = 0; i < rows.size(); ++i)
     if (rows[i].stream != stream || rows[i].cell != first + i) return false;
@@ -123,17 +140,25 @@ bool CachePot::place(std::size_t first, std::span<const CacheRow> rows) noexcept
 
 void CachePot::append(std::span<const infinipot::Entry> added) {
   const std::size_t size = entries().size(), taken = cells_taken();
-  if (taken == size)
+  if (taken == size && !added.empty()) {
+    if (states_.any())
+      refuse<std::runtime_error>("recurrent layers cannot be given entries that they have not read");
+    if (windows_ && rows_written_ != 0)
+      refuse<std::runtime_error>(
+          "archived rows lack those of layers with windows; archive token ids instead");
     take_cells(size, added.size());
-  else if (taken != size + added.size())
+  } else if (taken != size + added.size())
     refuse<std::runtime_error>("cells of ", taken, " entries are written, but there are to be ",
                                size + added.size());
+  rows_written_ = 0;
   visit([&](auto& pot) { pot.append(added); });
+  if (windows_) std::visit([&](auto& pot) { pot.append(added); }, *windows_);
 }
 
 void CachePot::truncate(std::size_t size) {
-  free_cells(size);
+  states_.cut(size);
   visit([&](auto& pot) { pot.truncate(size); });
+  if (windows_) std::visit([&](auto& pot) { pot.truncate(size); }, *windows_);
 }
 
 CachePot CachePot::fork(llama_seq_id sequence) const {
@@ -144,22 +169,31 @@ CachePot CachePot::fork(llama_seq_id sequence) const {
 
 void CachePot::assign(const CachePot& other, std::size_t count) {
   if (&other == this) refuse("a pot cannot be copied into itself");
-  if (other.pot_.index() != pot_.index() || !(other.shape() == shape()) || other.granularity() != granularity() ||
-      !(other.rope() == rope()) || other.cache().keys().type != cache().keys().type ||
-      other.cache().values().type != cache().values().type || other.cache().transposed() != cache().transposed())
+  if (other.pot_.index() != pot_.index() || !(other.shape() == shape()) ||
+      other.granularity() != granularity() || !(other.rope() == rope()) ||
+      other.cache().keys().type != cache().keys().type ||
+      other.cache().values().type != cache().values().type ||
+      other.cache().transposed() != cache().transposed())
     refuse("a pot of another shape, granularity, RoPE or cache type cannot be copied into this one");
   if (count > other.entries().size() || count > capacity())
     refuse("cannot copy ", count, " entries of a pot that holds ", other.entries().size(), " into one of ",
            capacity());
   if (std::min(count, other.max_keep()) > max_keep() && count > max_keep())
     refuse("cannot copy ", count, " entries into a pot whose max_keep is ", max_keep());
+  const std::vector<std::uint8_t> states = other.states_.states_behind(count, other.entries().size());
   truncate(0);
   take_cells(0, count);
-  std::visit(
-      [&](auto& pot) { pot.assign(std::get<std::remove_reference_t<decltype(pot)>>(other.pot_), count); }, pot_);
+  const auto assign_in = [count](AnyPot& any, const AnyPot& from) {
+    std::visit([&](auto& pot) { pot.assign(std::get<std::remove_reference_t<decltype(pot)>>(from), count); },
+               any);
+  };
+  assign_in(pot_, other.pot_);
+  if (windows_) assign_in(*windows_, *other.windows_);
+  states_.take(states);
 }
 
 void CachePot::save(std::ostream& out, std::span<const std::byte> extra) const {
+  check_file();
   std::visit(
       [&](const auto& pot) {
         if constexpr (requires { pot.save(out, extra); })
@@ -171,6 +205,7 @@ void CachePot::save(std::ostream& out, std::span<const std::byte> extra) const {
 }
 
 void CachePot::restore(std::span<const std::byte> file) {
+  check_file();
   std::visit(
       [&](auto& pot) {
         if constexpr (requires { pot.restore(file); })
@@ -179,7 +214,7 @@ void CachePot::restore(std::span<const std::byte> file) {
           infinipot::restore_pot(file, pot);
       },
       pot_);
-  free_cells(0);
+  states_.cut(0);
   take_cells(0, entries().size());
 }
 

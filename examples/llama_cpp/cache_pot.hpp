@@ -3,8 +3,11 @@
 
 #include <llama.h>
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <span>
 #include <type_traits>
@@ -13,6 +16,7 @@
 #include "cache.hpp"
 #include "graph_tap.hpp"
 #include "infinipot/infinipot.hpp"
+#include "recurrent_state.hpp"
 #include "row_pot.hpp"
 #include "sequence_batch.hpp"
 
@@ -28,8 +32,13 @@ struct CachePotSettings {
 /// at position i. A distillation moves rows and turns keys in place; llama.cpp is only told that the cells
 /// behind are free (llama_memory_seq_rm()), and never shifts. Meets all concepts of stores.
 ///
-/// In host memory, with flash attention and f32, f16 or bf16 it is infinipot::Pot over llama.cpp's rows; else a
-/// RowPot. The sequence belongs to the pot: nobody else may decode into it, or remove from it.
+/// Layers that see a window only are no part of the pot. Their rows move with it: the newest stay, whatever
+/// was selected, at the end, so that the next tokens see those just before them. Recurrent layers go on as
+/// they are. A model of either kind can be read again from token ids, but not be saved, nor recalled from
+/// archived rows.
+///
+/// In host memory, with flash attention and f32, f16 or bf16 it is infinipot::Pot over llama.cpp's rows; else
+/// a RowPot. The sequence belongs to the pot: nobody else may decode into it, or remove from it.
 class CachePot {
   // First, because what follows must know their return types.
   template <class F>
@@ -62,25 +71,31 @@ class CachePot {
 
   /// Entries whose rows were written, by a forward pass or by write_projected(), or that were just truncated;
   /// of the latter llama.cpp is told that their cells are taken, which computes nothing. Throws
-  /// std::runtime_error if it has no cells for them.
+  /// std::runtime_error if it has no cells for them, or if there are layers that cannot be given what they
+  /// miss: recurrent ones, or, of archived rows, those with windows.
   void append(std::span<const infinipot::Entry> added);
 
-  /// Throws std::runtime_error if llama.cpp refuses, which for the caches that the constructor accepts it
-  /// never does; then nothing has changed.
+  /// Throws std::runtime_error if llama.cpp refuses, which it never does of models without recurrent layers;
+  /// of others if their states there are not known any more (RecurrentState). Then nothing has changed.
   void truncate(std::size_t size);
 
   /// Throws std::runtime_error as truncate() does; entries are then as selected.
   template <infinipot::Executor X = infinipot::Serial>
   void keep(const infinipot::Selection& kept, X executor = {}) {
-    std::visit(
-        [&](auto& pot) {
-          if constexpr (requires { pot.keep(kept, executor); })
-            pot.keep(kept, executor);
-          else
-            pot.keep(kept);
-        },
-        pot_);
-    free_cells(kept.keep());
+    const auto keep_in = [&](AnyPot& any, const infinipot::Selection& selected) {
+      std::visit(
+          [&](auto& pot) {
+            if constexpr (requires { pot.keep(selected, executor); })
+              pot.keep(selected, executor);
+            else
+              pot.keep(selected);
+          },
+          any);
+    };
+    const std::size_t size = entries().size();
+    keep_in(pot_, kept);
+    if (windows_) keep_in(*windows_, newest(size, kept.keep()));
+    states_.move(size, kept.keep());
   }
 
   infinipot::FloatRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
@@ -96,6 +111,7 @@ class CachePot {
   }
   void write_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
                        const float* value) noexcept {
+    std::atomic_ref(rows_written_).store(1, std::memory_order_relaxed);
     visit([&](auto& pot) { pot.write_projected(layer, kv_head, entry, key, value); });
   }
 
@@ -108,8 +124,9 @@ class CachePot {
   /// not fit.
   void assign(const CachePot& other, std::size_t count);
 
-  /// infinipot::save_pot(), and restore_pot(), which throws std::invalid_argument. A quantised pot is in a file
-  /// as f32.
+  /// infinipot::save_pot(), and restore_pot(). A quantised pot is in a file as f32. Throw
+  /// std::invalid_argument, also if the model has layers with windows or recurrent ones, of which such a file
+  /// has nothing.
   void save(std::ostream& out, std::span<const std::byte> extra) const;
   void restore(std::span<const std::byte> file);
 
@@ -117,6 +134,10 @@ class CachePot {
   const Cache& cache() const noexcept { return *cache_; }
   llama_context& context() const noexcept { return batch_.context(); }
   llama_seq_id sequence() const noexcept { return batch_.sequence(); }
+
+  /// Before a forward pass of tokens from entry `first` on, or of a single one; what it changes can then be
+  /// taken back by truncate().
+  void prepare(std::size_t first, bool single) { states_.save(first, single); }
 
   /// The forward pass writes entries `first` ... into these rows of the cache. Returns whether they are where
   /// the pot has them.
@@ -126,17 +147,22 @@ class CachePot {
   using AnyPot = std::variant<infinipot::Pot<infinipot::f32>, infinipot::Pot<infinipot::f16>,
                               infinipot::Pot<infinipot::bf16>, RowPot>;
 
-  AnyPot make_pot() const;
+  AnyPot make_pot(const std::shared_ptr<const Cache>& cache, infinipot::Granularity granularity) const;
+  const infinipot::Selection& newest(std::size_t size, std::size_t keep);
+  void check_file() const;
   llama_memory_t memory() const noexcept { return llama_get_memory(&context()); }
   std::size_t cells_taken() const noexcept;
   void take_cells(std::size_t first, std::size_t count);
-  void free_cells(std::size_t first);
 
   GraphTap& tap_;
   CachePotSettings settings_;
   SequenceBatch batch_;
   std::shared_ptr<const Cache> cache_;
   AnyPot pot_;
+  std::optional<AnyPot> windows_;  // of the layers that have one; shared, and never scored
+  std::optional<infinipot::Selection> newest_;
+  RecurrentState states_;
+  std::uint8_t rows_written_ = 0;  // by write_projected(), since the last append()
 };
 
 }  // namespace llama_cpp

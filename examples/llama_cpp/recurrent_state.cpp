@@ -52,21 +52,36 @@ void RecurrentState::save(std::size_t size, bool single) {
 }
 
 void RecurrentState::cut(std::size_t size) {
-  if (size == 0) copies_.clear();
+  if (size == 0) copies_.clear();  // all goes, states too
   if (remove(size)) return;
   const auto copy = std::ranges::find(copies_, size, &Copy::size);
   if (copy == copies_.end())
-    refuse("entries from " + std::to_string(size) +
-           " on cannot be dropped: the model's recurrent layers have seen them, and no copy of their states was "
-           "made there");
+    refuse(
+        "entries from " + std::to_string(size) +
+        " on cannot be dropped: the model's recurrent layers have seen them, and no copy of their states was "
+        "made there");
   put_back(copy->state);
   copies_.erase(std::next(copy), copies_.end());
-  if (!remove(size)) refuse("llama_memory_seq_rm refused to remove positions from " + std::to_string(size) + " on");
+  if (!remove(size))
+    refuse("llama_memory_seq_rm refused to remove positions from " + std::to_string(size) + " on");
+}
+
+std::vector<std::uint8_t> RecurrentState::states_behind(std::size_t count, std::size_t size) const {
+  if (!any_) return {};
+  if (count == size) return state();
+  if (count == 0) return empty_;
+  const auto copy = std::ranges::find(copies_, count, &Copy::size);
+  if (copy == copies_.end())
+    throw std::invalid_argument("llama.cpp pot: the states of recurrent layers behind " +
+                                std::to_string(count) + " of " + std::to_string(size) +
+                                " entries are not known");
+  return copy->state;
 }
 
 void RecurrentState::move(std::size_t from, std::size_t to) {
   if (!any_) {
-    if (!remove(to)) refuse("llama_memory_seq_rm refused to remove positions from " + std::to_string(to) + " on");
+    if (!remove(to))
+      refuse("llama_memory_seq_rm refused to remove positions from " + std::to_string(to) + " on");
     return;
   }
   copies_.clear();

@@ -9,12 +9,12 @@
 
 namespace llama_cpp {
 
-/// The end of one sequence of a context: cuts it off, and puts the states of recurrent layers (LFM2, Qwen3-Next)
-/// back to what they were there. Of a model without such layers there is nothing to put back.
+/// The end of one sequence of a context: cuts it off, and puts the states of recurrent layers (LFM2,
+/// Qwen3-Next) back to what they were there. Of a model without such layers there is nothing to put back.
 ///
-/// llama.cpp keeps one state per layer, of the last token, and refuses to remove that token alone. So save() is
-/// to be called before tokens are decoded that may be removed again: all states are copied, once for each call
-/// of few bytes, else only of the last ones.
+/// llama.cpp keeps one state per layer, of the last token, and refuses to remove that token alone. So save()
+/// is to be called before tokens are decoded that may be removed again: all states are copied, once for each
+/// call of few bytes, else only of the last ones.
 class RecurrentState {
  public:
   /// How many bytes copies may take; at least two states are kept.
@@ -26,17 +26,25 @@ class RecurrentState {
   /// Whether the model has such layers.
   bool any() const noexcept { return any_; }
 
-  /// Before tokens are decoded at position `size`, behind everything. `last` tells that they are a single token,
-  /// which is seldom removed: of states that are large, no copy is made then.
+  /// Before tokens are decoded at position `size`, behind everything. Of a `single` token, which is seldom
+  /// removed, no copy is made if states are large.
   void save(std::size_t size, bool single);
 
-  /// Removes all from position `size` on. Throws std::runtime_error, having removed nothing, if recurrent layers
-  /// have no copy of their states there, or llama.cpp refuses.
+  /// Removes all from position `size` on. Throws std::runtime_error, having removed nothing, if recurrent
+  /// layers have no copy of their states there, or llama.cpp refuses.
   void cut(std::size_t size);
 
-  /// Removes all from position `to` on, while recurrent layers stay as they are, behind the last token; the next
-  /// one gets position `to`. `from` is where they end. Throws std::runtime_error if llama.cpp refuses.
+  /// Removes all from position `to` on, while recurrent layers stay as they are, behind the last token; the
+  /// next one gets position `to`. `from` is where they end. Throws std::runtime_error if llama.cpp refuses.
   void move(std::size_t from, std::size_t to);
+
+  /// The states behind the first `count` of `size` tokens. Throws std::invalid_argument if there is no copy.
+  std::vector<std::uint8_t> states_behind(std::size_t count, std::size_t size) const;
+
+  /// Gives recurrent layers the states of another sequence. No effect if there are none.
+  void take(const std::vector<std::uint8_t>& states) {
+    if (any_) put_back(states);
+  }
 
  private:
   struct Copy {

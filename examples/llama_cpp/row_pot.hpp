@@ -83,6 +83,7 @@ class RowPot {
   const std::byte* original(std::size_t layer, std::size_t head, std::size_t row) const noexcept {
     return originals_.data() + (shape().head_of(layer, head) * max_keep() + row) * cache_->keys().bytes();
   }
+  std::vector<std::size_t> turned_layers() const;
   infinipot::KeyOrigins origins(std::size_t lane) const noexcept;
   template <class F>
   decltype(auto) with_element(const F& function) const;
@@ -90,7 +91,10 @@ class RowPot {
   infinipot::Pot<T> to_pot() const;
   template <infinipot::Element T>
   void from_pot(const infinipot::Pot<T>& pot);
+  /// Whether a layer's keys are turned, so that it has originals.
+  bool rotates(std::size_t layer) const noexcept { return !originals_.empty() && rotates_[layer] != 0; }
   void turn(std::size_t position, infinipot::Turn turn, float* key) const noexcept;
+  void scale(double by, float* key) const noexcept;
   void keep_keys(std::size_t layer, std::size_t head, std::span<const infinipot::Index> kept,
                  std::byte* rows) noexcept;
   void keep_values(std::size_t layer, std::size_t head, std::span<const infinipot::Index> kept,
@@ -105,6 +109,7 @@ class RowPot {
   infinipot::EntryTable entries_;
   std::vector<float> angle_memory_;
   infinipot::AngleTable angles_;
+  std::vector<std::uint8_t> rotates_;  // (layers)
   std::vector<std::byte> originals_;  // (layers, kv_heads, max_keep): survivors' keys as first written
   // (lanes, max_keep): see infinipot::KeyOrigins.
   mutable std::vector<infinipot::Index> rows_, first_positions_;

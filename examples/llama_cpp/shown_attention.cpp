@@ -34,8 +34,7 @@ bool is(const ggml_tensor& tensor, std::int64_t width, std::size_t heads, const 
 const char* ShownAttention::probabilities(const ggml_tensor& node, std::size_t layer, const ShownPart& part,
                                           infinipot::AttentionSink& sink) {
   const std::size_t heads = cache_.shape().query_heads;
-  if (!is(node, node.ne[0], heads, part) ||
-      node.ne[0] < static_cast<std::int64_t>(part.first + part.count))
+  if (!is(node, node.ne[0], heads, part) || node.ne[0] < static_cast<std::int64_t>(part.first + part.count))
     return "its attention probabilities have an unexpected shape";
   const std::byte* const bytes = bytes_.read(node) + part.part * node.nb[3];
   for (std::size_t head = 0; head < heads; ++head)
@@ -51,11 +50,17 @@ const char* ShownAttention::queries(const ggml_tensor& node, std::size_t layer, 
   const infinipot::Shape& shape = cache_.shape();
   const ggml_tensor& queries = *node.src[0];
   const FlashParameters parameters = parameters_of(node);
-  if (parameters.max_bias != 0 || node.src[4] != nullptr)
-    return "its attention has ALiBi or sinks, which are seen only without flash attention";
+  if (parameters.max_bias != 0) return "its attention has ALiBi, which is seen only without flash attention";
   if (!is(queries, static_cast<std::int64_t>(shape.head_dim), shape.query_heads, part))
     return "its queries have an unexpected shape";
-  form_ = {.scale = parameters.scale, .soft_cap = parameters.soft_cap};
+  if (const ggml_tensor* const learned = node.src[4]; learned != nullptr && sinks_[layer].empty()) {
+    if (learned->type != GGML_TYPE_F32 ||
+        ggml_nelements(learned) != static_cast<std::int64_t>(shape.query_heads))
+      return "its attention has sinks of an unexpected shape";
+    sinks_[layer].resize(shape.query_heads);
+    ggml_backend_tensor_get(learned, sinks_[layer].data(), 0, shape.query_heads * sizeof(float));
+  }
+  forms_[layer] = {.scale = parameters.scale, .soft_cap = parameters.soft_cap, .sinks = sinks_[layer]};
   const auto* const data = reinterpret_cast<const float*>(bytes_.read(queries) + part.part * queries.nb[3]);
   const auto stride = [&](int axis) { return static_cast<std::ptrdiff_t>(queries.nb[axis] / sizeof(float)); };
   infinipot::Queries shown{data, part.count, stride(1), stride(2)};

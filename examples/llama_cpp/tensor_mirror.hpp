@@ -38,7 +38,7 @@ class TensorMirror {
 
  private:
   struct Part {
-    ggml_tensor* tensor = nullptr;
+    ggml_tensor* tensor = nullptr;  // null for values that there are not (MLA)
     std::byte* bytes = nullptr;  // where rows are read and written
     std::size_t begin = 0;       // of the stream in the tensor
     std::uint64_t known = 0;     // when rows were fetched
@@ -51,6 +51,8 @@ class TensorMirror {
   void fetch(Part& part, Written what, std::size_t end) noexcept;
   void send_rows(Written what, std::size_t layer, std::size_t first, std::size_t end) noexcept;
   void flush_locked() noexcept;
+  /// How many bytes of a part are copied.
+  std::size_t size_of(const Part& part, Written what, std::size_t capacity) const noexcept;
   /// Where a row begins in a stream; where numbers of a token lie in columns, all of these is one row.
   std::size_t offset_of(const Part& part, Written what, std::size_t row) const noexcept;
 
