@@ -24,7 +24,8 @@ bool is_hadamard(const ggml_tensor& node) noexcept {
   return node.op == GGML_OP_MUL_MAT && std::string_view(node.src[0]->name).ends_with("_rot");
 }
 
-/// Whether a node's numbers are those of its first source, moved or scaled: not the model's weights times them.
+/// Whether a node's numbers are those of its first source, moved or scaled: not the model's weights times
+/// them.
 bool passes_on(const ggml_tensor& node) noexcept {
   switch (node.op) {
     case GGML_OP_VIEW:
@@ -86,7 +87,8 @@ std::vector<std::byte> stored_row(const ggml_tensor& cache, std::int64_t row, bo
   const std::size_t one = ggml_type_size(cache.type);
   for (std::size_t i = 0; i * one < out.size(); ++i)
     ggml_backend_tensor_get(&cache, out.data() + i * one,
-                            (static_cast<std::size_t>(row) + i * static_cast<std::size_t>(cache.ne[1])) * one, one);
+                            (static_cast<std::size_t>(row) + i * static_cast<std::size_t>(cache.ne[1])) * one,
+                            one);
   return out;
 }
 

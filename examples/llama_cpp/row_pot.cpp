@@ -53,7 +53,8 @@ void RowPot::turn(std::size_t position, Turn turn, float* key) const noexcept {
 
 void RowPot::scale(double by, float* key) const noexcept {
   const auto factor = static_cast<float>(by);
-  std::for_each_n(key + rope().first_channel, rope().rotary_dim(), [factor](float& channel) { channel *= factor; });
+  std::for_each_n(key + rope().first_channel, rope().rotary_dim(),
+                  [factor](float& channel) { channel *= factor; });
 }
 
 void RowPot::truncate(std::size_t size) noexcept {
@@ -133,7 +134,8 @@ infinipot::FloatRows RowPot::key_rows(std::size_t layer, std::size_t kv_head, st
 void RowPot::read_value(const std::byte* rows, std::size_t kv_head, std::size_t entry,
                         float* value) const noexcept {
   const RowCodec& codec = cache_->values();
-  if (!cache_->transposed()) return codec.decode(rows + entry * value_stride_ + kv_head * codec.bytes(), value);
+  if (!cache_->transposed())
+    return codec.decode(rows + entry * value_stride_ + kv_head * codec.bytes(), value);
   const std::size_t one = ggml_type_size(codec.type);
   std::byte row[most_channels * sizeof(float)];
   for (std::size_t i = 0; i < codec.width; ++i)
@@ -143,7 +145,8 @@ void RowPot::read_value(const std::byte* rows, std::size_t kv_head, std::size_t 
 
 void RowPot::write_value(std::byte* rows, std::size_t kv_head, std::size_t entry, float* value) noexcept {
   const RowCodec& codec = cache_->values();
-  if (!cache_->transposed()) return codec.encode(value, rows + entry * value_stride_ + kv_head * codec.bytes());
+  if (!cache_->transposed())
+    return codec.encode(value, rows + entry * value_stride_ + kv_head * codec.bytes());
   const std::size_t one = ggml_type_size(codec.type);
   std::byte row[most_channels * sizeof(float)];
   codec.encode(value, row);
@@ -175,7 +178,8 @@ void RowPot::write_projected(std::size_t layer, std::size_t kv_head, std::size_t
     scale(rope().attention_factor, key);
   }
   const RowCodec& codec = cache_->keys();
-  codec.encode(key, mirror_->write(Written::keys, layer, entry) + entry * key_stride_ + kv_head * codec.bytes());
+  codec.encode(key,
+               mirror_->write(Written::keys, layer, entry) + entry * key_stride_ + kv_head * codec.bytes());
   if (cache_->values().width == 0) return;
   float copy[most_channels];
   std::copy_n(value, cache_->values().width, copy);

@@ -16,8 +16,8 @@ using infinipot::detail::Section;
 void RowPot::assign(const RowPot& other, std::size_t count) noexcept {
   const std::size_t survivors = std::min(other.survivors_, count), bytes = cache_->keys().bytes();
   for (std::size_t layer = 0; layer < shape().layers; ++layer) {
-    std::byte *const keys = mirror_->read(Written::keys, layer, 0),
-                     *const values = mirror_->read(Written::values, layer, 0);
+    std::byte *const keys = mirror_->read(Written::keys, layer, 0), *const values = mirror_->read(
+                                                                        Written::values, layer, 0);
     const std::byte *const other_keys = other.mirror_->read(Written::keys, layer, count),
                            *const other_values = other.mirror_->read(Written::values, layer, count);
     std::memcpy(keys, other_keys, count * key_stride_);
@@ -29,7 +29,8 @@ void RowPot::assign(const RowPot& other, std::size_t count) noexcept {
       const std::size_t one = ggml_type_size(cache_->values().type),
                         columns = shape().kv_heads * cache_->values().width;
       for (std::size_t i = 0; i < columns; ++i)
-        std::memcpy(values + i * cache_->cells() * one, other_values + i * other.cache_->cells() * one, count * one);
+        std::memcpy(values + i * cache_->cells() * one, other_values + i * other.cache_->cells() * one,
+                    count * one);
     }
     mirror_->send(Written::keys, layer, count);
     mirror_->send(Written::values, layer, count);
@@ -107,8 +108,8 @@ void RowPot::from_pot(const Pot<T>& pot) {
                     remembered = PotAccess::survivors(pot), count = pot.size();
   std::vector<float> row(std::max(width, value_width));
   for (std::size_t layer = 0; layer < shape().layers; ++layer) {
-    std::byte *const keys = mirror_->read(Written::keys, layer, 0),
-                     *const values = mirror_->read(Written::values, layer, 0);
+    std::byte *const keys = mirror_->read(Written::keys, layer, 0), *const values = mirror_->read(
+                                                                        Written::values, layer, 0);
     for (std::size_t head = 0; head < shape().kv_heads; ++head)
       for (std::size_t entry = 0; entry < count; ++entry) {
         infinipot::detail::to_float(pot.keys(layer).row(head, entry), width, row.data());

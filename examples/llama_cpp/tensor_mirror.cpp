@@ -71,7 +71,8 @@ void TensorMirror::send_rows(Written what, std::size_t layer, std::size_t first,
   const Part& sent = part(what, layer);
   if (first >= end || sent.tensor == nullptr) return;
   const std::size_t from = what == Written::values && transposed_ ? 0 : offset_of(sent, what, first);
-  ggml_backend_tensor_set(sent.tensor, sent.bytes + from, sent.begin + from, offset_of(sent, what, end) - from);
+  ggml_backend_tensor_set(sent.tensor, sent.bytes + from, sent.begin + from,
+                          offset_of(sent, what, end) - from);
 }
 
 void TensorMirror::send(Written what, std::size_t layer, std::size_t end) noexcept {

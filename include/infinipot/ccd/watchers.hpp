@@ -137,15 +137,6 @@ class QueryWatcher final : public QuerySink {
   double seconds_ = 0;
 };
 
-/// Whether to take an engine's queries rather than its probabilities, if it has both.
-template <class Engine>
-bool shows_queries(const Engine& engine) {
-  if constexpr (ChoosesWhatToShow<Engine>)
-    return engine.shows_queries();
-  else
-    return true;
-}
-
 /// Shows queries to a policy that observes them.
 template <class P>
 class QueryObserver final : public QuerySink {
@@ -160,6 +151,9 @@ class QueryObserver final : public QuerySink {
   }
 
   void require() const { check_.require(); }
+
+  /// The policy's own time does not count as scoring.
+  double seconds() const noexcept { return 0; }
 
  private:
   P& policy_;
@@ -259,10 +253,9 @@ class ChunkLogits final : public LogitsSink {
 /// Wants no logits at all.
 class NoLogits final : public LogitsSink {
  public:
-  NoLogits(std::size_t tokens, std::uint64_t stream_offset, bool probe) noexcept
+  explicit NoLogits(std::size_t tokens, std::uint64_t stream_offset = 0, bool probe = false) noexcept
       : LogitsSink(tokens, {}, stream_offset, probe) {}
   void row(std::size_t /*token*/, std::span<const float> /*logits*/) noexcept override {}
-  void require() const noexcept {}
 };
 
 /// Calls a function on scope exit unless it was released: a rollback that needs no catch.
