@@ -26,6 +26,7 @@ struct SeenLayer {
   std::size_t model_layer = 0;
   SeenRows keys, values;
   std::size_t query_heads = 0, kv_heads = 0, head_dim = 0;  ///< as attention has them
+  bool sinks = false;  ///< whether a part of the attention may go to none of the entries (learned sinks)
   infinipot::Rope rope = {};  ///< of keys; without frequencies if none turns them
 };
 

@@ -162,9 +162,12 @@ double turn_error(std::span<const float> a, std::span<const float> b, const infi
 }
 
 /// The keys that were written at `position` must be those at 0, turned by it.
-void check_turn(const CacheFacts& facts, const SeenLayer& near, const SeenLayer& at, llama_pos position) {
+/// With learned sinks a token that is alone is not all that it attends to, so that the cache's rounding of
+/// keys, which differs by position, reaches the layers above.
+void check_turn(const CacheFacts& facts, const SeenLayer& near, const SeenLayer& at, llama_pos position,
+                bool sinks) {
   // Sines of large angles in floats: a turn of 777 is off by some 1e-4.
-  constexpr double allowed = 2e-3;
+  constexpr double of_angles = 2e-3;
   const infinipot::Rope& rope = near.rope;
   std::vector<float> memory(infinipot::AngleTable::floats(rope, static_cast<std::size_t>(position) + 1));
   const infinipot::AngleTable angles(rope, static_cast<std::size_t>(position) + 1, memory);
@@ -179,7 +182,8 @@ void check_turn(const CacheFacts& facts, const SeenLayer& near, const SeenLayer&
     const double unturned = relative_error(found, turned);
     infinipot::rotate(turned.data(), angles[static_cast<std::size_t>(position)], rope.pairing,
                       infinipot::Turn::forward, width, turned.data());
-    const double error = turn_error(found, turned, rope);
+    const double error = turn_error(found, turned, rope),
+                 allowed = of_angles + (sinks ? 8 * rounding_of(facts.keys, turned) : 0);
     if (!(error <= allowed))
       refuse("keys of layer ", near.model_layer, ", head ", head, " at position ", position,
              " are not those at position 0, ",
@@ -228,14 +232,15 @@ Parts parts_of(std::span<const SeenLayer> layers, std::span<const std::size_t> w
 }
 
 /// What is known of some layers, once they have proved it.
-CacheFacts proved_facts(std::span<const SeenLayer> near, std::span<const SeenLayer> at, llama_pos position) {
+CacheFacts proved_facts(std::span<const SeenLayer> near, std::span<const SeenLayer> at, llama_pos position,
+                        bool sinks) {
   CacheFacts facts = facts_of(near);
   for (std::size_t i = 0; i < near.size(); ++i) {
     for (const SeenLayer& layer : {std::cref(near[i]), std::cref(at[i])}) {
       check_stored(facts, layer, layer.keys, facts.keys, "keys");
       check_stored(facts, layer, layer.values, facts.values, "values");
     }
-    check_turn(facts, near[i], at[i], position);
+    check_turn(facts, near[i], at[i], position, sinks);
   }
   return facts;
 }
@@ -260,9 +265,10 @@ std::shared_ptr<const Cache> find_cache(GraphTap& tap, llama_context& context, l
   if (first.whole.empty())
     refuse("all layers of ", architecture_of(model), " models see the last ", llama_model_n_swa(&model),
            " tokens only; there is nothing that a pot could hold");
-  CacheFacts facts = proved_facts(first.whole, second.whole, position);
+  const bool sinks = std::ranges::any_of(near.layers(), &SeenLayer::sinks);
+  CacheFacts facts = proved_facts(first.whole, second.whole, position, sinks);
   if (first.windows.empty()) return std::make_shared<const Cache>(std::move(facts));
-  CacheFacts of_windows = proved_facts(first.windows, second.windows, position);
+  CacheFacts of_windows = proved_facts(first.windows, second.windows, position, sinks);
   if (of_windows.cells != facts.cells)
     refuse("layers with a window of ", llama_model_n_swa(&model), " tokens have ", of_windows.cells,
            " cells, the others ", facts.cells, "; make the context with swa_full = true");

@@ -26,6 +26,7 @@ struct TinyFamily {
   std::size_t first_channel = 0, turned = 6;  ///< which channels of a key RoPE turns
   std::size_t window = 0;                     ///< how many tokens layers with windows see, the last included
   std::size_t vocab_size = 53;
+  bool experts = false;  ///< whether tokens go through some of several feed-forward parts
 
   std::size_t count(char kind) const { return static_cast<std::size_t>(std::ranges::count(layers, kind)); }
 };
@@ -215,6 +216,7 @@ inline TinyLlama gpt_oss(const TinySizes& sizes, std::size_t experts, std::size_
 inline TinyFamily tiny_gpt_oss(const TinySizes& sizes = {}, std::size_t window = 24) {
   constexpr std::size_t experts = 4, feed_forward = 20;
   TinyFamily family = tiny::family("gpt-oss", sizes, "wgwg", infinipot::Pairing::half_split);
+  family.experts = true;
   family.window = window;
   family.file = tiny_file_of("gpt-oss", tiny::gpt_oss(sizes, experts, feed_forward),
                              {{"attention.sliding_window", window},
