@@ -16,6 +16,7 @@
 #include "infinipot/check/results_check.hpp"
 #include "infinipot/check/room_check.hpp"
 #include "infinipot/check/rope_check.hpp"
+#include "infinipot/check/rope_claim.hpp"
 #include "infinipot/check/rounding.hpp"
 #include "infinipot/check/score_check.hpp"
 #include "infinipot/check/text_rows.hpp"
@@ -74,9 +75,11 @@ class AdapterCheck {
   bool check_shapes() {
     const Shape of_engine = engine_.shape(), of_store = store_.shape();
     if (!(of_engine == of_store)) {
-      const auto words = [](const Shape& shape) {
+      const bool values = of_engine.value_channels() != of_store.value_channels();
+      const auto words = [&](const Shape& shape) {
         return text(shape.layers, " layers, ", shape.query_heads, " query heads, ", shape.kv_heads,
-                    " kv heads, head_dim ", shape.head_dim);
+                    " kv heads, head_dim ", shape.head_dim,
+                    values ? text(", value_dim ", shape.value_channels()) : "");
       };
       report_.found(Flaw::shape, "the engine has ", words(of_engine), ", the store ", words(of_store));
       return false;
@@ -99,9 +102,7 @@ class AdapterCheck {
       report_.note("keys and RoPE were not checked: the store's keys cannot be read",
                    YieldsQueries<Engine> ? " unless queries are shown" : "");
     if (seen.queries.numbers.empty()) report_.note("queries were not checked: the engine does not show them");
-    bool stated = false;
-    if constexpr (requires { store_.rope(); }) stated = true;
-    const RopeClaim claim{claimed_rope(store_), claimed_storage(store_), stated, rounding_};
+    const RopeClaim claim = claim_of(store_, rounding_);
     if (claim.storage == KeyStorage::unrotated && seen.queries.numbers.empty())
       report_.note("RoPE was not checked: keys are stored unrotated and no queries are shown");
     ropes_ = RopeCheck(seen, claim, report_).run();

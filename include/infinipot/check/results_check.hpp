@@ -253,7 +253,7 @@ class ResultsCheck {
   void run_probe() {
     const std::size_t size = store_.entries().size();
     const auto probe = tokens_.first((std::min)({chunk_, tokens_.size() - size, std::size_t{5}}));
-    NoLogits logits(probe.size());
+    NoLogits logits(probe.size(), 0, true);
     call(probe, size, logits, true);
     store_.truncate(size);
   }

@@ -214,7 +214,7 @@ class ScoreCheck {
   void write(std::size_t layer, std::size_t head, std::size_t entry, const float* rotated) {
     std::vector<float> key(rotated, rotated + shape_.head_dim);
     if (claimed_storage(store_) == KeyStorage::unrotated) {
-      const Rope rope = claimed_rope(store_);
+      const Rope rope = claimed_rope(store_, layer);
       turn(rope, -static_cast<double>(entry), 1 / rope.attention_factor, key.data());
     }
     store_.write(layer, head, entry, key.data(), rows_.values.at(layer, head, entry));

@@ -104,9 +104,10 @@ void read_keys(const S& store, std::size_t layer, std::size_t first, std::size_t
   }
 }
 
-/// Copies values of a store.
+/// Copies values of a store, if it has any.
 template <ReadableEntries S>
 void read_values(const S& store, std::size_t layer, std::size_t count, EntryNumbers& values) noexcept {
+  if (values.width == 0) return;
   for (std::size_t head = 0; head < values.heads; ++head) {
     float* const to = values.at(layer, head, 0);
     const FloatRows rows = store.value_rows(layer, head, 0, count, to);
