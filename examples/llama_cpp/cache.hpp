@@ -3,6 +3,7 @@
 
 #include <ggml.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <utility>
@@ -53,6 +54,10 @@ class Cache {
   const infinipot::Shape& shape() const noexcept { return facts_.shape; }
   const infinipot::Rope& rope() const noexcept { return facts_.rope; }
   const std::vector<std::size_t>& layers_without_rope() const noexcept { return facts_.layers_without_rope; }
+  /// Whether RoPE turns a pot layer's keys.
+  bool rotates(std::size_t layer) const noexcept {
+    return rope().rotary_dim() > 0 && !std::ranges::binary_search(layers_without_rope(), layer);
+  }
   const std::vector<CacheLayer>& layers() const noexcept { return facts_.layers; }
   std::size_t cells() const noexcept { return facts_.cells; }
   std::size_t streams() const noexcept { return facts_.streams; }

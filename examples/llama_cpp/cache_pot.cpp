@@ -128,10 +128,24 @@ void CachePot::check_file() const {
   if (states_.any()) refuse("recurrent layers are not in a pot file, so the pot cannot go on from one");
 }
 
-bool CachePot::place(std::size_t first, std::span<const CacheRow> rows) noexcept {
+void CachePot::outdate(std::size_t end) noexcept {
   for (AnyPot* const any : {&pot_, windows_ ? &*windows_ : nullptr})
-    if (auto* const pot = any != nullptr ? std::get_if<RowPot>(any) : nullptr)
-      pot->outdate(first + rows.size());
+    if (auto* const pot = any != nullptr ? std::get_if<RowPot>(any) : nullptr) pot->outdate(end);
+}
+
+void CachePot::decode_again(std::size_t first, std::span<const infinipot::Token> tokens) {
+  while (!tokens.empty()) {
+    const std::size_t count = std::min(batch_.most(), tokens.size());
+    states_.save(first, false);
+    batch_.decode(tokens.first(count), first, count);
+    first += count;
+    tokens = tokens.subspan(count);
+  }
+  outdate(first);
+}
+
+bool CachePot::place(std::size_t first, std::span<const CacheRow> rows) noexcept {
+  outdate(first + rows.size());
   const std::size_t stream = cache_->stream_of(static_cast<std::size_t>(sequence()));
   for (std::size_t i = 0; i < rows.size(); ++i)
     if (rows[i].stream != stream || rows[i].cell != first + i) return false;
@@ -141,12 +155,17 @@ bool CachePot::place(std::size_t first, std::span<const CacheRow> rows) noexcept
 void CachePot::append(std::span<const infinipot::Entry> added) {
   const std::size_t size = entries().size(), taken = cells_taken();
   if (taken == size && !added.empty()) {
-    if (states_.any())
-      refuse<std::runtime_error>("recurrent layers cannot be given entries that they have not read");
-    if (windows_ && rows_written_ != 0)
+    if (rows_written_ != 0 && (windows_ || states_.any()))
       refuse<std::runtime_error>(
-          "archived rows lack those of layers with windows; archive token ids instead");
-    take_cells(size, added.size());
+          "archived rows lack those of layers with windows, and the states of recurrent layers; "
+          "archive token ids instead");
+    if (states_.any()) {
+      std::vector<infinipot::Token> tokens;
+      for (const infinipot::Entry& entry : added) tokens.push_back(entry.token);
+      decode_again(size, tokens);
+    } else {
+      take_cells(size, added.size());
+    }
   } else if (taken != size + added.size())
     refuse<std::runtime_error>("cells of ", taken, " entries are written, but there are to be ",
                                size + added.size());
@@ -156,7 +175,9 @@ void CachePot::append(std::span<const infinipot::Entry> added) {
 }
 
 void CachePot::truncate(std::size_t size) {
-  states_.cut(size);
+  const std::size_t known = states_.cut(size);
+  const auto tokens = entries().tokens(0).first(size);
+  if (known < size) decode_again(known, tokens.subspan(known));
   visit([&](auto& pot) { pot.truncate(size); });
   if (windows_) std::visit([&](auto& pot) { pot.truncate(size); }, *windows_);
 }

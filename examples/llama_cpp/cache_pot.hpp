@@ -65,18 +65,20 @@ class CachePot {
   infinipot::Granularity granularity() const noexcept { return settings_.granularity; }
   infinipot::KeyStorage key_storage() const noexcept { return infinipot::KeyStorage::rotated; }
   const infinipot::Rope& rope() const noexcept { return cache_->rope(); }
+  bool rotates(std::size_t layer) const noexcept { return cache_->rotates(layer); }
   const infinipot::EntryTable& entries() const noexcept {
     return visit([](const auto& pot) -> const infinipot::EntryTable& { return pot.entries(); });
   }
 
   /// Entries whose rows were written, by a forward pass or by write_projected(), or that were just truncated;
-  /// of the latter llama.cpp is told that their cells are taken, which computes nothing. Throws
-  /// std::runtime_error if it has no cells for them, or if there are layers that cannot be given what they
-  /// miss: recurrent ones, or, of archived rows, those with windows.
+  /// of the latter llama.cpp is told that their cells are taken, which computes nothing, but of a model with
+  /// recurrent layers they are decoded again. Throws std::runtime_error if llama.cpp has no cells for them,
+  /// or if they are archived rows and there are recurrent layers or windows, which they lack.
   void append(std::span<const infinipot::Entry> added);
 
-  /// Throws std::runtime_error if llama.cpp refuses, which it never does of models without recurrent layers;
-  /// of others if their states there are not known any more (RecurrentState). Then nothing has changed.
+  /// Throws std::runtime_error if llama.cpp refuses, which it never does of models without recurrent layers.
+  /// Of others, whose states are copied before each call of several tokens only (RecurrentState), tokens may
+  /// have to be decoded again, and it throws below what the last distillation left. Then nothing has changed.
   void truncate(std::size_t size);
 
   /// Throws std::runtime_error as truncate() does; entries are then as selected.
@@ -153,6 +155,8 @@ class CachePot {
   llama_memory_t memory() const noexcept { return llama_get_memory(&context()); }
   std::size_t cells_taken() const noexcept;
   void take_cells(std::size_t first, std::size_t count);
+  void decode_again(std::size_t first, std::span<const infinipot::Token> tokens);
+  void outdate(std::size_t end) noexcept;
 
   GraphTap& tap_;
   CachePotSettings settings_;

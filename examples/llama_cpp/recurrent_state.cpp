@@ -15,6 +15,10 @@ constexpr std::size_t small_state = std::size_t{1} << 20U;
 
 [[noreturn]] void refuse(const std::string& what) { throw std::runtime_error("llama.cpp: " + what); }
 
+std::string no_removal(std::size_t size) {
+  return "llama_memory_seq_rm refused to remove positions from " + std::to_string(size) + " on";
+}
+
 }  // namespace
 
 RecurrentState::RecurrentState(llama_context& context, llama_seq_id sequence)
@@ -51,19 +55,20 @@ void RecurrentState::save(std::size_t size, bool single) {
     copies_.erase(copies_.begin());
 }
 
-void RecurrentState::cut(std::size_t size) {
+std::size_t RecurrentState::cut(std::size_t size) {
   if (size == 0) copies_.clear();  // all goes, states too
-  if (remove(size)) return;
-  const auto copy = std::ranges::find(copies_, size, &Copy::size);
-  if (copy == copies_.end())
-    refuse(
-        "entries from " + std::to_string(size) +
-        " on cannot be dropped: the model's recurrent layers have seen them, and no copy of their states was "
-        "made there");
-  put_back(copy->state);
-  copies_.erase(std::next(copy), copies_.end());
-  if (!remove(size))
-    refuse("llama_memory_seq_rm refused to remove positions from " + std::to_string(size) + " on");
+  if (remove(size)) return size;
+  const auto after = std::ranges::upper_bound(copies_, size, {}, [](const Copy& copy) { return copy.size; });
+  if (after == copies_.begin())
+    refuse("entries from " + std::to_string(size) +
+           " on cannot be dropped: the model's recurrent layers have seen them, and what they were before "
+           "the last "
+           "distillation is not known any more");
+  const std::size_t known = std::prev(after)->size;
+  put_back(std::prev(after)->state);
+  copies_.erase(after, copies_.end());
+  if (!remove(known)) refuse(no_removal(known));
+  return known;
 }
 
 std::vector<std::uint8_t> RecurrentState::states_behind(std::size_t count, std::size_t size) const {
@@ -80,8 +85,7 @@ std::vector<std::uint8_t> RecurrentState::states_behind(std::size_t count, std::
 
 void RecurrentState::move(std::size_t from, std::size_t to) {
   if (!any_) {
-    if (!remove(to))
-      refuse("llama_memory_seq_rm refused to remove positions from " + std::to_string(to) + " on");
+    if (!remove(to)) refuse(no_removal(to));
     return;
   }
   copies_.clear();
@@ -89,7 +93,7 @@ void RecurrentState::move(std::size_t from, std::size_t to) {
   put_back(empty_);  // the attention layers' part can be cut then
   const bool removed = remove(to);
   put_back(behind);
-  if (!removed) refuse("llama_memory_seq_rm refused to remove positions from " + std::to_string(to) + " on");
+  if (!removed) refuse(no_removal(to));
   // Where positions have several numbers, llama.cpp cannot move them; it then takes the gap, and says so.
   const llama_memory_t memory = llama_get_memory(&context_);
   if (from > to && llama_memory_can_shift(memory))

@@ -13,8 +13,7 @@ namespace llama_cpp {
 /// Qwen3-Next) back to what they were there. Of a model without such layers there is nothing to put back.
 ///
 /// llama.cpp keeps one state per layer, of the last token, and refuses to remove that token alone. So save()
-/// is to be called before tokens are decoded that may be removed again: all states are copied, once for each
-/// call of few bytes, else only of the last ones.
+/// is to be called before tokens are decoded that may be removed again.
 class RecurrentState {
  public:
   /// How many bytes copies may take; at least two states are kept.
@@ -30,9 +29,11 @@ class RecurrentState {
   /// removed, no copy is made if states are large.
   void save(std::size_t size, bool single);
 
-  /// Removes all from position `size` on. Throws std::runtime_error, having removed nothing, if recurrent
-  /// layers have no copy of their states there, or llama.cpp refuses.
-  void cut(std::size_t size);
+  /// Removes all from position `size` on, or, of a model with recurrent layers, from the last position before
+  /// it of which there is a copy of their states; returns that, and tokens from there on must be decoded
+  /// again. Throws std::runtime_error, having removed nothing, if there is no such copy, or llama.cpp
+  /// refuses.
+  std::size_t cut(std::size_t size);
 
   /// Removes all from position `to` on, while recurrent layers stay as they are, behind the last token; the
   /// next one gets position `to`. `from` is where they end. Throws std::runtime_error if llama.cpp refuses.

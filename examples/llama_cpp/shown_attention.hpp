@@ -40,6 +40,9 @@ class ShownAttention {
   const infinipot::AttentionForm& form(std::size_t layer) const noexcept { return forms_[layer]; }
 
  private:
+  /// Takes a layer's learned sinks, if there are any. Returns whether they are as expected.
+  bool learn(const ggml_tensor* sinks, std::size_t layer);
+
   const Cache& cache_;
   std::vector<infinipot::AttentionForm> forms_;  // (layers)
   std::vector<std::vector<float>> sinks_;        // (layers, query_heads) learned; none of most models

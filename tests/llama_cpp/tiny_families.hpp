@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,6 +29,8 @@ struct TinyFamily {
   std::size_t window = 0;                     ///< how many tokens layers with windows see, the last included
   std::size_t vocab_size = 53;
   bool experts = false;  ///< whether tokens go through some of several feed-forward parts
+
+  friend std::ostream& operator<<(std::ostream& out, const TinyFamily& family) { return out << family.name; }
 
   std::size_t count(char kind) const { return static_cast<std::size_t>(std::ranges::count(layers, kind)); }
 };
