@@ -79,6 +79,8 @@ CachePot::CachePot(GraphTap& tap, llama_context& context, llama_seq_id sequence,
       cache_(cache_of(tap, context, sequence)),
       pot_(make_pot(cache_, settings.granularity)),
       states_(context, sequence) {
+  if (settings.k_shift && (cache_->windows() != nullptr || states_.any()))
+    refuse("where llama.cpp shifts, models with windows or recurrent layers cannot be read");
   if (cache_->windows() != nullptr) windows_ = make_pot(cache_->windows(), infinipot::Granularity::shared);
 }
 
@@ -90,6 +92,7 @@ CachePot::AnyPot CachePot::make_pot(const std::shared_ptr<const Cache>& cache,
                                   .granularity = granularity,
                                   .rope = cache->rope(),
                                   .layers_without_rope = cache->layers_without_rope()};
+  if (settings_.k_shift) return ShiftedPot(std::move(settings), cache, context(), sequence());
   const std::size_t stream = cache->stream_of(static_cast<std::size_t>(sequence()));
   if (cache->on_host() && !cache->transposed() &&
       (cache->keys().type == cache->values().type || cache->values().width == 0)) {
@@ -146,6 +149,10 @@ void CachePot::decode_again(std::size_t first, std::span<const infinipot::Token>
 
 bool CachePot::place(std::size_t first, std::span<const CacheRow> rows) noexcept {
   outdate(first + rows.size());
+  if (auto* const pot = std::get_if<ShiftedPot>(&pot_)) {
+    pot->place(first, rows);
+    return true;
+  }
   const std::size_t stream = cache_->stream_of(static_cast<std::size_t>(sequence()));
   for (std::size_t i = 0; i < rows.size(); ++i)
     if (rows[i].stream != stream || rows[i].cell != first + i) return false;
@@ -154,6 +161,8 @@ bool CachePot::place(std::size_t first, std::span<const CacheRow> rows) noexcept
 
 void CachePot::append(std::span<const infinipot::Entry> added) {
   const std::size_t size = entries().size(), taken = cells_taken();
+  if (taken == size && shifts() && !added.empty())
+    refuse<std::runtime_error>("where llama.cpp shifts, entries cannot be written without a forward pass");
   if (taken == size && !added.empty()) {
     if (rows_written_ != 0 && (windows_ || states_.any()))
       refuse<std::runtime_error>(
@@ -188,6 +197,17 @@ CachePot CachePot::fork(llama_seq_id sequence) const {
   return copy;
 }
 
+std::size_t CachePot::survivors() const noexcept {
+  return visit([](const auto& pot) -> std::size_t {
+    if constexpr (requires { infinipot::detail::PotAccess::survivors(pot); })
+      return infinipot::detail::PotAccess::survivors(pot);
+    else if constexpr (requires { pot.survivors(); })
+      return pot.survivors();
+    else
+      return 0;
+  });
+}
+
 void CachePot::assign(const CachePot& other, std::size_t count) {
   if (&other == this) refuse("a pot cannot be copied into itself");
   if (other.pot_.index() != pot_.index() || !(other.shape() == shape()) ||
@@ -199,11 +219,11 @@ void CachePot::assign(const CachePot& other, std::size_t count) {
   if (count > other.entries().size() || count > capacity())
     refuse("cannot copy ", count, " entries of a pot that holds ", other.entries().size(), " into one of ",
            capacity());
-  if (std::min(count, other.max_keep()) > max_keep() && count > max_keep())
-    refuse("cannot copy ", count, " entries into a pot whose max_keep is ", max_keep());
+  if (const std::size_t survivors = std::min(other.survivors(), count); survivors > max_keep())
+    refuse("cannot copy ", survivors, " survivors into a pot whose max_keep is ", max_keep());
   const std::vector<std::uint8_t> states = other.states_.states_behind(count, other.entries().size());
   truncate(0);
-  take_cells(0, count);
+  if (!shifts()) take_cells(0, count);
   const auto assign_in = [count](AnyPot& any, const AnyPot& from) {
     std::visit([&](auto& pot) { pot.assign(std::get<std::remove_reference_t<decltype(pot)>>(from), count); },
                any);
@@ -219,8 +239,10 @@ void CachePot::save(std::ostream& out, std::span<const std::byte> extra) const {
       [&](const auto& pot) {
         if constexpr (requires { pot.save(out, extra); })
           pot.save(out, extra);
-        else
+        else if constexpr (requires { infinipot::save_pot(pot, out, extra); })
           infinipot::save_pot(pot, out, extra);
+        else
+          refuse("where llama.cpp shifts, a pot cannot be saved");
       },
       pot_);
 }
@@ -231,8 +253,10 @@ void CachePot::restore(std::span<const std::byte> file) {
       [&](auto& pot) {
         if constexpr (requires { pot.restore(file); })
           pot.restore(file);
-        else
+        else if constexpr (requires { infinipot::restore_pot(file, pot); })
           infinipot::restore_pot(file, pot);
+        else
+          refuse("where llama.cpp shifts, a pot cannot be restored");
       },
       pot_);
   states_.cut(0);

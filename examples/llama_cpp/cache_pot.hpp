@@ -19,6 +19,7 @@
 #include "recurrent_state.hpp"
 #include "row_pot.hpp"
 #include "sequence_batch.hpp"
+#include "shifted_pot.hpp"
 
 namespace llama_cpp {
 
@@ -26,6 +27,8 @@ struct CachePotSettings {
   std::size_t capacity = 0;  ///< M: at most the context's cells per sequence
   std::size_t max_keep = 0;  ///< the most that a distillation may keep; 0 means half
   infinipot::Granularity granularity = infinipot::Granularity::shared;
+  /// Let llama.cpp close the gaps, as its users do, for comparison (ShiftedPot).
+  bool k_shift = false;
 };
 
 /// The store of one sequence of a context, in llama.cpp's own memory. Entry i is in cell i of the sequence,
@@ -97,7 +100,7 @@ class CachePot {
     const std::size_t size = entries().size();
     keep_in(pot_, kept);
     if (windows_) keep_in(*windows_, newest(size, kept.keep()));
-    states_.move(size, kept.keep());
+    if (!shifts()) states_.move(size, kept.keep());
   }
 
   infinipot::FloatRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
@@ -109,12 +112,26 @@ class CachePot {
     return visit([&](const auto& pot) { return pot.value_rows(layer, kv_head, first, count, tile); });
   }
   void read_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key) const noexcept {
-    visit([&](const auto& pot) { pot.read_projected(layer, kv_head, entry, key); });
+    visit([&](const auto& pot) {
+      if constexpr (requires { pot.read_projected(layer, kv_head, entry, key); })
+        pot.read_projected(layer, kv_head, entry, key);
+    });
   }
   void write_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
                        const float* value) noexcept {
     std::atomic_ref(rows_written_).store(1, std::memory_order_relaxed);
-    visit([&](auto& pot) { pot.write_projected(layer, kv_head, entry, key, value); });
+    visit([&](auto& pot) {
+      if constexpr (requires { pot.write_projected(layer, kv_head, entry, key, value); })
+        pot.write_projected(layer, kv_head, entry, key, value);
+    });
+  }
+  /// As infinipot::Pot::write().
+  void write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
+             const float* value) noexcept {
+    visit([&](auto& pot) {
+      if constexpr (requires { pot.write(layer, kv_head, entry, key, value); })
+        pot.write(layer, kv_head, entry, key, value);
+    });
   }
 
   /// A copy of all entries in another, empty sequence of the context. Throws std::invalid_argument as the
@@ -141,19 +158,24 @@ class CachePot {
   /// taken back by truncate().
   void prepare(std::size_t first, bool single) { states_.save(first, single); }
 
+  /// Whether llama.cpp closes the gaps, so that entries may be in any cells. Rows cannot be written to such a
+  /// pot; append() says so.
+  bool shifts() const noexcept { return settings_.k_shift; }
+
   /// The forward pass writes entries `first` ... into these rows of the cache. Returns whether they are where
   /// the pot has them.
   bool place(std::size_t first, std::span<const CacheRow> rows) noexcept;
 
  private:
   using AnyPot = std::variant<infinipot::Pot<infinipot::f32>, infinipot::Pot<infinipot::f16>,
-                              infinipot::Pot<infinipot::bf16>, RowPot>;
+                              infinipot::Pot<infinipot::bf16>, RowPot, ShiftedPot>;
 
   AnyPot make_pot(const std::shared_ptr<const Cache>& cache, infinipot::Granularity granularity) const;
   const infinipot::Selection& newest(std::size_t size, std::size_t keep);
   void check_file() const;
   llama_memory_t memory() const noexcept { return llama_get_memory(&context()); }
   std::size_t cells_taken() const noexcept;
+  std::size_t survivors() const noexcept;
   void take_cells(std::size_t first, std::size_t count);
   void decode_again(std::size_t first, std::span<const infinipot::Token> tokens);
   void outdate(std::size_t end) noexcept;
