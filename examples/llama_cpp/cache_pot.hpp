@@ -128,6 +128,7 @@ class CachePot {
   /// As infinipot::Pot::write().
   void write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
              const float* value) noexcept {
+    std::atomic_ref(rows_written_).store(1, std::memory_order_relaxed);
     visit([&](auto& pot) {
       if constexpr (requires { pot.write(layer, kv_head, entry, key, value); })
         pot.write(layer, kv_head, entry, key, value);
