@@ -39,6 +39,9 @@ class CacheListener final : public Listener {
 
   bool wants_written() const noexcept override { return true; }
   void written(Written what, std::size_t layer, const ggml_tensor& node) noexcept override;
+  void written_elsewhere(const ggml_tensor& cache) noexcept override {
+    problem_ = std::string("it also writes to ") + cache.name + ", of which a pot holds nothing";
+  }
   bool wants_attention() const noexcept override { return true; }
   bool attention(std::size_t layer, const ggml_tensor& node) noexcept override;
 

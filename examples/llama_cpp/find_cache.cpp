@@ -209,7 +209,7 @@ void check_model(const llama_context& context, llama_seq_id sequence) {
     refuse(architecture,
            " models have recurrent layers beside layers with windows, of which llama.cpp saves and "
            "restores both or neither");
-  if (architecture == "llama4")
+  if (architecture == "llama4" && llama_model_n_swa(&model) > 0)
     refuse(
         "most layers of llama4 models see chunks of text that begin at fixed positions, where a pot's "
         "entries do "

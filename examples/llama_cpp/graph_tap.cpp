@@ -32,6 +32,13 @@ std::optional<Write> write_of(const ggml_tensor& node) noexcept {
   return std::nullopt;
 }
 
+/// Whether a node writes to a cache other than those of keys, values and recurrent states.
+bool is_other_cache(const ggml_tensor& node) noexcept {
+  const std::string_view name = node.op == GGML_OP_SET_ROWS ? root_of(node).name : "";
+  return name.starts_with("cache_") && !name.starts_with("cache_r_l") && !name.starts_with("cache_s_l") &&
+         !write_of(node);
+}
+
 /// The layer of whose attention a node is the softmax or the whole.
 std::optional<std::size_t> layer_of_attention(const ggml_tensor& node) noexcept {
   if (node.op == GGML_OP_SOFT_MAX) return layer_of(node.name, "kq_soft_max-");
@@ -66,6 +73,7 @@ bool GraphTap::wants(const ggml_tensor& node) noexcept {
     }
     return listener_->wants_written();
   }
+  if (is_other_cache(node)) listener_->written_elsewhere(root_of(node));
   if (!layer_of_attention(node)) return false;
   shows_ = node.op == GGML_OP_SOFT_MAX ? Shows::probabilities : Shows::queries;
   return listener_->wants_attention();

@@ -56,6 +56,9 @@ class Listener {
   /// One layer's keys or values of a micro-batch have been written: `node` is a GGML_OP_SET_ROWS.
   virtual void written(Written /*what*/, std::size_t /*layer*/, const ggml_tensor& /*node*/) noexcept {}
 
+  /// Something is written to a cache that holds neither keys nor values of a layer.
+  virtual void written_elsewhere(const ggml_tensor& /*cache*/) noexcept {}
+
   /// Whether nothing at all is to be computed: a micro-batch is to take its cells and no more.
   virtual bool takes_cells_alone() const noexcept { return false; }
 

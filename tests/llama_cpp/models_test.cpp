@@ -321,6 +321,33 @@ TEST(Refused, WindowsWithoutCellsForAllPositions) {
   EXPECT_EQ(refusal_of(test::tiny_gemma3().file, true), "accepted");
 }
 
+TEST(Refused, ChunksAtFixedPositions) {
+  const auto file = test::tiny_file_of("llama4", test::tiny_llama(),
+                                       {{"interleave_moe_layer_step", 0},
+                                        {"expert_count", 2},
+                                        {"expert_used_count", 1},
+                                        {"expert_feed_forward_length", 8}})
+                        .build();
+  EXPECT_EQ(
+      refusal_of(file, true),
+      "llama.cpp pot: most layers of llama4 models see chunks of text that begin at fixed positions, where a "
+      "pot's entries do not stay");
+}
+
+TEST(Refused, WindowsBesideRecurrentLayers) {
+  EXPECT_EQ(
+      refusal_of(test::tiny_lfm2({}, 24).file, true),
+      "llama.cpp pot: lfm2 models have recurrent layers beside layers with windows, of which llama.cpp saves "
+      "and restores both or neither");
+}
+
+TEST(Refused, WindowsAlone) {
+  EXPECT_EQ(refusal_of(test::tiny_gemma3({}, 24, 0).file, true),
+            "llama.cpp pot: all layers of gemma3 models see the last 24 tokens only; there is nothing that a "
+            "pot could "
+            "hold");
+}
+
 TEST(Refused, FilesOfWhatIsNotInThePot) {
   for (const TinyFamily& family : {test::tiny_gemma3(), test::tiny_lfm2()}) {
     const Loaded loaded(family);

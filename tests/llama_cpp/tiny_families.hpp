@@ -151,8 +151,9 @@ inline TinyFamily tiny_smollm3(const TinySizes& sizes = {}) {
   return family;
 }
 
-/// Windows in two of three layers, the first one among them, with a RoPE of their own.
-inline TinyFamily tiny_gemma3(TinySizes sizes = {}, std::size_t window = 24) {
+/// Windows in two of three layers, the first one among them, with a RoPE of their own; or, with a pattern of
+/// 0, in all.
+inline TinyFamily tiny_gemma3(TinySizes sizes = {}, std::size_t window = 24, std::size_t pattern = 3) {
   sizes.layers = 6;
   TinyFamily family = tiny::family("gemma3", sizes, "wwgwwg", infinipot::Pairing::half_split);
   family.window = window;
@@ -163,7 +164,7 @@ inline TinyFamily tiny_gemma3(TinySizes sizes = {}, std::size_t window = 24) {
   });
   family.file = tiny_file_of("gemma3", model,
                              {{"attention.sliding_window", window},
-                              {"attention.sliding_window_pattern", 3},
+                              {"attention.sliding_window_pattern", pattern},
                               {"attention.key_length", sizes.head_dim},
                               {"attention.value_length", sizes.head_dim}})
                     .f32("gemma3.rope.freq_base", 1000)
@@ -315,8 +316,8 @@ inline TinyFamily tiny_expanded_deepseek2(const TinySizes& sizes = {}, const Tin
   return family;
 }
 
-/// Short convolutions; attention in every other layer, not in the first.
-inline TinyFamily tiny_lfm2(const TinySizes& sizes = {}) {
+/// Short convolutions; attention in every other layer, not in the first, to all or to a window.
+inline TinyFamily tiny_lfm2(const TinySizes& sizes = {}, std::size_t window = 0) {
   constexpr std::size_t convolved = 3;
   const std::size_t width = sizes.width();
   TinyFamily family = tiny::family("lfm2", sizes, "rgrg", infinipot::Pairing::half_split);
@@ -336,9 +337,11 @@ inline TinyFamily tiny_lfm2(const TinySizes& sizes = {}) {
     model.add(block + "shortconv.in_proj.weight", 3 * width, width);
     model.add(block + "shortconv.out_proj.weight", width, width);
   }
-  family.file = tiny_file_of("lfm2", model, {{"shortconv.l_cache", convolved}}, kv_heads)
-                    .f32("lfm2.rope.freq_base", 1000)
-                    .build();
+  family.file =
+      tiny_file_of("lfm2", model, {{"shortconv.l_cache", convolved}, {"attention.sliding_window", window}},
+                   kv_heads)
+          .f32("lfm2.rope.freq_base", 1000)
+          .build();
   return family;
 }
 
