@@ -48,7 +48,7 @@ class AdapterCheck {
     EmptyAgain<S> empty(store_);
     check_repeated_token();
     check_text_rows();
-    ResultsCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, tolerance(), report_).run();
+    ResultsCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, tolerance(), settles_, report_).run();
     check_attention();
     if (report_.ok()) check_scores();
     if (report_.ok()) check_keep();
@@ -105,7 +105,9 @@ class AdapterCheck {
     const RopeClaim claim = claim_of(store_, rounding_);
     if (claim.storage == KeyStorage::unrotated && seen.queries.numbers.empty())
       report_.note("RoPE was not checked: keys are stored unrotated and no queries are shown");
-    ropes_ = RopeCheck(seen, claim, report_).run();
+    RopeCheck check(seen, claim, report_);
+    ropes_ = check.run();
+    settles_ = check.settles();
   }
 
   /// That a call showed each layer's queries once, of all its tokens.
@@ -186,6 +188,7 @@ class AdapterCheck {
   const CheckOptions& options_;
   Rounding rounding_;
   AdapterReport report_;
+  bool settles_ = false;                        // whether a repeated token becomes the same only slowly
   std::vector<Rope> ropes_;                     // (layers) that keys have; empty if that is not known
   std::vector<std::vector<std::byte>> guards_;  // as they were
 };
@@ -215,7 +218,8 @@ class AdapterCheck {
 /// store must be empty and is left empty, whatever happens. Throws std::invalid_argument, before anything
 /// runs, for tokens that are too few, all the same or outside the vocabulary, for a store that is not empty
 /// or has fewer than 16 entries, and for options out of range; and what forward() throws, except while the
-/// store is filled to the last row, when it is a finding.
+/// store is filled to the last row, when it is a finding, and where a call begins at an earlier place than
+/// the one before has reached, when it is a note.
 template <ForwardPass Engine, Store S>
 AdapterReport check_adapter(Engine& engine, S& store, std::span<const Token> tokens,
                             const CheckOptions& options = {}) {

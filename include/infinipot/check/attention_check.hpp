@@ -90,7 +90,7 @@ class AttentionCheck {
     const std::size_t first = (std::min)(chunk_, tokens_.size() / 2);
     const std::size_t count = (std::min)(chunk_, tokens_.size() - first);
     const TextRows rows = run_text(engine_, store_, tokens_.first(first + count), first);
-    store_.truncate(first);
+    run_text(engine_, store_, tokens_.first(first), first);
     KeptAttention attention(shape, first, count);
     NoLogits logits(count);
     engine_.forward(tokens_.subspan(first, count), first, logits, static_cast<AttentionSink&>(attention));

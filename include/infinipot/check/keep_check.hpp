@@ -97,7 +97,7 @@ class KeepCheck {
     } else if constexpr (YieldsQueries<Engine> && ReadableKeys<S>) {
       EntryNumbers queries(shape_.layers, 1, size + 1, shape_.head_dim);
       KeptQueries<S> sink(store_, size, 1, queries, keys, true);
-      NoLogits logits(1, 0, true);
+      NoLogits logits(1, tokens_.size() - size, true);
       engine_.forward(tokens_.first(1), size, logits, static_cast<QuerySink&>(sink));
       store_.truncate(size);
     }

@@ -281,8 +281,8 @@ class PairLengths {
         }
         for (std::size_t p = 0; p < n; ++p) squares[k * n + p] -= mean[k];
         if (traces.drift > 0) straighten(std::span(squares).subspan(k * n, n));
-        const double off =
-            (traces.rounding.relative + engine_noise) * std::sqrt(mean[k]) + head.rounding * head.weight;
+        const double off = (traces.rounding.relative + engine_noise + traces.drift) * std::sqrt(mean[k]) +
+                           head.rounding * head.weight;
         floor_ += 4 * mean[k] * off * off;
       }
       for (std::size_t a = 0; a < d_; ++a)

@@ -32,6 +32,9 @@ class RopeCheck {
         layers_((std::max)(seen.keys.layers, seen.queries.layers)),
         settling_(seen, claim.ropes, claim.rounding) {}
 
+  /// Whether what a repeated token becomes changes in some layer.
+  bool settles() const { return !settling_.layers().empty(); }
+
   /// The Rope that keys are stored with, by layer; empty if that is not known.
   std::vector<Rope> run() {
     if (const auto settling = settling_.layers(); !settling.empty())
@@ -139,8 +142,11 @@ class RopeCheck {
     const auto layers = traces_of(seen_.keys, "keys", claim_.rounding);
     if (layers.empty()) return;
     std::vector<std::size_t> turning;
-    for (std::size_t layer = 0; layer < layers.size(); ++layer)
-      if (!explains({}, layers[layer], fit_rope(layers[layer], {}))) turning.push_back(layer);
+    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+      const RopeFit best = fit_rope(layers[layer], {});
+      if (best.unexplained > RopeFit::allowed(layers[layer]) || !explains({}, layers[layer], best))
+        turning.push_back(layer);
+    }
     effective_ = claim_.ropes;
     if (turning.empty()) return;
     for (const LayerGroup& group : group_layers(layers, turning, claim_.ropes[turning.front()])) {

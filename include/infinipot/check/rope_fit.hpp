@@ -171,6 +171,7 @@ inline bool may_have(const PairFit& pair, double frequency, double more = 0) noe
 /// `source` is the fit that the Rope comes from, if it was measured.
 inline bool explains(const Rope& rope, const Traces& traces, const RopeFit& best,
                      const RopeFit* source = nullptr) {
+  if (rope.frequencies.empty() && !best.turns()) return true;
   const PairLayout layout = measured_layout(rope, traces.head_dim);
   if (!(best.layout == layout)) {
     const PairLengths lengths(traces);

@@ -50,21 +50,21 @@ class Settling {
                          const Rope& expected, Rounding rounding) {
     Traces all, late;
     if (!RepeatedToken::layer(numbers, layer, rounding, all)) return 0;
-    const double unexplained = fit_rope(all, expected).unexplained;
-    if (unexplained <= RopeFit::allowed(all)) return 0;
+    const double unexplained = fit_rope(all, expected).unexplained, allowed = RopeFit::allowed(all);
+    const double values = moved(seen.values, layer, rounding);
+    if (unexplained <= allowed && values <= allowed) return 0;
     // A mistake in what is done to keys alone leaves values as they are.
-    if (!seen.values.numbers.empty() && moved(seen.values, layer, rounding) < unexplained / 8) return 0;
+    if (!seen.values.numbers.empty() && values < unexplained / 8) return 0;
     RepeatedToken::layer(numbers, layer, rounding, late, numbers.entries / 2);
     // Twice that, as the worst entry moves further than they do in the mean.
     late.drift = 2 * fit_rope(late, expected).unexplained + 1e-6;
-    const RopeFit fit = fit_rope(late, expected);
-    return fit.unexplained <= RopeFit::allowed(late) ? late.drift : 0;
+    return fit_rope(late, expected).unexplained <= allowed ? late.drift : 0;
   }
 
   /// What of vectors that do not turn is left around their mean.
   static double moved(const EntryNumbers& numbers, std::size_t layer, Rounding rounding) {
     Traces traces;
-    if (!RepeatedToken::layer(numbers, layer, rounding, traces)) return 0;
+    if (numbers.numbers.empty() || !RepeatedToken::layer(numbers, layer, rounding, traces)) return 0;
     return fit_pairs(traces, {}).unexplained;
   }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -18,8 +19,8 @@ namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 class KeptLogits final : public LogitsSink {
  public:
   KeptLogits(std::size_t tokens, std::size_t first_row, std::size_t vocab_size,
-             std::span<const Token> targets = {})
-      : LogitsSink(first_row, targets),
+             std::span<const Token> targets = {}, bool probe = false, std::uint64_t stream_offset = 0)
+      : LogitsSink(first_row, targets, stream_offset, probe),
         vocab_size_(vocab_size),
         rows_(tokens),
         times_(tokens),
