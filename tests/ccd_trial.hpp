@@ -109,7 +109,8 @@ void with_policy(const toy::Model& model, const CcdSpec& spec, const F& f) {
                                   .future = spec.future,
                                   .sinks = spec.sinks,
                                   .epsilon = spec.epsilon,
-                                  .learned_sinks = learned_sinks(model)}));
+                                  .learned_sinks = learned_sinks(model),
+                                  .layers_without_rope = model.layers_without_rope()}));
     case Kind::temporal_redundancy:
       return f(TemporalRedundancy(spec.period, spec.frames));
   }
@@ -158,6 +159,11 @@ class AnyReader {
   }
   void feed(Token token, Retention retention = Retention::evictable) { do_feed({&token, 1}, retention); }
 
+  virtual void start(std::span<const Token> tokens, Retention retention = Retention::evictable) = 0;
+  virtual void start_distil() = 0;
+  virtual const infinipot::Pass* next() = 0;
+  virtual void done() = 0;
+  virtual void failed() = 0;
   virtual void distil() = 0;
   virtual std::size_t generate(std::size_t most, const Sample& sample,
                                const std::function<bool(Token)>& accept) = 0;
@@ -188,6 +194,7 @@ struct AnyRun {
   virtual ~AnyRun() = default;
 
   virtual std::unique_ptr<AnyRun> fork() const = 0;
+  virtual void run_pass(const infinipot::Pass& pass) = 0;
 
   Pot<T>& pot;
   toy::EngineControls& engine;
@@ -244,11 +251,11 @@ Snapshot snapshot_of(Kv& pot, const Reader& reader) {
   const infinipot::Shape shape = pot.shape();
   for (std::size_t layer = 0; layer < shape.layers; ++layer)
     for (std::size_t head = 0; head < shape.kv_heads; ++head)
-      for (std::size_t t = 0; t < entries.size(); ++t)
-        for (std::size_t k = 0; k < shape.head_dim; ++k) {
-          s.rows.push_back(pot.keys(layer).row(head, t)[k]);
+      for (std::size_t t = 0; t < entries.size(); ++t) {
+        for (std::size_t k = 0; k < shape.head_dim; ++k) s.rows.push_back(pot.keys(layer).row(head, t)[k]);
+        for (std::size_t k = 0; k < shape.value_channels(); ++k)
           s.rows.push_back(pot.values(layer).row(head, t)[k]);
-        }
+      }
   const auto& stats = reader.stats();
   if (stats.tokens_read > 0) s.logits.assign(reader.logits().begin(), reader.logits().end());
   s.tokens_read = stats.tokens_read;
