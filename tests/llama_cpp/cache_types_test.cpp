@@ -85,9 +85,9 @@ class CacheTypes : public testing::TestWithParam<Kind> {
   const llama_model_ptr model_ = load_model(file_.path());
 };
 
-INSTANTIATE_TEST_SUITE_P(Of, CacheTypes, testing::ValuesIn(kinds), [](const auto& info) {
+INSTANTIATE_TEST_SUITE_P(Of, CacheTypes, testing::ValuesIn(kinds), [](const auto& kind) {
   std::ostringstream name;
-  name << info.param;
+  name << kind.param;
   return name.str();
 });
 
@@ -252,19 +252,21 @@ TEST_P(CacheTypes, RecallsRowsFromAnArchive) {
   }
 }
 
+// However far rounding leads this model of random weights astray: distillations lead it no further.
 TEST_P(CacheTypes, ReadingIsAsGoodAsItsRounding) {
-  const infinipot::Infinipot policy({.catalysts = {text(5, 2)}, .alpha = 0.25});
-  const auto read = [&](const Kind& kind) {
+  const auto read = [&](const Kind& kind, std::size_t tokens) {
     Single single(*model_, kind, Granularity::head, 128);
-    // The recent are the same for all types; what else is kept may differ where scores nearly tie.
-    Ccd reader(*single.engine, *single.pot, policy, {.keep = 48, .sinks = 2, .recent = 40, .chunk = 32});
-    reader.feed(text(500, 3));
-    EXPECT_GE(reader.stats().distillations, 5U);
-    EXPECT_EQ(reader.stats().nan_scores, 0U);
+    Ccd reader(*single.engine, *single.pot, infinipot::StreamingLlm(),
+               keeps);  // keeps the same whatever the type
+    reader.feed(text(tokens, 3));
+    EXPECT_EQ(reader.stats().distillations >= 5, tokens > 128);
     return std::vector<float>(reader.logits().begin(), reader.logits().end());
   };
-  const std::vector<float> exact = read({GGML_TYPE_F32, false, 0}), found = read(GetParam());
-  EXPECT_LT(relative_error(found, exact), 0.05 + 2 * GetParam().rounding);
+  const auto error_of = [&](std::size_t tokens) {
+    return relative_error(read(GetParam(), tokens), read({GGML_TYPE_F32, false, 0}, tokens));
+  };
+  const double plain = std::max({error_of(60), error_of(90), error_of(120)});
+  EXPECT_LT(error_of(530), 1e-5 + 3 * plain);
 }
 
 }  // namespace
