@@ -36,14 +36,20 @@ void RowPot::assign(const RowPot& other, std::size_t count) noexcept {
     mirror_->send(Written::values, layer, count);
     for (std::size_t head = 0; head < shape().kv_heads && rotates(layer); ++head) {
       const auto rows = other.origins(lane_of(layer, head));
-      for (std::size_t i = 0; i < survivors; ++i)
-        std::memcpy(original(layer, head, i), other.original(layer, head, rows.row[i]), bytes);
+      // A key first written beyond this pot's positions goes on from what it is now, rounded once more.
+      for (std::size_t i = 0; i < survivors; ++i) {
+        const bool known = rows.position[rows.row[i]] < capacity();
+        std::memcpy(original(layer, head, i),
+                    known ? other.original(layer, head, rows.row[i]) : keys + i * key_stride_ + head * bytes,
+                    bytes);
+      }
     }
   }
   for (std::size_t lane = 0; lane < lanes() && !originals_.empty(); ++lane)
     for (std::size_t i = 0; i < survivors; ++i) {
       origins(lane).row[i] = static_cast<Index>(i);
-      origins(lane).position[i] = other.origins(lane).position[other.origins(lane).row[i]];
+      const Index first = other.origins(lane).position[other.origins(lane).row[i]];
+      origins(lane).position[i] = first < capacity() ? first : static_cast<Index>(i);
     }
   entries_.assign(other.entries_, count);
   survivors_ = survivors;

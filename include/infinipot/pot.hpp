@@ -74,13 +74,19 @@ class Pot<T> : public detail::PotBase {
           if (v > 0) std::copy_n(other.values(layer).row(head, entry), v, values(layer).row(head, entry));
         }
         const auto rows = other.origins(shape().head_of(layer, head) / shape().heads_per_lane(granularity()));
-        for (std::size_t i = 0; i < survivors && !originals_.empty() && rotates(layer); ++i)
-          std::copy_n(other.originals(layer, head) + rows.row[i] * d, d, originals(layer, head) + i * d);
+        for (std::size_t i = 0; i < survivors && !originals_.empty() && rotates(layer); ++i) {
+          // A key first written beyond this pot's positions goes on from what it is now, rounded once more.
+          const bool known = rows.position[rows.row[i]] < capacity();
+          const T* const key =
+              known ? other.originals(layer, head) + rows.row[i] * d : keys(layer).row(head, i);
+          std::copy_n(key, d, originals(layer, head) + i * d);
+        }
       }
     for (std::size_t lane = 0; lane < lanes() && !originals_.empty(); ++lane)
       for (std::size_t i = 0; i < survivors; ++i) {
         origins(lane).row[i] = static_cast<Index>(i);
-        origins(lane).position[i] = other.origins(lane).position[other.origins(lane).row[i]];
+        const Index first = other.origins(lane).position[other.origins(lane).row[i]];
+        origins(lane).position[i] = first < capacity() ? first : static_cast<Index>(i);
       }
     entries_.assign(other.entries_, count);
     survivors_ = survivors;
