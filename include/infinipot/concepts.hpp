@@ -146,6 +146,19 @@ concept ChoosesWhatToShow = YieldsQueries<E> && YieldsAttention<E> && requires(c
   { view.shows_queries() } -> std::convertible_to<bool>;
 };
 
+/// What the passes of an engine that is only described can show besides logits. Either: one of the two, as its
+/// shows_queries() says.
+enum class Shows : std::uint8_t { logits, queries, attention, either };
+
+/// An engine that is only described: without forward(), for somebody else runs its passes (Ccd::next()). A
+/// constant, E::shows, says what they can show. An engine with forward() need not describe itself.
+template <class E>
+concept DescribedPass = requires(const E& view) {
+  { view.shape() } -> std::convertible_to<Shape>;
+  { view.vocab_size() } -> std::convertible_to<std::size_t>;
+  { E::shows } -> std::convertible_to<Shows>;
+};
+
 /// Seam 2, the store: the memory of keys and values. Lanes all hold entries().size() entries, at positions
 /// 0 .. size() - 1. The library's Pot is one, over its own memory or an engine's.
 ///

@@ -26,10 +26,13 @@ class GuardedStore {
   const EntryTable& entries() const noexcept { return store_->entries(); }
   std::size_t size() const noexcept { return entries().size(); }
 
+  /// Whether nobody else has changed the entries.
+  bool unchanged() const noexcept { return seen_ == revision(); }
+
   /// Throws std::invalid_argument if somebody else has changed the entries, or if keep() failed.
   void check_unchanged() const {
     if (broken_) invalid("the store failed and may have lost entries: bring it into order and call resume()");
-    if (seen_ != revision())
+    if (!unchanged())
       invalid("the store's entries were changed by something other than the reader, such as restore_pot(): ",
               "call resume() first");
   }

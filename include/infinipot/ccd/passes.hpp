@@ -13,10 +13,13 @@
 #include "infinipot/ccd/ccd_settings.hpp"
 #include "infinipot/ccd/guarded_store.hpp"
 #include "infinipot/ccd/needs.hpp"
+#include "infinipot/ccd/pass.hpp"
+#include "infinipot/ccd/pending_pass.hpp"
 #include "infinipot/ccd/received.hpp"
 #include "infinipot/ccd/watchers.hpp"
 #include "infinipot/concepts.hpp"
 #include "infinipot/detail/error.hpp"
+#include "infinipot/nuc.hpp"
 #include "infinipot/policy.hpp"
 #include "infinipot/policy/defaults.hpp"
 #include "infinipot/policy/entry_rows.hpp"
@@ -25,12 +28,13 @@
 
 namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 
-/// Runs text, probes and windows through an engine into a store. Allocates in the constructor and in
-/// prepare() only.
+/// Has text, probes and windows run by an engine into a store, one pass at a time: prepares it, and takes
+/// what came of it. Allocates in the constructor and in prepare() only.
 template <class Engine, class S, class P, class X>
 class Passes {
   using Needs = detail::Needs<Engine, S, P>;
-  static constexpr bool watches = Needs::watches, by_queries = Needs::by_queries, observes = Needs::observes;
+  static constexpr bool watches = Needs::watches, by_queries = Needs::by_queries,
+                        by_attention = Needs::by_attention, observes = Needs::observes;
 
  public:
   /// Of at most `chunk` tokens a call, probes apart, and at most `window` last queries to watch.
@@ -43,7 +47,7 @@ class Passes {
         received_(store.shape(), store.granularity(), store.capacity()),
         window_(window),
         window_tokens_(window),
-        shown_(YieldsQueries<Engine> ? Shape(store.shape()).layers : 0) {
+        shown_(can_show_queries<Engine> ? Shape(store.shape()).layers : 0) {
     if constexpr (watches && by_queries)
       scorers_.assign(executor_.workers(), CapScorer(store.shape(), store.capacity()));
   }
@@ -89,58 +93,106 @@ class Passes {
     }
   }
 
-  /// Runs tokens behind the last entry and adds their entries. Leaves no trace if it throws. Returns the
-  /// seconds that scoring took.
-  template <class Logits>
-  double add(P& policy, std::span<const Token> tokens, std::span<const Entry> entries, Logits& logits,
-             bool watched) {
-    const std::size_t first = size();
-    Rollback rollback([&]() noexcept {
-      store_.roll_back(first);
-      received_.drop_chunk();
+  /// The pass that is to be run; null if there is none.
+  const Pass* pending() const noexcept { return pass_.get(); }
+
+  /// Prepares a pass of tokens behind the last entry, which their `entries` become. With `score_all`, these
+  /// get the NuC of all after the first. Throws std::invalid_argument if the engine does not show what is
+  /// needed.
+  void prepare_chunk(P& policy, std::span<const Token> tokens, std::span<Entry> entries, NucTracker& tracker,
+                     bool score_all, bool watched) {
+    added_ = entries;
+    begin(policy, watched, received_.of_chunk(),
+          [&] { pass_.begin(tokens, size(), tracker, entries, score_all); });
+  }
+
+  /// Prepares the next pass of the window, which is not at its end.
+  void prepare_window(P& policy) {
+    const std::size_t at = size() - window_first_, count = (std::min)(chunk_, window_end_ - size());
+    added_ = std::span(window_).subspan(at, count);
+    begin(policy, true, received_.of_chunk(), [&] {
+      pass_.begin(std::span(window_tokens_).subspan(at, count), size(), added_[0].position - size(), false);
     });
-    double seconds = 0;
-    if (watched)
-      seconds = watch(policy, tokens, first, logits, received_.of_chunk());
-    else
-      engine_->forward(tokens, first, static_cast<LogitsSink&>(logits));
-    logits.require();
-    store_.append(entries);
+  }
+
+  /// Prepares the policy's probe i, at `position` of the stream. Returns false if there are no more. Throws
+  /// std::invalid_argument for a probe that must not reach the engine.
+  bool prepare_probe(P& policy, std::size_t i, std::uint64_t position) {
+    if constexpr (watch_of<P> == Watch::probes) {
+      if (i == 0) received_.begin_probes();
+      const std::span<const Token> probe = policy.probe(i, ProbeContext{fresh()});
+      if (probe.empty()) return false;
+      check_probe(policy, probe);
+      added_ = {};
+      begin(policy, true,
+            received_.of_probe(policy.reduce(), probed_layers(policy, store_.view().granularity())),
+            [&] { pass_.begin(probe, size(), position - size(), true); });
+      return true;
+    }
+    return false;
+  }
+
+  /// Takes what came of the pass: its entries are added, or, after a probe, dropped. Returns the seconds that
+  /// scoring took. Throws std::invalid_argument if the engine left out what it was asked for, and what the
+  /// store throws; then the pass leaves no trace.
+  double finish(P& policy) {
+    const std::size_t first = pass_.get()->first;
+    Rollback rollback([&]() noexcept { undo(); });
+    pass_.require();
+    if (!added_.empty()) store_.append(added_);
     rollback.release();
-    if (!watched) return 0;
-    if (!watched_from_) watched_from_ = first;
-    commit(policy, first + tokens.size());
+    const double seconds = pass_.seconds();
+    pass_.clear();
+    if (added_.empty()) {
+      store_.drop(first);
+    } else if (watched_) {
+      if (!watched_from_) watched_from_ = first;
+      commit(policy, first + added_.size());
+    }
     return seconds;
   }
 
-  /// For a policy that watches the last queries: reads their tokens anew unless just these were watched.
-  /// Returns the seconds that scoring took.
-  double watch_window(P& policy) {
-    if constexpr (watch_of<P> != Watch::last_queries) return 0;
+  /// A pass that was not run, or failed, leaves no trace. Nothing is dropped from entries that something else
+  /// has changed meanwhile.
+  void undo() noexcept {
+    if (pending() == nullptr) return;
+    if (store_.unchanged()) store_.roll_back(pending()->first);
+    received_.drop_chunk();
+    pass_.clear();
+  }
+
+  /// For a policy that watches the last queries: takes the last entries out to read their tokens anew, unless
+  /// just these were watched.
+  void begin_window(const P& policy) {
+    if constexpr (watch_of<P> != Watch::last_queries) return;
     const std::size_t end = size(), first = end - (std::min)(watched_window(policy), fresh().size());
-    if (watched_from_ == first) return 0;
-    const auto window = std::span(window_).first(end - first);
+    if (watched_from_ == first) return;
     const EntryTable& entries = store_.entries();
     for (std::size_t i = 0, at = first; at < end; ++i, ++at) {
-      window[i] = {entries.positions(0)[at], entries.tokens(0)[at], entries.nuc(0)[at],
-                   entries.pinned(0)[at] != 0};
-      window_tokens_[i] = window[i].token;
+      window_[i] = {entries.positions(0)[at], entries.tokens(0)[at], entries.nuc(0)[at],
+                    entries.pinned(0)[at] != 0};
+      window_tokens_[i] = window_[i].token;
     }
     store_.truncate(first);
     forget_window();
-    Rollback put_back([&]() noexcept {
+    window_first_ = first;
+    window_end_ = end;
+  }
+
+  /// Whether entries of the window are still to be read anew.
+  bool window_is_out() const noexcept { return size() < window_end_; }
+
+  /// All of them were.
+  void end_window() noexcept { window_end_ = 0; }
+
+  /// Gives back those that were not, after a failure.
+  void put_window_back() noexcept {
+    if (window_is_out() && store_.unchanged()) {
+      const std::size_t size = this->size();
       forget_window();
-      store_.put_back(window.subspan(size() - first));
-    });
-    double seconds = 0;
-    while (size() < end) {
-      const std::size_t at = size() - first, count = (std::min)(chunk_, window.size() - at);
-      NoLogits logits(count, window[at].position - size(), false);
-      seconds +=
-          add(policy, std::span(window_tokens_).subspan(at, count), window.subspan(at, count), logits, true);
+      store_.put_back(std::span(window_).subspan(size - window_first_, window_end_ - size));
     }
-    put_back.release();
-    return seconds;
+    end_window();
   }
 
   /// What the last queries paid.
@@ -154,28 +206,6 @@ class Passes {
   void carry(const Selection& kept, std::size_t before) noexcept {
     received_.carry(kept, before);
     watched_from_.reset();
-  }
-
-  /// Runs the policy's probes at the end of the store, which is at `position` of the stream, and drops them.
-  /// Returns the seconds that scoring took.
-  /// Throws std::invalid_argument for a probe that must not reach the engine.
-  double run_probes(P& policy, std::uint64_t position) {
-    double cap_seconds = 0;
-    if constexpr (watch_of<P> == Watch::probes) {
-      received_.begin_probes();
-      const std::size_t first = size(), layers = probed_layers(policy, store_.view().granularity());
-      for (std::size_t i = 0;; ++i) {
-        const std::span<const Token> probe = policy.probe(i, ProbeContext{fresh()});
-        if (probe.empty()) break;
-        check_probe(policy, probe);
-        Rollback rollback([&]() noexcept { store_.roll_back(first); });
-        NoLogits logits(probe.size(), position - first, true);
-        cap_seconds += watch(policy, probe, first, logits, received_.of_probe(policy.reduce(), layers));
-        rollback.release();
-        store_.drop(first);
-      }
-    }
-    return cap_seconds;
   }
 
   /// For a policy that watches entries.
@@ -206,33 +236,23 @@ class Passes {
     return store_.entries().tokens(0).subspan(static_cast<std::size_t>(survivors));
   }
 
-  /// Runs tokens and collects the attention that they pay in `scores`. Returns the seconds that scoring took,
-  /// 0 if the engine did it.
-  double watch(P& policy, std::span<const Token> tokens, std::size_t first, LogitsSink& logits,
-               AttentionScores scores) {
+  /// Prepares a pass by `make`; if `watched`, its attention is collected in `scores`.
+  template <class Make>
+  void begin(P& policy, bool watched, AttentionScores scores, const Make& make) {
+    watched_ = watched;
+    if constexpr (!watches && !observes) return make();
+    const bool queries = !watched || shows_queries(*engine_);
+    if (observes && !queries)
+      invalid("the engine shows attention probabilities, but this policy needs its queries");
+    make();
+    if (!watched) return;
     if constexpr (observes) {
-      if (!shows_queries(*engine_))
-        invalid("the engine shows attention probabilities, but this policy needs its queries");
-      QueryObserver<P> queries(policy, shown_, first, tokens.size());
-      engine_->forward(tokens, first, logits, static_cast<QuerySink&>(queries));
-      queries.require();
-      return 0;
+      pass_.observe(policy, shown_);
+    } else {
+      if constexpr (watches && by_queries)
+        if (queries) return pass_.score(*engine_, store_.view(), scorers_, shown_, scores, executor_);
+      if constexpr (watches && by_attention) pass_.attend(store_.view().shape(), scores);
     }
-    if constexpr (watches && by_queries) {
-      if (shows_queries(*engine_)) {
-        QueryWatcher<Engine, S, X> queries(*engine_, store_.view(), scorers_, shown_, first, tokens.size(),
-                                           scores, executor_);
-        engine_->forward(tokens, first, logits, static_cast<QuerySink&>(queries));
-        queries.require();
-        return queries.seconds();
-      }
-    }
-    if constexpr (watches && YieldsAttention<Engine>) {
-      AttentionWatcher attention(store_.view().shape(), scores);
-      engine_->forward(tokens, first, logits, static_cast<AttentionSink&>(attention));
-      attention.require();
-    }
-    return 0;
   }
 
   void commit(P& policy, std::size_t size) noexcept {
@@ -254,9 +274,14 @@ class Passes {
   std::vector<CapScorer> scorers_;                // (workers)
   std::vector<std::vector<float>> entry_memory_;  // (workers) for EntryRows
   Received<P> received_;
+  PendingPass<Engine, S, P, X> pass_;
+  std::span<const Entry> added_;             // its entries; none of a probe
+  bool watched_ = false;                     // whether the policy watches it
   std::optional<std::size_t> watched_from_;  // queries of entries from here on are in received_
   std::vector<Entry> window_;                // being read anew
   std::vector<Token> window_tokens_;         // the same
+  std::size_t window_first_ = 0;             // its place in the store
+  std::size_t window_end_ = 0;               // and its end; 0 when none is out
   std::vector<std::uint8_t> shown_;          // (layers) for QueryCheck
 };
 

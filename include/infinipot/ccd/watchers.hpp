@@ -125,15 +125,6 @@ class QueryWatcher final : public QuerySink {
   double seconds_ = 0;
 };
 
-/// Whether to take an engine's queries rather than its probabilities, if it has both.
-template <class Engine>
-bool shows_queries(const Engine& engine) {
-  if constexpr (ChoosesWhatToShow<Engine>)
-    return engine.shows_queries();
-  else
-    return true;
-}
-
 /// Shows queries to a policy that observes them.
 template <class P>
 class QueryObserver final : public QuerySink {
@@ -146,6 +137,9 @@ class QueryObserver final : public QuerySink {
   }
 
   void require() const { check_.require(); }
+
+  /// The policy's own time does not count as scoring.
+  double seconds() const noexcept { return 0; }
 
  private:
   P& policy_;
@@ -248,7 +242,6 @@ class NoLogits final : public LogitsSink {
   NoLogits(std::size_t tokens, std::uint64_t stream_offset, bool probe) noexcept
       : LogitsSink(tokens, {}, stream_offset, probe) {}
   void row(std::size_t /*token*/, std::span<const float> /*logits*/) noexcept override {}
-  void require() const noexcept {}
 };
 
 /// Calls a function on scope exit unless it was released: a rollback that needs no catch.

@@ -6,6 +6,8 @@
 #include <limits>
 #include <memory>
 #include <span>
+#include <type_traits>
+#include <utility>
 
 #include "infinipot/archive.hpp"
 #include "infinipot/version.hpp"
@@ -47,6 +49,9 @@ std::span<const ArchivePart<A>> all_of(std::span<const ArchivePart<A>> parts) no
   return parts;
 }
 
+template <Archive A>
+A* archive_in(std::span<const ArchivePart<A>> parts) noexcept;  // for its type
+
 }  // namespace detail
 
 /// An archive, an ArchivePart, or a span of those.
@@ -55,4 +60,12 @@ concept Recallable = requires(T& archives) {
   detail::parts_of(archives);
 };
 
+namespace detail {
+
+/// The type of archive that is to be recalled.
+template <Recallable Archives>
+using ArchiveIn = std::remove_pointer_t<decltype(archive_in(
+    all_of(parts_of(std::declval<std::remove_reference_t<Archives>&>()))))>;
+
+}  // namespace detail
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE

@@ -11,6 +11,9 @@
 #include "infinipot/archive.hpp"
 #include "infinipot/ccd.hpp"
 #include "infinipot/ccd/archive_link.hpp"
+#include "infinipot/ccd/guarded_store.hpp"
+#include "infinipot/ccd/machine.hpp"
+#include "infinipot/ccd/needs.hpp"
 #include "infinipot/ccd/protected_room.hpp"
 #include "infinipot/ccd/watchers.hpp"
 #include "infinipot/concepts.hpp"
@@ -42,56 +45,51 @@ inline constexpr bool takes_rows =
 
 struct ReaderAccess {
   template <class Engine, class S, class P, class X>
-  static GuardedStore<S>& store(Ccd<Engine, S, P, X>& reader) noexcept {
-    return reader.store();
+  static Machine<Engine, S, P, X>& machine(Ccd<Engine, S, P, X>& reader) noexcept {
+    return reader.machine_;
   }
 
   template <class Engine, class S, class P, class X>
-  static Engine& engine(Ccd<Engine, S, P, X>& reader) noexcept {
-    return reader.passes_.engine();
+  static GuardedStore<S>& store(Ccd<Engine, S, P, X>& reader) noexcept {
+    return reader.machine_.store();
   }
 
   template <class Engine, class S, class P, class X>
   static const X& executor(const Ccd<Engine, S, P, X>& reader) noexcept {
-    return reader.passes_.executor();
+    return reader.machine_.passes().executor();
   }
 
-  /// Adds entries with rows at `at`, at + 1, ... of `rows`, distilling as often as needed.
-  /// `scratch` is grown as needed. Throws std::invalid_argument for entries that the reader cannot take.
+  /// Adds entries with rows at `at`, at + 1, ... of `rows`, as many as fit, and returns how many. If the
+  /// store is full, starts a distillation instead. `scratch` is grown as needed. Throws std::invalid_argument
+  /// for entries that the reader cannot take.
   template <class Engine, class S, class P, class X>
-  static void add(Ccd<Engine, S, P, X>& reader, std::span<const Entry> entries, const RowSource& rows,
-                  std::size_t at, std::vector<float>& scratch) {
-    check(reader, entries);
-    while (!entries.empty()) {
-      if (reader.size() == reader.limit_) reader.distil();
-      const std::size_t first = reader.size();
-      const auto piece = entries.first((std::min)(entries.size(), reader.limit_ - first));
-      write(reader, first, piece.size(), rows, at, scratch);
-      Rollback rollback([&]() noexcept { reader.store().roll_back(first); });
-      reader.store().append(piece);
-      rollback.release();
-      count(reader, first, piece);
-      reader.passes_.forget_window();
-      reader.tracker_.restart({});
-      entries = entries.subspan(piece.size());
-      at += piece.size();
+  static std::size_t add(Ccd<Engine, S, P, X>& reader, std::span<const Entry> entries, const RowSource& rows,
+                         std::size_t at, std::vector<float>& scratch) {
+    Machine<Engine, S, P, X>& machine = reader.machine_;
+    check(machine, entries);
+    const std::size_t first = machine.size();
+    if (first == machine.limit()) {
+      machine.start_distil();
+      return 0;
     }
+    const auto piece = entries.first((std::min)(entries.size(), machine.limit() - first));
+    write(machine, first, piece.size(), rows, at, scratch);
+    Rollback rollback([&]() noexcept { machine.store().roll_back(first); });
+    machine.store().append(piece);
+    rollback.release();
+    machine.count_entries(first, piece);
+    return piece.size();
   }
 
-  /// Reads the tokens of entries anew, which keep their records; their NuC too unless `score_nuc`.
+  /// Starts to read the tokens of entries anew, which keep their records; their NuC too unless `score_nuc`.
+  /// `tokens` is memory for them; it and the entries must stay until they are read.
   template <class Engine, class S, class P, class X>
-  static void read(Ccd<Engine, S, P, X>& reader, std::span<const Entry> entries, bool score_nuc) {
-    check(reader, entries);
-    std::vector<Token> tokens;
-    while (!entries.empty()) {
-      if (reader.size() == reader.limit_) reader.distil();
-      const auto piece = entries.first((std::min)(entries.size(), reader.longest_chunk()));
-      tokens.clear();
-      for (const Entry& entry : piece) tokens.push_back(entry.token);
-      std::ranges::copy(piece, reader.entries_.begin());
-      reader.read(tokens, std::span(reader.entries_).first(piece.size()), score_nuc);
-      entries = entries.subspan(piece.size());
-    }
+  static void start(Ccd<Engine, S, P, X>& reader, std::span<const Entry> entries, std::vector<Token>& tokens,
+                    bool score_nuc) {
+    check(reader.machine_, entries);
+    tokens.resize(entries.size());
+    std::ranges::transform(entries, tokens.begin(), &Entry::token);
+    reader.machine_.start(tokens, entries, score_nuc);
   }
 
   /// After something else has put other entries into the reader's store: goes on with these, at `position` of
@@ -99,61 +97,52 @@ struct ReaderAccess {
   /// std::invalid_argument if they leave no room.
   template <class Engine, class S, class P, class X>
   static void go_on(Ccd<Engine, S, P, X>& reader, std::uint64_t position) {
-    const Held held = reader.checked_room({});
-    reader.store().accept();
-    if constexpr (Ccd<Engine, S, P, X>::observes) reader.policy_.forget();
-    reader.passes_.received().clear();
-    reader.passes_.forget_window();
-    reader.pinned_ = held.pinned;
-    reader.stats_.tokens_read = (std::max)(position, held.read);
+    Machine<Engine, S, P, X>& machine = reader.machine_;
+    const Held held = machine.checked_room();
+    machine.store().accept();
+    if constexpr (Needs<Engine, S, P>::observes) machine.policy().forget();
+    machine.restart(held.pinned, (std::max)(position, held.read));
   }
 
   /// Throws std::invalid_argument unless the reader could go on with these entries.
   template <class Engine, class S, class P, class X>
   static void check_pinned(const Ccd<Engine, S, P, X>& reader, const EntryTable& entries) {
-    const Held held = held_by(entries, reader.settings_.sinks);
-    reader.protected_room_.check_pinned(held.pinned, "cannot recall");
+    const Held held = held_by(entries, reader.settings().sinks);
+    reader.machine_.protected_room().check_pinned(held.pinned, "cannot recall");
   }
 
   /// Archives nothing until put_back() is called with what this returns.
   template <class Engine, class S, class P, class X>
   static ArchiveLink<S, X> detach(Ccd<Engine, S, P, X>& reader) noexcept {
-    return std::exchange(reader.archive_, {});
+    return std::exchange(reader.machine_.archive, {});
   }
   template <class Engine, class S, class P, class X>
   static void put_back(Ccd<Engine, S, P, X>& reader, const ArchiveLink<S, X>& archive) noexcept {
-    reader.archive_ = archive;
+    reader.machine_.archive = archive;
   }
 
  private:
-  template <class Reader>
-  static void check(const Reader& reader, std::span<const Entry> entries) {
-    std::uint64_t next = reader.stats_.tokens_read;
+  template <class M>
+  static void check(const M& machine, std::span<const Entry> entries) {
+    std::uint64_t next = machine.stats.tokens_read;
     std::size_t pinned = 0;
     for (const Entry& entry : entries) {
       if (entry.position < next)
         invalid("an archived entry is at position ", entry.position, ", but the reader goes on at ", next);
       next = entry.position + 1;
-      reader.passes_.check_range("the archived token", {&entry.token, 1});
+      machine.passes().check_range("the archived token", {&entry.token, 1});
       if (entry.pinned) ++pinned;
     }
     if (pinned > 0)
-      reader.protected_room_.check_pinned(reader.pinned_ + pinned, "cannot take back ", pinned,
-                                          " pinned entries");
-  }
-
-  template <class Reader>
-  static void count(Reader& reader, std::size_t first, std::span<const Entry> entries) noexcept {
-    for (const Entry& entry : entries)
-      if (first++ >= reader.settings_.sinks && entry.pinned) ++reader.pinned_;
-    reader.stats_.tokens_read = entries.back().position + 1;
+      machine.protected_room().check_pinned(machine.pinned() + pinned, "cannot take back ", pinned,
+                                            " pinned entries");
   }
 
   template <class Engine, class S, class P, class X>
-  static void write(Ccd<Engine, S, P, X>& reader, std::size_t first, std::size_t count, const RowSource& rows,
-                    std::size_t at, std::vector<float>& scratch) {
-    S& store = reader.store().target();
-    X& executor = reader.passes_.executor();
+  static void write(Machine<Engine, S, P, X>& machine, std::size_t first, std::size_t count,
+                    const RowSource& rows, std::size_t at, std::vector<float>& scratch) {
+    S& store = machine.store().target();
+    X& executor = machine.passes().executor();
     const Shape shape = store.shape();
     const std::size_t floats = shape.head_dim + shape.value_channels();
     scratch.resize((std::max)(scratch.size(), executor.workers() * floats));

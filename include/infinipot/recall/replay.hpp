@@ -22,52 +22,93 @@
 namespace infinipot::inline INFINIPOT_NAMESPACE {
 namespace detail {
 
-/// Feeds archives to readers. Keeps its memory from one to the next.
+/// Feeds archives to readers, piece by piece. Keeps its memory from one to the next.
 template <Archive A>
 class Replay {
  public:
-  /// Feeds all parts, the first one without the reader's `own` entries. go_on(position) is called before each
-  /// block with its place in all parts; false ends it. Returns whether it came to the end.
+  /// Begins with all parts, the first one without the reader's `own` entries. Both must outlive the replay.
+  void begin(std::span<const ArchivePart<A>> parts, const OwnEntries& own) {
+    parts_ = parts;
+    own_ = &own;
+    part_ = next_ = end_ = 0;
+    before_ = at_ = 0;
+    left_ = {};
+    given_up_ = false;
+  }
+
+  /// Feeds the next piece, or starts what must run before or for it. go_on(position) is called before each
+  /// block with its place in all parts; false gives up. Returns false at the end.
   template <class Reader, class GoOn>
-  bool run(Reader& reader, std::span<const ArchivePart<A>> parts, const OwnEntries& own, const GoOn& go_on) {
-    std::uint64_t before = 0;
-    for (const ArchivePart<A>& part : parts) {
-      for (std::uint64_t at = 0; part.archive->read(at, block_); at = block_.entries().back().position + 1) {
-        const std::span<const Entry> all = block_.entries();
-        if (all.empty() || all.front().position < at || all.back().position < all.front().position)
-          invalid("an archive gave entries out of order, asked for those from position ", at, " on");
-        if (!go_on(before + all.front().position)) return false;
-        for (std::size_t begin = 0; begin < all.size();) {
-          const auto wanted = [&](const Entry& entry) {
-            return (entry.pinned || (entry.position >= part.from && entry.position < part.to)) &&
-                   !(before == 0 && own.has(entry.position));
-          };
-          const auto from = std::find_if(all.begin() + static_cast<std::ptrdiff_t>(begin), all.end(), wanted);
-          const auto to = std::find_if_not(from, all.end(), wanted);
-          feed(reader, *part.archive, {from, to}, before, static_cast<std::size_t>(from - all.begin()));
-          begin = static_cast<std::size_t>(to - all.begin());
-        }
+  bool feed(Reader& reader, const GoOn& go_on) {
+    while (left_.empty())
+      if (!next_run() && !next_block(go_on)) return false;
+    if constexpr (takes_rows<Reader>)
+      if (parts_[part_].archive->has_rows()) {
+        const std::size_t added = ReaderAccess::add(reader, left_, block_, row_, scratch_);
+        left_ = left_.subspan(added);
+        row_ += added;
+        return true;
       }
-      before += part.archive->end();
-    }
+    ReaderAccess::start(reader, left_, tokens_, uses_nuc(reader.policy()));
+    left_ = {};
     return true;
   }
 
+  bool given_up() const noexcept { return given_up_; }
+
  private:
-  template <class Reader>
-  void feed(Reader& reader, const A& archive, std::span<const Entry> entries, std::uint64_t before,
-            std::size_t at) {
-    if (entries.empty()) return;
-    entries_.assign(entries.begin(), entries.end());
-    for (Entry& entry : entries_) entry.position += before;
-    if constexpr (takes_rows<Reader>)
-      if (archive.has_rows()) return ReaderAccess::add(reader, entries_, block_, at, scratch_);
-    ReaderAccess::read(reader, entries_, uses_nuc(reader.policy()));
+  /// Finds the next run of wanted entries in the block. Returns false at its end.
+  bool next_run() {
+    if (next_ == end_) return false;
+    const std::span<const Entry> all = block_.entries();
+    const ArchivePart<A>& part = parts_[part_];
+    const auto wanted = [&](const Entry& entry) {
+      return (entry.pinned || (entry.position >= part.from && entry.position < part.to)) &&
+             !(before_ == 0 && own_->has(entry.position));
+    };
+    const auto from = std::find_if(all.begin() + static_cast<std::ptrdiff_t>(next_), all.end(), wanted);
+    const auto to = std::find_if_not(from, all.end(), wanted);
+    row_ = static_cast<std::size_t>(from - all.begin());
+    next_ = static_cast<std::size_t>(to - all.begin());
+    entries_.assign(from, to);
+    for (Entry& entry : entries_) entry.position += before_;
+    left_ = entries_;
+    return true;
   }
 
-  typename A::Block block_;
-  std::vector<Entry> entries_;
+  /// Reads the next block. Returns false at the end of all parts.
+  template <class GoOn>
+  bool next_block(const GoOn& go_on) {
+    for (; part_ < parts_.size(); ++part_, at_ = 0) {
+      next_ = end_ = 0;
+      if (parts_[part_].archive->read(at_, block_)) {
+        const std::span<const Entry> all = block_.entries();
+        if (all.empty() || all.front().position < at_ || all.back().position < all.front().position)
+          invalid("an archive gave entries out of order, asked for those from position ", at_, " on");
+        given_up_ = !go_on(before_ + all.front().position);
+        if (given_up_) return false;
+        at_ = all.back().position + 1;
+        end_ = all.size();
+        return true;
+      }
+      before_ += parts_[part_].archive->end();
+    }
+    return false;
+  }
+
+  std::span<const ArchivePart<A>> parts_;
+  const OwnEntries* own_ = nullptr;
+  std::size_t part_ = 0;            // being fed
+  std::uint64_t before_ = 0;        // positions of the parts before it
+  std::uint64_t at_ = 0;            // of its next block
+  typename A::Block block_;         // being fed
+  std::size_t next_ = 0, end_ = 0;  // its entries that are not looked at yet
+  std::vector<Entry> entries_;      // a run of it
+  std::span<const Entry> left_;     // of the run, not fed yet
+  std::size_t row_ = 0;             // in the block, of the first that is left
+  std::vector<Token> tokens_;       // of the run
   std::vector<float> scratch_;
+  bool given_up_ = false;
 };
 
 template <Archive A>
@@ -98,11 +139,15 @@ template <class Reader, Recallable Archives>
 void replay(Reader& reader, Archives&& archives) {
   const auto parts = detail::parts_of(archives);
   const auto all = detail::all_of(parts);
+  detail::ReaderAccess::machine(reader).check_at_rest();
   detail::ReaderAccess::store(reader).check();
   detail::check_parts(all, Shape(detail::ReaderAccess::store(reader).view().shape()));
   const auto archive = detail::ReaderAccess::detach(reader);
   detail::Rollback attach([&]() noexcept { detail::ReaderAccess::put_back(reader, archive); });
-  detail::replay_of(all).run(reader, all, {}, [](std::uint64_t) { return true; });
+  const detail::OwnEntries none;
+  auto run = detail::replay_of(all);
+  run.begin(all, none);
+  while (run.feed(reader, [](std::uint64_t) { return true; })) detail::ReaderAccess::machine(reader).run();
 }
 
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE
