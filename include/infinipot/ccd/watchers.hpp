@@ -239,7 +239,7 @@ class ChunkLogits final : public LogitsSink {
 /// Wants no logits at all.
 class NoLogits final : public LogitsSink {
  public:
-  NoLogits(std::size_t tokens, std::uint64_t stream_offset, bool probe) noexcept
+  explicit NoLogits(std::size_t tokens, std::uint64_t stream_offset = 0, bool probe = false) noexcept
       : LogitsSink(tokens, {}, stream_offset, probe) {}
   void row(std::size_t /*token*/, std::span<const float> /*logits*/) noexcept override {}
 };
