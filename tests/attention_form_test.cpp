@@ -26,6 +26,7 @@ TEST(AttentionForm, ScalesByTheRootOfHeadDimUnlessTold) {
 TEST(AttentionForm, DefaultsToPlainAttention) {
   EXPECT_EQ(AttentionForm{}.soft_cap, 0.0F);
   EXPECT_EQ(AttentionForm{}.bias, nullptr);
+  EXPECT_TRUE(AttentionForm{}.sinks.empty());
 }
 
 TEST(SlidingWindow, ShowsAQueryItselfAndTheEntriesJustBefore) {

@@ -349,11 +349,17 @@ TYPED_TEST(CapOf, KeysThatAreConvertedTileByTile) {
       infinipot::detail::to_float(stored.data() + from * 20, count * 20, tile);
       return FloatRows{tile, 20};
     };
-    std::vector<float> scores(c.entries(), 0);
-    CapScorer(c.shape, c.entries()).accumulate(queries_of(c), 0, c.first, rows, {}, Reduce::sum, scores);
-    ASSERT_NO_FATAL_FAILURE(
-        expect_near(scores, reference::cap(c, Reduce::sum, std::vector<float>(scores.size(), 0))));
-    ASSERT_NO_FATAL_FAILURE(expect_same(scores, scores_of(c, {}, Reduce::sum), c)) << "wherever a key lies";
+    const std::vector<float> none, some{0.5F, -1, 2};
+    for (const auto& sinks : {none, some}) {
+      c.sinks = sinks;
+      std::vector<float> scores(c.entries(), 0);
+      CapScorer(c.shape, c.entries())
+          .accumulate(queries_of(c), 0, c.first, rows, {.sinks = sinks}, Reduce::sum, scores);
+      ASSERT_NO_FATAL_FAILURE(
+          expect_near(scores, reference::cap(c, Reduce::sum, std::vector<float>(scores.size(), 0))));
+      ASSERT_NO_FATAL_FAILURE(expect_same(scores, scores_of(c, {.sinks = sinks}, Reduce::sum), c))
+          << "wherever a key lies";
+    }
     EXPECT_LE(most, 64U);
   }
 }
@@ -377,6 +383,147 @@ TEST(Cap, KeysAreConvertedOnceForAllQueries) {
       for (std::size_t tile = 0; in_place == 0 && tile < std::min<std::size_t>(first / 64, 128); ++tile)
         ASSERT_EQ(conversions[tile], 1U) << tile;
     }
+  }
+}
+
+// --- Learned sinks
+// ------------------------------------------------------------------------------------------
+
+/// Logits of sinks among those of entries, one per query head.
+std::vector<float> random_sinks(const Shape& shape, std::uint64_t seed) {
+  return random_floats(shape.query_heads, seed + 2000, 3);
+}
+
+void expect_reference_with_sinks(CapCase c, AttentionForm form = {}) {
+  if (c.sinks.empty()) c.sinks = random_sinks(c.shape, c.first + c.count);
+  form.sinks = c.sinks;
+  expect_reference(c, form);
+}
+
+TEST(Cap, SinksForEveryNumberOfRows) {
+  constexpr std::size_t widest = 2 * infinipot::detail::packet_size;
+  for (const std::size_t d : {5U, 16U, 48U})
+    for (std::size_t rows = 1; rows <= 2 * widest + 1; ++rows)
+      for (const std::size_t first : {0U, 3U, 61U, 130U}) {
+        ASSERT_NO_FATAL_FAILURE(expect_reference_with_sinks(random_case(heads(1, 1, d), first, rows, rows)));
+        ASSERT_NO_FATAL_FAILURE(expect_reference_with_sinks(random_case(heads(rows, 1, d), first, 1, rows)));
+      }
+}
+
+TEST(Cap, SinksArePerQueryHead) {
+  for (const auto& [query_heads, kv_heads] : {std::pair{1U, 1U}, {4U, 4U}, {4U, 2U}, {9U, 3U}, {71U, 1U}})
+    for (std::uint64_t seed = 0; seed < kv_heads; ++seed)  // every kv head
+      for (const std::size_t count : {1U, 5U, 33U})
+        ASSERT_NO_FATAL_FAILURE(
+            expect_reference_with_sinks(random_case(heads(query_heads, kv_heads, 16), 40, count, seed)));
+}
+
+TEST(Cap, SinksWithSoftCapAndBias) {
+  const SlidingWindow window(40);
+  const std::vector<float> slopes{0.5F, 0.25F, 0.125F, 0.0625F};
+  const Alibi alibi(slopes);
+  for (const std::size_t count : {1U, 2U, 3U, 9U, 20U})
+    for (const float cap : {0.0F, 0.5F, 5.0F}) {
+      auto c = random_case(heads(4, 2, 16), 90, count, count);
+      c.soft_cap = static_cast<double>(cap);
+      ASSERT_NO_FATAL_FAILURE(expect_reference_with_sinks(c, {.soft_cap = cap}));
+      c.bias = window_bias(40);
+      ASSERT_NO_FATAL_FAILURE(expect_reference_with_sinks(c, {.soft_cap = cap, .bias = &window}));
+      c.bias = [&](std::size_t head, std::size_t query, std::size_t t) {
+        return -static_cast<double>(slopes[head]) * static_cast<double>(query - t);
+      };
+      ASSERT_NO_FATAL_FAILURE(expect_reference_with_sinks(c, {.soft_cap = cap, .bias = &alibi}));
+    }
+}
+
+TEST(Cap, TheSinkIsNeitherScaledNorCapped) {
+  // One entry with a logit of 0: it gets 1 / (1 + exp(sink)).
+  CapCase c = random_case(heads(1, 1, 4), 0, 1, 1);
+  std::fill(c.keys.begin(), c.keys.end(), 0.0F);
+  const std::vector<float> sinks{3};
+  const auto scores = scores_of(c, {.scale = 0.1F, .soft_cap = 0.5F, .sinks = sinks}, Reduce::sum);
+  EXPECT_NEAR(static_cast<double>(scores[0]), 1 / (1 + std::exp(3.0)), 1e-8);
+}
+
+TEST(Cap, SinksFarAboveOrBelowEverything) {
+  for (const std::size_t count : {1U, 4U, 20U}) {
+    auto c = random_case(heads(2, 1, 16), 70, count, count);
+    const std::vector<float> none(70 + count, 0);
+    for (const float most : {200.0F, 1e30F, std::numeric_limits<float>::max()}) {
+      c.sinks = {most, most};
+      EXPECT_EQ(scores_of(c, {.sinks = c.sinks}, Reduce::sum), none) << "the sinks take everything";
+      EXPECT_EQ(scores_of(c, {.sinks = c.sinks}, Reduce::max), none);
+      c.sinks = {-most, most};
+      ASSERT_NO_FATAL_FAILURE(expect_reference_with_sinks(c));
+    }
+    // With logits around 1e4, some far above the sinks and some far below.
+    auto large = random_case(heads(2, 1, 64), 70, count, count, 100);
+    large.sinks = {0, 5000};
+    ASSERT_NO_FATAL_FAILURE(expect_reference_with_sinks(large));
+  }
+}
+
+TEST(Cap, SinksOfMinusInfinityAreNone) {
+  for (const std::size_t count : {1U, 4U, 20U}) {
+    auto c = random_case(heads(3, 1, 16), 70, count, count);
+    c.sinks.assign(3, -inf);
+    for (const Reduce reduce : {Reduce::sum, Reduce::max})
+      EXPECT_EQ(scores_of(c, {.sinks = c.sinks}, reduce), scores_of(c, {}, reduce));
+    c.sinks[1] = 0.5F;  // of one head only
+    ASSERT_NO_FATAL_FAILURE(expect_reference_with_sinks(c));
+  }
+}
+
+TEST(Cap, ASinkOfNaNOrInfinitySpoilsItsOwnQueries) {
+  const SlidingWindow window(10);
+  for (const float bad : {nan, inf})
+    for (const std::size_t count : {1U, 4U, 20U}) {
+      auto c = random_case(heads(2, 2, 16), 70, count, 0);  // kv head 0, query head 0
+      c.bias = window_bias(10);
+      c.sinks = {bad, 1};
+      ASSERT_NO_FATAL_FAILURE(expect_reference_with_sinks(c, {.bias = &window}));
+      const auto scores = scores_of(c, {.bias = &window, .sinks = c.sinks}, Reduce::max);
+      EXPECT_FALSE(is_nan(scores[60])) << "hidden from all";
+      EXPECT_TRUE(is_nan(scores[61]));
+      c.kv_head = 1;
+      ASSERT_NO_FATAL_FAILURE(expect_reference_with_sinks(c, {.bias = &window}));
+      EXPECT_FALSE(is_nan(scores_of(c, {.bias = &window, .sinks = c.sinks}, Reduce::sum)[61]))
+          << "the other head's sink is sound";
+    }
+}
+
+TEST(Cap, NaNIsSeenBesideSinks) {
+  const SlidingWindow window(4);
+  for (const std::size_t bad : {0U, 27U, 29U, 31U, 34U}) {
+    auto c = random_case(heads(2, 1, 8), 30, 5, 2);
+    c.bias = window_bias(4);
+    c.keys[bad * 8 + 2] = nan;
+    SCOPED_TRACE(testing::Message() << "entry " << bad);
+    ASSERT_NO_FATAL_FAILURE(expect_reference_with_sinks(c, {.bias = &window}));
+  }
+}
+
+TEST(Cap, AQueryThatSeesNothingPaysNothingBesideASink) {
+  const Blindfold alone(0);
+  for (const float sink : {-1e30F, -3.0F, 0.0F, 100.0F, -inf, nan})
+    for (const std::size_t count : {1U, 4U, 20U}) {
+      const auto c = random_case(heads(1, 1, 8), 20, count, 1);
+      const std::vector<float> sinks{sink};
+      for (const Reduce reduce : {Reduce::sum, Reduce::max})
+        EXPECT_EQ(scores_of(c, {.bias = &alone, .sinks = sinks}, reduce), std::vector<float>(20 + count, 0))
+            << sink;
+    }
+}
+
+TEST(Cap, WhatSinksTakeIsMissing) {
+  for (const std::size_t count : {1U, 9U, 50U}) {
+    const auto c = random_case(heads(3, 1, 24), 333, count, count);
+    const auto rows = static_cast<double>(3 * count);
+    const std::vector<float> sinks(3, 4);
+    double total = 0;
+    for (const float score : scores_of(c, {.sinks = sinks}, Reduce::sum)) total += static_cast<double>(score);
+    EXPECT_LT(total, 0.99 * rows);
+    EXPECT_GT(total, 0.5 * rows);
   }
 }
 
@@ -488,12 +635,13 @@ TEST(Cap, AScorerWithMoreRoomGivesTheSameBits) {
 TEST(Cap, AllocatesNothingAfterConstruction) {
   const auto c = random_case(heads(4, 2, 16), 70, 21, 3);
   const SlidingWindow window(9);
+  const std::vector<float> sinks(4, 1);
   std::vector<float> scores(c.entries(), 0);
   CapScorer scorer(c.shape, c.entries());
   const allocation_counter::Scope use;
   for (const Reduce reduce : {Reduce::sum, Reduce::max})
-    scorer.accumulate(queries_of(c), 1, c.first, keys_of(c), {.soft_cap = 5, .bias = &window}, reduce,
-                      scores);
+    scorer.accumulate(queries_of(c), 1, c.first, keys_of(c), {.soft_cap = 5, .bias = &window, .sinks = sinks},
+                      reduce, scores);
   const std::size_t calls = use.calls();
   EXPECT_EQ(calls, 0U);
 }

@@ -226,6 +226,24 @@ TEST(CcdAgainstReference, AttentionForms) {
     compare_with_reference(model, spec_of(kind), KeyStorage::rotated);
 }
 
+TEST(CcdAgainstReference, LearnedSinks) {
+  toy::Model model;
+  model.layers[0].form = {.soft_cap = 2, .window = 25, .sinks = toy::some_sinks(model, 0)};
+  model.layers[1].form.sinks = toy::some_sinks(model, 1);
+  const auto kinds = {Kind::infinipot, Kind::snapkv, Kind::tova,
+                      Kind::h2o,       Kind::reread, Kind::expected_attention};
+  for (const Kind kind : kinds)
+    for (const KeyStorage storage : both_storages) compare_with_reference(model, spec_of(kind), storage);
+  model.layers[0].form.sinks.clear();  // in one layer only
+  compare_with_reference(model, spec_of(Kind::infinipot), KeyStorage::rotated);
+  compare_with_reference(model, spec_of(Kind::expected_attention), KeyStorage::rotated);
+  for (const ReduceHeads over_heads : {ReduceHeads::max, ReduceHeads::max_share}) {
+    auto spec = spec_of(Kind::infinipot, Granularity::layer);
+    spec.over_heads = over_heads;
+    compare_with_reference(model, spec, KeyStorage::rotated);
+  }
+}
+
 TEST(CcdAgainstReference, MultiHeadAndMultiQueryAttention) {
   for (const std::size_t kv_heads : {1U, 4U}) {
     const toy::Model model(infinipot::plain_rope(8, 100),

@@ -58,6 +58,18 @@ inline constexpr bool looks_its_own_way =
     std::same_as<P, infinipot::StreamingLlm> || std::same_as<P, infinipot::H2o> ||
     std::same_as<P, infinipot::Infinipot> || std::same_as<P, infinipot::ExpectedAttention>;
 
+/// The learned sinks of all layers, (layers, query_heads), or none.
+inline std::vector<float> learned_sinks(const toy::Model& model) {
+  std::vector<float> sinks;
+  for (const toy::Layer& layer : model.layers)
+    if (layer.form.sinks.empty())
+      sinks.insert(sinks.end(), model.shape.query_heads, infinipot::detail::minus_infinity());
+    else
+      sinks.insert(sinks.end(), layer.form.sinks.begin(), layer.form.sinks.end());
+  if (std::ranges::none_of(sinks, infinipot::detail::is_finite<float>)) sinks.clear();
+  return sinks;
+}
+
 /// Calls f with the library's policy of a spec for a model.
 template <class F>
 void with_policy(const toy::Model& model, const CcdSpec& spec, const F& f) {
@@ -93,8 +105,11 @@ void with_policy(const toy::Model& model, const CcdSpec& spec, const F& f) {
                        .layers = spec.layers,
                        .smoothing = {spec.mean_pooling ? Pooling::mean : Pooling::max, spec.kernel}}));
     case Kind::expected_attention:
-      return f(ExpectedAttention(
-          {.rope = model.rope, .future = spec.future, .sinks = spec.sinks, .epsilon = spec.epsilon}));
+      return f(ExpectedAttention({.rope = model.rope,
+                                  .future = spec.future,
+                                  .sinks = spec.sinks,
+                                  .epsilon = spec.epsilon,
+                                  .learned_sinks = learned_sinks(model)}));
     case Kind::temporal_redundancy:
       return f(TemporalRedundancy(spec.period, spec.frames));
   }

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "expect_invalid.hpp"
 #include "infinipot/infinipot.hpp"
 #include "toy_engine.hpp"
 
@@ -401,6 +402,30 @@ TEST(Seams, AttentionFormNeedNotBeConst) {
   CountingEngine counting(engine);
   Ccd(counting, pot, infinipot::H2o(), {.keep = 20}).feed(1);
   EXPECT_GT(counting.asked, 0);
+}
+
+/// One that states learned sinks for another number of query heads.
+struct WrongSinksEngine : FormlessEngine {
+  using FormlessEngine::FormlessEngine;
+
+  infinipot::AttentionForm attention_form(std::size_t layer) const {
+    return {.sinks = layer == 1 ? std::span<const float>(sinks) : std::span<const float>()};
+  }
+
+  std::vector<float> sinks = std::vector<float>(3);
+};
+
+TEST(Seams, LearnedSinksMustBeOnePerQueryHead) {
+  const toy::Model model;
+  auto pot = toy::make_pot(model, 40, 20);
+  toy::QueryEngine<Pot> engine(model, pot);
+  WrongSinksEngine wrong(engine);
+  Ccd reader(wrong, pot, infinipot::H2o(), {.keep = 20});
+  trial::expect_invalid([&] { reader.feed(1); },
+                        {"attention_form(1) has 3 learned sinks", "there are 4 query heads"});
+  EXPECT_TRUE(pot.entries().empty());
+  wrong.sinks.push_back(0);
+  EXPECT_NO_THROW(reader.feed(1));
 }
 
 /// A user's policy: a third of the free budget for tokens that all heads of a layer take together, by the sum

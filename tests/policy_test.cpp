@@ -656,6 +656,39 @@ TEST(EntryPolicies, ExpectedAttentionIsTheMeanOverGaussianQueries) {
   }
 }
 
+TEST(EntryPolicies, ExpectedAttentionSharesWithALearnedSink) {
+  const std::vector<std::array<float, 2>> queries{{1, 2}}, rows{{3, 4}, {0, 1}, {1, 0}};
+  const double root = std::sqrt(2.0), logits[] = {11 / root, 2 / root, 1 / root}, lengths[] = {5, 1, 1};
+  for (const float sink : {-3.0F, 2.0F, 9.0F, 200.0F}) {
+    const auto policy = expecting({.rope = {}, .sinks = 0, .learned_sinks = {sink}}, queries);
+    const auto scores = entry_scores(policy, pot_of(rows));
+    double sum = std::exp(static_cast<double>(sink));
+    for (const double logit : logits) sum += std::exp(logit);
+    for (std::size_t t = 0; t < 3; ++t)
+      EXPECT_NEAR(static_cast<double>(scores[t]), std::exp(logits[t]) / sum * lengths[t], 5e-6) << sink;
+  }
+  const auto none = expecting({.rope = {}, .sinks = 0, .learned_sinks = {-HUGE_VALF}}, queries);
+  EXPECT_EQ(entry_scores(none, pot_of(rows)),
+            entry_scores(expecting({.rope = {}, .sinks = 0}, queries), pot_of(rows)));
+}
+
+TEST(EntryPolicies, ExpectedAttentionRefusesLearnedSinksThatDoNotFit) {
+  const auto begin = [](std::vector<float> sinks) {
+    return [sinks] {
+      infinipot::ExpectedAttention({.rope = {}, .learned_sinks = sinks}).begin({2, 4, 2, 8}, 20, 5);
+    };
+  };
+  trial::expect_invalid(begin(std::vector<float>(4)), {"has 4 learned sinks", "2 layers", "has 8, or none"});
+  std::vector<float> sinks(8);
+  EXPECT_NO_THROW(begin(sinks)());
+  sinks[5] = -HUGE_VALF;
+  EXPECT_NO_THROW(begin(sinks)());
+  for (const float bad : {HUGE_VALF, std::nanf("")}) {
+    sinks[5] = bad;
+    trial::expect_invalid(begin(sinks), {"learned sink 5 is", "-infinity for none"});
+  }
+}
+
 // A pair that turns by pi per position: over two positions the rotation averages out, and so do the queries.
 TEST(EntryPolicies, ExpectedAttentionAveragesTheRotation) {
   const infinipot::Rope rope{infinipot::Pairing::half_split, {3.14159265358979323846}, 1};

@@ -176,7 +176,9 @@ TEST(QueryMoments, WhatIsNotCommittedLeavesNoTrace) {
   QueryMoments copy = moments;
   const auto before = all(moments, c.shape);
   c.stage(moments, 10, 20, 10);
+  c.stage(moments, 10, 20, 10);  // twice, as if layers shared their keys
   EXPECT_EQ(all(moments, c.shape), before);
+  moments.drop();
   c.stage(moments, 10, 5, 10);
   c.commit(moments);
   c.stage(copy, 10, 5, 10);
@@ -187,6 +189,50 @@ TEST(QueryMoments, WhatIsNotCommittedLeavesNoTrace) {
   copy.clear();
   EXPECT_EQ(all(copy, c.shape), std::vector<float>(before.size(), 0.0F)) << "none is known";
   EXPECT_EQ(copy.count(0, 0), 0U);
+}
+
+/// Three of the model's layers read each layer of the store.
+TEST(QueryMoments, OfLayersThatReadTheSameKeysAdd) {
+  const Case c({2, 4, 2, 8}, infinipot::plain_rope(8, 100), 60, 3);
+  for (const std::size_t skip : {0U, 6U})
+    for (const std::size_t chunk : {20U, 1U, 7U}) {
+      QueryMoments moments(c.shape, c.rope, 30, chunk, skip);
+      // Tokens from `third` * 20 on are those of that layer of the model, at positions 0 .. 19 of the store.
+      for (std::size_t from = 0; from < 20; from += chunk) {
+        for (const std::size_t third : {0U, 1U, 2U})
+          c.stage(moments, 20 * third + from, std::min(chunk, 20 - from), from);
+        c.commit(moments);
+      }
+      Case counted = c;
+      for (auto& layer : counted.raw)
+        for (auto& head : layer) {
+          std::vector<Vector> rows;
+          for (const std::size_t third : {0U, 1U, 2U})
+            rows.insert(rows.end(), head.begin() + static_cast<std::ptrdiff_t>(20 * third + skip),
+                        head.begin() + static_cast<std::ptrdiff_t>(20 * third + 20));
+          head = rows;
+        }
+      counted.tokens = 3 * (20 - skip);
+      expect_moments(moments, counted, 0);
+    }
+}
+
+TEST(QueryMoments, OfOneLayerMayBeSharedAndOfAnotherNot) {
+  const Case c({2, 4, 2, 8}, infinipot::plain_rope(0), 20, 0);
+  QueryMoments shared(c.shape, c.rope, 30, 10, 0), plain(c.shape, c.rope, 30, 10, 0);
+  c.stage(shared, 0, 10, 0);
+  const auto again = c.shown(0, 10, 10, 0);
+  shared.stage(0, 0, infinipot::contiguous_queries(again.data(), 10, c.shape));
+  c.commit(shared);
+  c.stage(plain, 0, 10, 0);
+  c.commit(plain);
+  EXPECT_EQ(shared.count(0, 1), 20U);
+  EXPECT_EQ(shared.count(1, 1), 10U);
+  std::vector<float> mean(8), covariance(64), expected_mean(8), expected_covariance(64);
+  shared.read(1, 2, mean, covariance);
+  plain.read(1, 2, expected_mean, expected_covariance);
+  EXPECT_EQ(mean, expected_mean);
+  EXPECT_EQ(covariance, expected_covariance);
 }
 
 TEST(QueryMoments, QueriesThatAreNotFiniteDoNotCount) {

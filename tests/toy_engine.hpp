@@ -60,7 +60,8 @@ struct Matrix {
 struct LayerForm {
   float scale = 0;
   float soft_cap = 0;
-  std::size_t window = 0;  // sliding
+  std::size_t window = 0;         // sliding
+  std::vector<float> sinks = {};  // learned, (query_heads) or none
 };
 
 struct Layer {
@@ -91,6 +92,11 @@ struct Model {
   Matrix embedding{1, vocabulary, width, 1};
   Matrix prediction{2, vocabulary, width, 1};
 };
+
+/// Learned sinks for all query heads of a layer, from -2 to 2.
+inline std::vector<float> some_sinks(const Model& model, std::uint64_t seed) {
+  return Matrix(1000 + seed, 1, model.shape.query_heads, 2).values;
+}
 
 template <class T = float>
 infinipot::Pot<T> make_pot(const Model& model, std::size_t capacity, std::size_t max_keep,
@@ -163,7 +169,7 @@ class Engine : public EngineControls {
 
   infinipot::AttentionForm attention_form(std::size_t layer) const {
     const LayerForm& form = model_.layers[layer].form;
-    return {form.scale, form.soft_cap, form.window == 0 ? nullptr : &windows_[layer]};
+    return {form.scale, form.soft_cap, form.window == 0 ? nullptr : &windows_[layer], form.sinks};
   }
 
   void forward(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits) {
@@ -307,7 +313,7 @@ class Engine : public EngineControls {
     for (std::size_t i = 0; i < tokens.size(); ++i)
       for (std::size_t g = 0; g < model_.shape.group(); ++g) {
         const std::size_t head = kv_head * model_.shape.group() + g;
-        const auto paid = probabilities(layer, query(i, head), first + i);
+        const auto paid = probabilities(layer, head, query(i, head), first + i);
         mix(paid, mixed_.data() + (i * model_.shape.query_heads + head) * model_.shape.head_dim);
         if (sink == nullptr) continue;
         if (tokens[i] == quirks.nan_attention && head == 0)
@@ -331,12 +337,13 @@ class Engine : public EngineControls {
   }
 
   // Of entries 0 .. position.
-  std::span<float> probabilities(std::size_t layer, const float* query, std::size_t position) {
+  std::span<float> probabilities(std::size_t layer, std::size_t head, const float* query,
+                                 std::size_t position) {
     const std::size_t d = model_.shape.head_dim;
     const LayerForm& form = model_.layers[layer].form;
     const float scale = form.scale != 0 ? form.scale : 1 / std::sqrt(static_cast<float>(d));
     const auto paid = std::span(attention_).first(position + 1);
-    float sum = 0;
+    float sum = form.sinks.empty() ? 0 : std::exp(form.sinks[head]);
     for (std::size_t t = 0; t <= position; ++t) {
       float logit = scale * dot({query, d}, keys_.data() + t * d);
       if (form.soft_cap != 0) logit = form.soft_cap * std::tanh(logit / form.soft_cap);

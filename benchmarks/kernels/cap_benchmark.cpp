@@ -122,6 +122,15 @@ void cap_soft_cap(benchmark::State& state) {
       infinipot::Reduce::sum, scores);
 }
 
+void cap_learned_sinks(benchmark::State& state) {
+  const Input in(state);
+  const std::vector<float> sinks(in.shape.query_heads, 1);
+  std::vector<float> scores(in.entries());
+  score(
+      state, in, [&](std::size_t from, std::size_t, float*) { return in.key_rows(from); }, {.sinks = sinks},
+      infinipot::Reduce::sum, scores);
+}
+
 template <infinipot::Element T>
 void cap_keys_of(benchmark::State& state) {
   const Input in(state);
@@ -180,6 +189,7 @@ void shapes(benchmark::internal::Benchmark* benchmark) {
 BENCHMARK(cap)->Apply(shapes);
 BENCHMARK(cap_max)->Apply(shapes);
 BENCHMARK(cap_soft_cap)->Apply(shapes);
+BENCHMARK(cap_learned_sinks)->Apply(shapes);
 BENCHMARK_TEMPLATE(cap_keys_of, infinipot::f16)->Apply(shapes);
 BENCHMARK_TEMPLATE(cap_keys_of, infinipot::bf16)->Apply(shapes);
 BENCHMARK(eigen_materialised)->Apply(shapes);

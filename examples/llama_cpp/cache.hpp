@@ -18,19 +18,20 @@ namespace llama_cpp {
 struct CacheLayer {
   std::size_t model_layer;
   ggml_tensor* keys;
-  ggml_tensor* values;
+  ggml_tensor* values;  ///< null where values are read from the key's row (MLA)
 };
 
 /// Found out once for each context (find_cache()), and the same for all its pots.
 struct CacheFacts {
-  infinipot::Shape shape;          ///< of a pot
-  infinipot::Rope rope;            ///< of its keys
-  std::vector<CacheLayer> layers;  ///< of a pot, in the order of the model's
-  std::size_t cells = 0;           ///< of each stream
-  std::size_t streams = 0;         ///< parts of the cache, one for each sequence; 1 if sequences share it
-  RowCodec keys, values;           ///< of one head's row
-  bool transposed = false;         ///< whether values are
-  bool on_host = false;            ///< whether all of it is in this machine's memory
+  infinipot::Shape shape;                        ///< of a pot
+  infinipot::Rope rope;                          ///< of its keys
+  std::vector<std::size_t> layers_without_rope;  ///< of the pot's, ascending
+  std::vector<CacheLayer> layers;                ///< of a pot, in the order of the model's
+  std::size_t cells = 0;                         ///< of each stream
+  std::size_t streams = 0;  ///< parts of the cache, one for each sequence; 1 if sequences share it
+  RowCodec keys, values;    ///< of one head's row; values have a width of 0 if there are none
+  bool transposed = false;  ///< whether values are
+  bool on_host = false;     ///< whether all of it is in this machine's memory
 };
 
 class Cache {
@@ -46,6 +47,7 @@ class Cache {
 
   const infinipot::Shape& shape() const noexcept { return facts_.shape; }
   const infinipot::Rope& rope() const noexcept { return facts_.rope; }
+  const std::vector<std::size_t>& layers_without_rope() const noexcept { return facts_.layers_without_rope; }
   const std::vector<CacheLayer>& layers() const noexcept { return facts_.layers; }
   std::size_t cells() const noexcept { return facts_.cells; }
   std::size_t streams() const noexcept { return facts_.streams; }
@@ -55,7 +57,9 @@ class Cache {
   bool on_host() const noexcept { return facts_.on_host; }
 
   /// Keys and values of one token in all layers.
-  std::size_t bytes_per_token() const noexcept { return shape().heads() * (keys().bytes() + values().bytes()); }
+  std::size_t bytes_per_token() const noexcept {
+    return shape().heads() * (keys().bytes() + values().bytes());
+  }
 
   /// The pot's layer that is this one of the model's; no_layer if the pot does not hold it.
   std::size_t pot_layer(std::size_t model_layer) const noexcept {

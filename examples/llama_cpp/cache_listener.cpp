@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <string_view>
 
 #include "hadamard.hpp"
@@ -23,7 +24,8 @@ bool is_hadamard(const ggml_tensor& node) noexcept {
   return node.op == GGML_OP_MUL_MAT && std::string_view(node.src[0]->name).ends_with("_rot");
 }
 
-/// Whether a node's numbers are those of its first source, moved or scaled: not the model's weights times them.
+/// Whether a node's numbers are those of its first source, moved or scaled: not the model's weights times
+/// them.
 bool passes_on(const ggml_tensor& node) noexcept {
   switch (node.op) {
     case GGML_OP_VIEW:
@@ -34,6 +36,7 @@ bool passes_on(const ggml_tensor& node) noexcept {
     case GGML_OP_CPY:
     case GGML_OP_DUP:
     case GGML_OP_PAD:
+    case GGML_OP_REPEAT:
     case GGML_OP_SCALE:
     case GGML_OP_MUL:
     case GGML_OP_RMS_NORM:
@@ -62,6 +65,18 @@ const ggml_tensor* before(const ggml_tensor* node, const Is& is) noexcept {
   return node;
 }
 
+/// The RoPE before a node, if any, with its first channel among those of the node's rows.
+std::optional<infinipot::Rope> rope_before(const ggml_tensor& node) {
+  const auto ends = [](const ggml_tensor& n) { return n.op == GGML_OP_ROPE || n.op == GGML_OP_CONCAT; };
+  const ggml_tensor* const found = before(&node, ends);
+  if (found == nullptr) return std::nullopt;
+  if (found->op == GGML_OP_ROPE) return rope_of(*found);
+  if (auto rope = rope_before(*found->src[0])) return rope;
+  auto rope = rope_before(*found->src[1]);
+  if (rope) rope->first_channel += static_cast<std::size_t>(found->src[0]->ne[0]);
+  return rope;
+}
+
 /// The row of one token: `bytes` of each element, or of all of them.
 std::vector<std::byte> stored_row(const ggml_tensor& cache, std::int64_t row, bool transposed) {
   std::vector<std::byte> out(ggml_row_size(cache.type, cache.ne[0]));
@@ -72,7 +87,8 @@ std::vector<std::byte> stored_row(const ggml_tensor& cache, std::int64_t row, bo
   const std::size_t one = ggml_type_size(cache.type);
   for (std::size_t i = 0; i * one < out.size(); ++i)
     ggml_backend_tensor_get(&cache, out.data() + i * one,
-                            (static_cast<std::size_t>(row) + i * static_cast<std::size_t>(cache.ne[1])) * one, one);
+                            (static_cast<std::size_t>(row) + i * static_cast<std::size_t>(cache.ne[1])) * one,
+                            one);
   return out;
 }
 
@@ -105,9 +121,8 @@ void CacheListener::written(Written what, std::size_t model_layer, const ggml_te
   const auto row = *reinterpret_cast<const std::int64_t*>(bytes.read(*node.src[1]));
   rows.stored = stored_row(*rows.tensor, row, rows.transposed);
   if (what == Written::values) return;
-  const ggml_tensor* const rope = before(&from, [](const ggml_tensor& n) { return n.op == GGML_OP_ROPE; });
   try {
-    if (rope != nullptr) seen.rope = rope_of(*rope);
+    if (const auto rope = rope_before(from)) seen.rope = *rope;
   } catch (const std::exception& error) {
     problem_ = error.what();
   }

@@ -15,18 +15,18 @@ namespace llama_cpp {
 
 /// Keys or values of the token in one layer.
 struct SeenRows {
-  ggml_tensor* tensor = nullptr;   ///< the cache's
-  std::vector<float> computed;     ///< (kv_heads, numbers per head), without llama.cpp's Hadamard rotation
-  std::vector<std::byte> stored;   ///< what the cache held then, in its type, with the rotation
-  std::size_t hadamard = 0;        ///< block of that rotation; 0 for none
-  bool transposed = false;         ///< whether numbers of a token lie in columns
+  ggml_tensor* tensor = nullptr;  ///< the cache's; null if there are none (MLA has no values of its own)
+  std::vector<float> computed;    ///< (kv_heads, numbers per head), without llama.cpp's Hadamard rotation
+  std::vector<std::byte> stored;  ///< what the cache held then, in its type, with the rotation
+  std::size_t hadamard = 0;       ///< block of that rotation; 0 for none
+  bool transposed = false;        ///< whether numbers of a token lie in columns
 };
 
 struct SeenLayer {
   std::size_t model_layer = 0;
   SeenRows keys, values;
   std::size_t query_heads = 0, kv_heads = 0, head_dim = 0;  ///< as attention has them
-  infinipot::Rope rope = {};                                ///< of keys; without frequencies if none turns them
+  infinipot::Rope rope = {};  ///< of keys; without frequencies if none turns them
 };
 
 /// Notes all layers that write to the cache.

@@ -35,8 +35,10 @@ llama_context& checked(llama_context& context, llama_seq_id sequence, const Cach
 std::shared_ptr<const Cache> cache_of(GraphTap& tap, llama_context& context, llama_seq_id sequence) {
   if (tap.cache() == nullptr) tap.know(find_cache(tap, context, sequence));
   if (llama_n_seq_max(&context) > 1 && tap.cache()->streams() == 1)
-    refuse("sequences of this context share their cells (kv_unified), but a pot's entries must be in cells 0, 1, ... "
-           "of its own sequence; make the context with kv_unified = false");
+    refuse(
+        "sequences of this context share their cells (kv_unified), but a pot's entries must be in cells 0, "
+        "1, ... "
+        "of its own sequence; make the context with kv_unified = false");
   return tap.cache();
 }
 
@@ -51,7 +53,7 @@ infinipot::Pot<T> pot_over(infinipot::PotSettings settings, const Cache& cache, 
   };
   for (const CacheLayer& layer : cache.layers()) {
     layout.keys.push_back(rows(*layer.keys, cache.keys()));
-    layout.values.push_back(rows(*layer.values, cache.values()));
+    if (layer.values != nullptr) layout.values.push_back(rows(*layer.values, cache.values()));
   }
   return {std::move(settings), layout};
 }
@@ -81,9 +83,11 @@ CachePot::AnyPot CachePot::make_pot() const {
                                   .capacity = settings_.capacity,
                                   .max_keep = settings_.max_keep,
                                   .granularity = settings_.granularity,
-                                  .rope = cache_->rope()};
+                                  .rope = cache_->rope(),
+                                  .layers_without_rope = cache_->layers_without_rope()};
   const std::size_t stream = cache_->stream_of(static_cast<std::size_t>(sequence()));
-  if (cache_->on_host() && !cache_->transposed() && cache_->keys().type == cache_->values().type) {
+  if (cache_->on_host() && !cache_->transposed() &&
+      (cache_->keys().type == cache_->values().type || cache_->values().width == 0)) {
     if (cache_->keys().type == GGML_TYPE_F32)
       return pot_over<infinipot::f32>(std::move(settings), *cache_, stream);
     if (cache_->keys().type == GGML_TYPE_F16)
@@ -144,9 +148,11 @@ CachePot CachePot::fork(llama_seq_id sequence) const {
 
 void CachePot::assign(const CachePot& other, std::size_t count) {
   if (&other == this) refuse("a pot cannot be copied into itself");
-  if (other.pot_.index() != pot_.index() || !(other.shape() == shape()) || other.granularity() != granularity() ||
-      !(other.rope() == rope()) || other.cache().keys().type != cache().keys().type ||
-      other.cache().values().type != cache().values().type || other.cache().transposed() != cache().transposed())
+  if (other.pot_.index() != pot_.index() || !(other.shape() == shape()) ||
+      other.granularity() != granularity() || !(other.rope() == rope()) ||
+      other.cache().keys().type != cache().keys().type ||
+      other.cache().values().type != cache().values().type ||
+      other.cache().transposed() != cache().transposed())
     refuse("a pot of another shape, granularity, RoPE or cache type cannot be copied into this one");
   if (count > other.entries().size() || count > capacity())
     refuse("cannot copy ", count, " entries of a pot that holds ", other.entries().size(), " into one of ",
@@ -156,7 +162,8 @@ void CachePot::assign(const CachePot& other, std::size_t count) {
   truncate(0);
   take_cells(0, count);
   std::visit(
-      [&](auto& pot) { pot.assign(std::get<std::remove_reference_t<decltype(pot)>>(other.pot_), count); }, pot_);
+      [&](auto& pot) { pot.assign(std::get<std::remove_reference_t<decltype(pot)>>(other.pot_), count); },
+      pot_);
 }
 
 void CachePot::save(std::ostream& out, std::span<const std::byte> extra) const {

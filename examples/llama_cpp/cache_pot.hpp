@@ -28,8 +28,8 @@ struct CachePotSettings {
 /// at position i. A distillation moves rows and turns keys in place; llama.cpp is only told that the cells
 /// behind are free (llama_memory_seq_rm()), and never shifts. Meets all concepts of stores.
 ///
-/// In host memory, with flash attention and f32, f16 or bf16 it is infinipot::Pot over llama.cpp's rows; else a
-/// RowPot. The sequence belongs to the pot: nobody else may decode into it, or remove from it.
+/// In host memory, with flash attention and f32, f16 or bf16 it is infinipot::Pot over llama.cpp's rows; else
+/// a RowPot. The sequence belongs to the pot: nobody else may decode into it, or remove from it.
 class CachePot {
   // First, because what follows must know their return types.
   template <class F>
@@ -108,8 +108,8 @@ class CachePot {
   /// not fit.
   void assign(const CachePot& other, std::size_t count);
 
-  /// infinipot::save_pot(), and restore_pot(), which throws std::invalid_argument. A quantised pot is in a file
-  /// as f32.
+  /// infinipot::save_pot(), and restore_pot(), which throws std::invalid_argument. A quantised pot is in a
+  /// file as f32.
   void save(std::ostream& out, std::span<const std::byte> extra) const;
   void restore(std::span<const std::byte> file);
 

@@ -41,7 +41,8 @@ class Engine::Pass final : public Listener {
   void rows(std::span<const CacheRow> rows) noexcept override {
     begin_ = end_;
     end_ += rows.size();
-    if (!engine_.pot_.place(begin_, rows)) problem_ = "it puts tokens into other cells than those of their positions";
+    if (!engine_.pot_.place(begin_, rows))
+      problem_ = "it puts tokens into other cells than those of their positions";
   }
 
   bool wants_attention() const noexcept override { return attention_ != nullptr || queries_ != nullptr; }

@@ -30,7 +30,8 @@ class Engine {
   std::size_t vocab_size() const noexcept;
 
   /// As infinipot::ForwardPass has it. Throws std::out_of_range if the pot has no room for the tokens, and
-  /// std::runtime_error if llama_decode() fails, with the cause, or puts an entry where the pot does not have it.
+  /// std::runtime_error if llama_decode() fails, with the cause, or puts an entry where the pot does not have
+  /// it.
   void forward(std::span<const infinipot::Token> tokens, std::size_t first, infinipot::LogitsSink& logits);
 
   /// The same, and gives attention probabilities (of contexts without flash attention).

@@ -49,48 +49,60 @@ T same_in_all(std::span<const SeenLayer> layers, const char* what, const Of& of)
   const T first = of(layers.front());
   for (const SeenLayer& layer : layers)
     if (!(of(layer) == first))
-      refuse("layers ", layers.front().model_layer, " and ", layer.model_layer, " of the model have different ",
-             what, ", which one pot cannot hold");
+      refuse("layers ", layers.front().model_layer, " and ", layer.model_layer,
+             " of the model have different ", what, ", which one pot cannot hold");
   return first;
 }
 
 /// Refuses rows of which heads share parts.
 void check_row(const RowCodec& row, const char* what) {
   if (const auto block = static_cast<std::size_t>(ggml_blck_size(row.type)); row.width % block != 0)
-    refuse(what, " of type ", ggml_type_name(row.type), " are in blocks of ", block, " numbers, but heads have ",
-           row.width, ", so that two share a block; use f16 or f32");
+    refuse(what, " of type ", ggml_type_name(row.type), " are in blocks of ", block,
+           " numbers, but heads have ", row.width, ", so that two share a block; use f16 or f32");
 }
 
 infinipot::Shape shape_of(std::span<const SeenLayer> layers) {
-  return {layers.size(),
-          same_in_all<std::size_t>(layers, "numbers of query heads", [](const auto& l) { return l.query_heads; }),
-          same_in_all<std::size_t>(layers, "numbers of kv heads", [](const auto& l) { return l.kv_heads; }),
-          same_in_all<std::size_t>(layers, "numbers per head", [](const auto& l) { return l.head_dim; })};
+  return {
+      layers.size(),
+      same_in_all<std::size_t>(layers, "numbers of query heads", [](const auto& l) { return l.query_heads; }),
+      same_in_all<std::size_t>(layers, "numbers of kv heads", [](const auto& l) { return l.kv_heads; }),
+      same_in_all<std::size_t>(layers, "numbers per head", [](const auto& l) { return l.head_dim; })};
 }
 
 CacheFacts facts_of(std::span<const SeenLayer> layers) {
   CacheFacts facts;
   facts.shape = shape_of(layers);
-  facts.shape.validate();
-  facts.rope = same_in_all<infinipot::Rope>(layers, "RoPE", [](const auto& l) { return l.rope; });
   const SeenLayer& first = layers.front();
   facts.cells = static_cast<std::size_t>(first.keys.tensor->ne[1]);
   facts.streams = static_cast<std::size_t>(first.keys.tensor->ne[2]);
   facts.transposed = first.values.transposed;
   facts.on_host = true;
+  std::vector<SeenLayer> turned;
   for (const SeenLayer& layer : layers) {
+    if (layer.rope.frequencies.empty())
+      facts.layers_without_rope.push_back(facts.layers.size());
+    else
+      turned.push_back(layer);
     facts.layers.push_back({layer.model_layer, layer.keys.tensor, layer.values.tensor});
-    facts.on_host = facts.on_host && is_on_host(*layer.keys.tensor) && is_on_host(*layer.values.tensor);
+    for (const ggml_tensor* const tensor : {layer.keys.tensor, layer.values.tensor})
+      facts.on_host = facts.on_host && (tensor == nullptr || is_on_host(*tensor));
   }
+  if (turned.empty())
+    facts.layers_without_rope.clear();
+  else
+    facts.rope = same_in_all<infinipot::Rope>(turned, "RoPE", [](const auto& l) { return l.rope; });
   facts.keys = same_in_all<RowCodec>(layers, "types of keys", [](const auto& l) {
     return RowCodec{l.keys.tensor->type, l.head_dim, l.keys.hadamard};
   });
   facts.values = same_in_all<RowCodec>(layers, "types of values", [](const auto& l) {
+    if (l.values.tensor == nullptr) return RowCodec{GGML_TYPE_F32, 0, 0};
     return RowCodec{l.values.tensor->type, static_cast<std::size_t>(l.values.tensor->ne[0]) / l.kv_heads,
                     l.values.hadamard};
   });
+  if (facts.values.width != facts.shape.head_dim) facts.shape.value_dim = facts.values.width;
+  facts.shape.validate();
   check_row(facts.keys, "keys");
-  check_row(facts.values, "values");
+  if (facts.values.width > 0) check_row(facts.values, "values");
   return facts;
 }
 
@@ -118,17 +130,17 @@ double rounding_of(const RowCodec& codec, std::span<const float> row) {
 }
 
 /// What was computed must be where rows are read from.
-void check_stored(const CacheFacts& facts, const SeenLayer& layer, const SeenRows& rows, const RowCodec& codec,
-                  const char* what) {
+void check_stored(const CacheFacts& facts, const SeenLayer& layer, const SeenRows& rows,
+                  const RowCodec& codec, const char* what) {
   std::vector<float> stored(codec.width), computed(codec.width);
-  for (std::size_t head = 0; head < facts.shape.kv_heads; ++head) {
+  for (std::size_t head = 0; head < facts.shape.kv_heads && codec.width > 0; ++head) {
     codec.decode(rows.stored.data() + head * codec.bytes(), stored.data());
     std::copy_n(rows.computed.data() + head * codec.width, codec.width, computed.data());
-    hadamard(computed.data(), computed.size(), codec.hadamard);
     const double error = relative_error(stored, computed), allowed = rounding_of(codec, computed);
     if (!(error <= allowed))
-      refuse(what, " of layer ", layer.model_layer, ", head ", head, " are not in the cache as expected: they are off by ",
-             100 * error, " %, where rounding to ", ggml_type_name(codec.type), " explains ", 100 * allowed, " %");
+      refuse(what, " of layer ", layer.model_layer, ", head ", head,
+             " are not in the cache as expected: they are off by ", 100 * error, " %, where rounding to ",
+             ggml_type_name(codec.type), " explains ", 100 * allowed, " %");
   }
 }
 
@@ -139,9 +151,10 @@ double turn_error(std::span<const float> a, std::span<const float> b, const infi
   double worst = 0;
   for (std::size_t i = 0; i < pairs; ++i) {
     const bool split = rope.pairing == infinipot::Pairing::half_split;
-    const std::size_t x = (split ? i : 2 * i), y = split ? i + pairs : 2 * i + 1;
+    const std::size_t x = rope.first_channel + (split ? i : 2 * i), y = x + (split ? pairs : 1);
     const double error = std::hypot(static_cast<double>(a[x] - b[x]), static_cast<double>(a[y] - b[y]));
-    worst = std::max(worst, error / (std::hypot(static_cast<double>(b[x]), static_cast<double>(b[y])) + floor));
+    worst =
+        std::max(worst, error / (std::hypot(static_cast<double>(b[x]), static_cast<double>(b[y])) + floor));
   }
   return std::max(worst, relative_error(a, b));
 }
@@ -150,7 +163,7 @@ double turn_error(std::span<const float> a, std::span<const float> b, const infi
 void check_turn(const CacheFacts& facts, const SeenLayer& near, const SeenLayer& at, llama_pos position) {
   // Sines of large angles in floats: a turn of 777 is off by some 1e-4.
   constexpr double allowed = 2e-3;
-  const infinipot::Rope& rope = facts.rope;
+  const infinipot::Rope& rope = near.rope;
   std::vector<float> memory(infinipot::AngleTable::floats(rope, static_cast<std::size_t>(position) + 1));
   const infinipot::AngleTable angles(rope, static_cast<std::size_t>(position) + 1, memory);
   const std::size_t width = facts.shape.head_dim;
@@ -158,7 +171,6 @@ void check_turn(const CacheFacts& facts, const SeenLayer& near, const SeenLayer&
   for (std::size_t head = 0; head < facts.shape.kv_heads; ++head) {
     const auto key = [&](const SeenLayer& of, std::vector<float>& out) {
       std::copy_n(of.keys.computed.data() + head * width, width, out.data());
-      hadamard(out.data(), width, facts.keys.hadamard);
     };
     key(near, turned);
     key(at, found);
@@ -168,8 +180,10 @@ void check_turn(const CacheFacts& facts, const SeenLayer& near, const SeenLayer&
     const double error = turn_error(found, turned, rope);
     if (!(error <= allowed))
       refuse("keys of layer ", near.model_layer, ", head ", head, " at position ", position,
-             " are not those at position 0 turned as the model's RoPE says: they are off by ", 100 * error,
-             " % (as they were, by ", 100 * unturned, " %), so that a pot would turn them wrongly");
+             " are not those at position 0, ",
+             rope.frequencies.empty() ? "which no RoPE turns" : "turned as the model's RoPE says",
+             ": they are off by ", 100 * error, " % (as they were, by ", 100 * unturned,
+             " %), so that a pot would turn them wrongly");
   }
 }
 

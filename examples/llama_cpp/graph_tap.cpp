@@ -57,7 +57,8 @@ bool GraphTap::wants(const ggml_tensor& node) noexcept {
   if (listener_ == nullptr) return false;
   if (listener_->takes_cells_alone()) return true;
   if (const auto write = write_of(node)) {
-    if (cache_ != nullptr && write->what == Written::keys && write->layer == cache_->layers().front().model_layer)
+    if (cache_ != nullptr && write->what == Written::keys &&
+        write->layer == cache_->layers().front().model_layer)
       tell_rows(node);
     return listener_->wants_written();
   }

@@ -34,17 +34,17 @@ enum class Written : std::uint8_t { keys, values };
 /// Hears what one forward pass does. Calls come from the thread that called llama_decode().
 class Listener {
  public:
-  /// The cells that the tokens of a micro-batch (n_ubatch) get, one per token, in their order. llama.cpp splits
-  /// a batch of several sequences into micro-batches that have equally many tokens of each; those of one
-  /// sequence are neighbours. Only once the cache is known (GraphTap::know()).
+  /// The cells that the tokens of a micro-batch (n_ubatch) get, one per token, in their order. llama.cpp
+  /// splits a batch of several sequences into micro-batches that have equally many tokens of each; those of
+  /// one sequence are neighbours. Only once the cache is known (GraphTap::know()).
   virtual void rows(std::span<const CacheRow> /*rows*/) noexcept {}
 
   /// Whether to show attention. What is not wanted costs next to nothing.
   virtual bool wants_attention() const noexcept { return false; }
 
   /// One layer's attention over a micro-batch has been computed: `node` is its softmax (GGML_OP_SOFT_MAX)
-  /// or all of it (GGML_OP_FLASH_ATTN_EXT). `layer` is the model's. Returns whether the rest of the graph is to
-  /// be computed.
+  /// or all of it (GGML_OP_FLASH_ATTN_EXT). `layer` is the model's. Returns whether the rest of the graph is
+  /// to be computed.
   virtual bool attention(std::size_t /*layer*/, const ggml_tensor& /*node*/) noexcept { return true; }
 
   /// Whether to show keys and values as they are written to the cache.

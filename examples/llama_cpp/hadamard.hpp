@@ -6,8 +6,8 @@
 
 namespace llama_cpp {
 
-/// Multiplies each `block` numbers of a row by the orthonormal Walsh-Hadamard matrix, which is its own inverse.
-/// `block` is a power of two that divides `width`; with 0 the row stays as it is.
+/// Multiplies each `block` numbers of a row by the orthonormal Walsh-Hadamard matrix, which is its own
+/// inverse. `block` is a power of two that divides `width`; with 0 the row stays as it is.
 inline void hadamard(float* row, std::size_t width, std::size_t block) noexcept {
   if (block == 0) return;
   const float scale = 1 / std::sqrt(static_cast<float>(block));

@@ -27,7 +27,8 @@ constexpr std::pair<const char*, ggml_type> cache_types[] = {
     {"q5_1", GGML_TYPE_Q5_1}, {"q5_0", GGML_TYPE_Q5_0}, {"q4_1", GGML_TYPE_Q4_1}, {"q4_0", GGML_TYPE_Q4_0}};
 
 ggml_type cache_type(const std::string& name) {
-  return std::ranges::find(cache_types, name, [](const auto& type) { return std::string(type.first); })->second;
+  return std::ranges::find(cache_types, name, [](const auto& type) { return std::string(type.first); })
+      ->second;
 }
 
 std::vector<std::string> separated(const std::string& list) {
@@ -79,7 +80,9 @@ class Backend {
  public:
   /// The options must outlive the object.
   explicit Backend(Options& options)
-      : options_(options), model_(load_model(options.model, separated(options.rpc))), text_(*model_, options.model) {
+      : options_(options),
+        model_(load_model(options.model, separated(options.rpc))),
+        text_(*model_, options.model) {
     if (options.threads == 0) options.threads = std::max(1U, std::thread::hardware_concurrency());
     settings_.threads = static_cast<int>(options.threads);
     settings_.cache_type = cache_type(options.cache_type);
@@ -110,7 +113,8 @@ class Backend {
 
  private:
   static CachePotSettings pot_settings(const Options& options) {
-    return {.capacity = options.pot, .max_keep = options.keep, .granularity = reading::granularity_of(options)};
+    return {
+        .capacity = options.pot, .max_keep = options.keep, .granularity = reading::granularity_of(options)};
   }
 
   const Options& options_;

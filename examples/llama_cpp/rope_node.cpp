@@ -58,7 +58,9 @@ infinipot::Rope rope_of(const ggml_tensor& node) {
     ggml_backend_tensor_get(given, factors.data(), 0, factors.size() * sizeof(float));
   }
   infinipot::Rope rope;
-  rope.pairing = p.mode == GGML_ROPE_TYPE_NORMAL ? infinipot::Pairing::interleaved : infinipot::Pairing::half_split;
+  rope.first_channel = static_cast<std::size_t>(p.first_channel);
+  rope.pairing =
+      p.mode == GGML_ROPE_TYPE_NORMAL ? infinipot::Pairing::interleaved : infinipot::Pairing::half_split;
   for (std::size_t pair = 0; pair < static_cast<std::size_t>(p.turned) / 2; ++pair) {
     const double plain = std::pow(static_cast<double>(p.base), -2.0 * static_cast<double>(pair) / p.turned) /
                          (factors.empty() ? 1.0 : static_cast<double>(factors[pair]));

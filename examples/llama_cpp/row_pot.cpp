@@ -15,7 +15,7 @@ namespace {
 
 infinipot::PotSettings checked(infinipot::PotSettings settings) {
   settings = std::move(settings).checked();
-  if (settings.shape.head_dim > RowPot::most_channels)
+  if (std::max(settings.shape.head_dim, settings.shape.value_channels()) > RowPot::most_channels)
     throw std::invalid_argument("llama.cpp pot: heads of " + std::to_string(settings.shape.head_dim) +
                                 " numbers are out of range 1 .. " + std::to_string(RowPot::most_channels));
   return settings;
@@ -27,16 +27,19 @@ RowPot::RowPot(infinipot::PotSettings settings, std::shared_ptr<const Cache> cac
     : settings_(checked(std::move(settings))),
       cache_(std::move(cache)),
       key_stride_(cache_->layers().front().keys->nb[1]),
-      value_stride_(cache_->layers().front().values->nb[1]),
+      value_stride_(cache_->values().width > 0 ? cache_->layers().front().values->nb[1] : 0),
       mirror_(std::make_unique<TensorMirror>(*cache_, stream, capacity())),
       entries_(lanes(), capacity()),
       angle_memory_(infinipot::AngleTable::floats(rope(), capacity())),
       angles_(rope(), capacity(), angle_memory_),
+      rotates_(shape().layers, 1),
       originals_(rope().rotary_dim() > 0 ? shape().heads() * max_keep() * cache_->keys().bytes() : 0),
       rows_(lanes() * max_keep()),
       first_positions_(rows_.size()),
       in_use_(rows_.size()),
-      moved_(lanes()) {}
+      moved_(lanes()) {
+  for (const std::size_t layer : settings_.layers_without_rope) rotates_[layer] = 0;
+}
 
 infinipot::KeyOrigins RowPot::origins(std::size_t lane) const noexcept {
   const std::size_t most = max_keep(), at = lane * most;
@@ -46,6 +49,12 @@ infinipot::KeyOrigins RowPot::origins(std::size_t lane) const noexcept {
 
 void RowPot::turn(std::size_t position, Turn turn, float* key) const noexcept {
   infinipot::rotate(key, angles_[position], rope().pairing, turn, shape().head_dim, key);
+}
+
+void RowPot::scale(double by, float* key) const noexcept {
+  const auto factor = static_cast<float>(by);
+  std::for_each_n(key + rope().first_channel, rope().rotary_dim(),
+                  [factor](float& channel) { channel *= factor; });
 }
 
 void RowPot::truncate(std::size_t size) noexcept {
@@ -78,7 +87,7 @@ void RowPot::keep_keys(std::size_t layer, std::size_t head, std::span<const Inde
   const RowCodec& codec = cache_->keys();
   const std::size_t bytes = codec.bytes(), lane = lane_of(layer, head);
   const auto key = [&](std::size_t i) { return rows + i * key_stride_ + head * bytes; };
-  if (originals_.empty()) {
+  if (!rotates(layer)) {
     infinipot::compact_rows(key(0), static_cast<std::ptrdiff_t>(key_stride_), bytes, kept);
     return;
   }
@@ -97,6 +106,7 @@ void RowPot::keep_keys(std::size_t layer, std::size_t head, std::span<const Inde
 void RowPot::keep_values(std::size_t /*layer*/, std::size_t head, std::span<const Index> kept,
                          std::byte* rows) noexcept {
   const RowCodec& codec = cache_->values();
+  if (codec.width == 0) return;
   if (!cache_->transposed()) {
     infinipot::compact_rows(rows + head * codec.bytes(), static_cast<std::ptrdiff_t>(value_stride_),
                             codec.bytes(), kept);
@@ -124,7 +134,8 @@ infinipot::FloatRows RowPot::key_rows(std::size_t layer, std::size_t kv_head, st
 void RowPot::read_value(const std::byte* rows, std::size_t kv_head, std::size_t entry,
                         float* value) const noexcept {
   const RowCodec& codec = cache_->values();
-  if (!cache_->transposed()) return codec.decode(rows + entry * value_stride_ + kv_head * codec.bytes(), value);
+  if (!cache_->transposed())
+    return codec.decode(rows + entry * value_stride_ + kv_head * codec.bytes(), value);
   const std::size_t one = ggml_type_size(codec.type);
   std::byte row[most_channels * sizeof(float)];
   for (std::size_t i = 0; i < codec.width; ++i)
@@ -134,7 +145,8 @@ void RowPot::read_value(const std::byte* rows, std::size_t kv_head, std::size_t 
 
 void RowPot::write_value(std::byte* rows, std::size_t kv_head, std::size_t entry, float* value) noexcept {
   const RowCodec& codec = cache_->values();
-  if (!cache_->transposed()) return codec.encode(value, rows + entry * value_stride_ + kv_head * codec.bytes());
+  if (!cache_->transposed())
+    return codec.encode(value, rows + entry * value_stride_ + kv_head * codec.bytes());
   const std::size_t one = ggml_type_size(codec.type);
   std::byte row[most_channels * sizeof(float)];
   codec.encode(value, row);
@@ -145,6 +157,7 @@ void RowPot::write_value(std::byte* rows, std::size_t kv_head, std::size_t entry
 infinipot::FloatRows RowPot::value_rows(std::size_t layer, std::size_t kv_head, std::size_t first,
                                         std::size_t count, float* tile) const noexcept {
   const std::size_t width = cache_->values().width;
+  if (width == 0) return {tile, 0};
   const std::byte* const rows = mirror_->read(Written::values, layer, std::max(end(), first + count));
   for (std::size_t i = 0; i < count; ++i) read_value(rows, kv_head, first + i, tile + i * width);
   return {tile, static_cast<std::ptrdiff_t>(width)};
@@ -153,18 +166,21 @@ infinipot::FloatRows RowPot::value_rows(std::size_t layer, std::size_t kv_head, 
 void RowPot::read_projected(std::size_t layer, std::size_t kv_head, std::size_t entry,
                             float* key) const noexcept {
   key_rows(layer, kv_head, entry, 1, key);
+  if (!rotates(layer)) return;
   turn(entry, Turn::backward, key);
-  const auto factor = static_cast<float>(1 / rope().attention_factor);
-  for (std::size_t i = 0; i < rope().rotary_dim(); ++i) key[i] *= factor;
+  scale(1 / rope().attention_factor, key);
 }
 
 void RowPot::write_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
                              const float* value) noexcept {
-  const auto factor = static_cast<float>(rope().attention_factor);
-  for (std::size_t i = 0; i < rope().rotary_dim(); ++i) key[i] *= factor;
-  turn(entry, Turn::forward, key);
+  if (rotates(layer)) {
+    turn(entry, Turn::forward, key);
+    scale(rope().attention_factor, key);
+  }
   const RowCodec& codec = cache_->keys();
-  codec.encode(key, mirror_->write(Written::keys, layer, entry) + entry * key_stride_ + kv_head * codec.bytes());
+  codec.encode(key,
+               mirror_->write(Written::keys, layer, entry) + entry * key_stride_ + kv_head * codec.bytes());
+  if (cache_->values().width == 0) return;
   float copy[most_channels];
   std::copy_n(value, cache_->values().width, copy);
   write_value(mirror_->write(Written::values, layer, entry), kv_head, entry, copy);

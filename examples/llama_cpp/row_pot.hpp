@@ -17,8 +17,8 @@ namespace llama_cpp {
 
 /// What infinipot::Pot is, over a stream of llama.cpp's cache of any type: rows stay as they are stored. A
 /// survivor's key is kept as first written, in its own bytes, and turned from these at every distillation, so
-/// that it is rounded twice and no more, however often it moves. Keys and values are read without the Hadamard
-/// rotation that llama.cpp gives those of quantised caches.
+/// that it is rounded twice and no more, however often it moves. Keys and values are read without the
+/// Hadamard rotation that llama.cpp gives those of quantised caches.
 class RowPot {
  public:
   /// The largest head_dim.
@@ -63,8 +63,8 @@ class RowPot {
     mirror_->outdate();
   }
 
-  /// infinipot::save_pot() and restore_pot(), the latter of which throws std::invalid_argument. Quantised rows
-  /// are in a file as floats, without the Hadamard rotation, and become the same codes again.
+  /// infinipot::save_pot() and restore_pot(), the latter of which throws std::invalid_argument. Quantised
+  /// rows are in a file as floats, without the Hadamard rotation, and become the same codes again.
   void save(std::ostream& out, std::span<const std::byte> extra) const;
   void restore(std::span<const std::byte> file);
 
@@ -83,6 +83,7 @@ class RowPot {
   const std::byte* original(std::size_t layer, std::size_t head, std::size_t row) const noexcept {
     return originals_.data() + (shape().head_of(layer, head) * max_keep() + row) * cache_->keys().bytes();
   }
+  std::vector<std::size_t> turned_layers() const;
   infinipot::KeyOrigins origins(std::size_t lane) const noexcept;
   template <class F>
   decltype(auto) with_element(const F& function) const;
@@ -90,7 +91,10 @@ class RowPot {
   infinipot::Pot<T> to_pot() const;
   template <infinipot::Element T>
   void from_pot(const infinipot::Pot<T>& pot);
+  /// Whether a layer's keys are turned, so that it has originals.
+  bool rotates(std::size_t layer) const noexcept { return !originals_.empty() && rotates_[layer] != 0; }
   void turn(std::size_t position, infinipot::Turn turn, float* key) const noexcept;
+  void scale(double by, float* key) const noexcept;
   void keep_keys(std::size_t layer, std::size_t head, std::span<const infinipot::Index> kept,
                  std::byte* rows) noexcept;
   void keep_values(std::size_t layer, std::size_t head, std::span<const infinipot::Index> kept,
@@ -105,7 +109,8 @@ class RowPot {
   infinipot::EntryTable entries_;
   std::vector<float> angle_memory_;
   infinipot::AngleTable angles_;
-  std::vector<std::byte> originals_;  // (layers, kv_heads, max_keep): survivors' keys as first written
+  std::vector<std::uint8_t> rotates_;  // (layers)
+  std::vector<std::byte> originals_;   // (layers, kv_heads, max_keep): survivors' keys as first written
   // (lanes, max_keep): see infinipot::KeyOrigins.
   mutable std::vector<infinipot::Index> rows_, first_positions_;
   mutable std::vector<std::uint8_t> in_use_;

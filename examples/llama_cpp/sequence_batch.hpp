@@ -48,7 +48,8 @@ class SequenceBatch {
     };
     if (const std::int32_t status = llama_decode(&context_, batch); status != 0)
       throw std::runtime_error("llama.cpp cannot decode " + std::to_string(tokens.size()) +
-                               " tokens at position " + std::to_string(position) + ": " + decode_error(status));
+                               " tokens at position " + std::to_string(position) + ": " +
+                               decode_error(status));
   }
 
  private:

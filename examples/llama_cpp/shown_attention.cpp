@@ -34,8 +34,7 @@ bool is(const ggml_tensor& tensor, std::int64_t width, std::size_t heads, const 
 const char* ShownAttention::probabilities(const ggml_tensor& node, std::size_t layer, const ShownPart& part,
                                           infinipot::AttentionSink& sink) {
   const std::size_t heads = cache_.shape().query_heads;
-  if (!is(node, node.ne[0], heads, part) ||
-      node.ne[0] < static_cast<std::int64_t>(part.first + part.count))
+  if (!is(node, node.ne[0], heads, part) || node.ne[0] < static_cast<std::int64_t>(part.first + part.count))
     return "its attention probabilities have an unexpected shape";
   const std::byte* const bytes = bytes_.read(node) + part.part * node.nb[3];
   for (std::size_t head = 0; head < heads; ++head)

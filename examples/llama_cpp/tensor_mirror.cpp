@@ -14,21 +14,25 @@ TensorMirror::TensorMirror(const Cache& cache, std::size_t stream, std::size_t c
   for (const CacheLayer& layer : cache.layers())
     for (ggml_tensor* const tensor : {layer.keys, layer.values}) {
       Part& added = parts_.emplace_back();
+      if (tensor == nullptr) continue;
       added.tensor = tensor;
       added.begin = stream * tensor->nb[2];
-      added.end = 0;
-      if (cache.on_host())
-        added.bytes = static_cast<std::byte*>(tensor->data) + added.begin;
-      else
-        copied += tensor == layer.values && transposed_ ? tensor->nb[2] : capacity * tensor->nb[1];
+      if (cache.on_host()) added.bytes = static_cast<std::byte*>(tensor->data) + added.begin;
+      copied += size_of(added, tensor == layer.keys ? Written::keys : Written::values, capacity);
     }
   if (cache.on_host()) return;
   copies_.resize(copied);
   std::byte* next = copies_.data();
-  for (std::size_t i = 0; i < parts_.size(); ++i) {
-    parts_[i].bytes = next;
-    next += i % 2 == 1 && transposed_ ? parts_[i].tensor->nb[2] : capacity * parts_[i].tensor->nb[1];
-  }
+  for (std::size_t layer = 0; layer < cache.layers().size(); ++layer)
+    for (const Written what : {Written::keys, Written::values}) {
+      Part& placed = part(what, layer);
+      placed.bytes = next;
+      next += size_of(placed, what, capacity);
+    }
+}
+
+std::size_t TensorMirror::size_of(const Part& part, Written what, std::size_t capacity) const noexcept {
+  return part.tensor == nullptr ? 0 : offset_of(part, what, capacity);
 }
 
 std::size_t TensorMirror::offset_of(const Part& part, Written what, std::size_t row) const noexcept {
@@ -37,7 +41,7 @@ std::size_t TensorMirror::offset_of(const Part& part, Written what, std::size_t 
 }
 
 void TensorMirror::fetch(Part& part, Written what, std::size_t end) noexcept {
-  if (part.known == now_ && part.end >= end) return;
+  if (part.tensor == nullptr || (part.known == now_ && part.end >= end)) return;
   if (end > 0) ggml_backend_tensor_get(part.tensor, part.bytes, part.begin, offset_of(part, what, end));
   part.known = now_;
   part.end = end;
@@ -64,10 +68,11 @@ std::byte* TensorMirror::write(Written what, std::size_t layer, std::size_t row)
 }
 
 void TensorMirror::send_rows(Written what, std::size_t layer, std::size_t first, std::size_t end) noexcept {
-  if (first >= end) return;
   const Part& sent = part(what, layer);
+  if (first >= end || sent.tensor == nullptr) return;
   const std::size_t from = what == Written::values && transposed_ ? 0 : offset_of(sent, what, first);
-  ggml_backend_tensor_set(sent.tensor, sent.bytes + from, sent.begin + from, offset_of(sent, what, end) - from);
+  ggml_backend_tensor_set(sent.tensor, sent.bytes + from, sent.begin + from,
+                          offset_of(sent, what, end) - from);
 }
 
 void TensorMirror::send(Written what, std::size_t layer, std::size_t end) noexcept {

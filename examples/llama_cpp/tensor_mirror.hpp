@@ -14,9 +14,9 @@
 
 namespace llama_cpp {
 
-/// Keys and values of all layers of a pot, for one stream. In host memory they are where llama.cpp has them. Of
-/// what is elsewhere (RPC, devices) this holds a copy, which is fetched, a layer at a time, when it is read
-/// and may be old, and sent back when it was changed.
+/// Keys and values of all layers of a pot, for one stream. In host memory they are where llama.cpp has them.
+/// Of what is elsewhere (RPC, devices) this holds a copy, which is fetched, a layer at a time, when it is
+/// read and may be old, and sent back when it was changed.
 class TensorMirror {
  public:
   TensorMirror(const Cache& cache, std::size_t stream, std::size_t capacity);
@@ -38,11 +38,11 @@ class TensorMirror {
 
  private:
   struct Part {
-    ggml_tensor* tensor = nullptr;
-    std::byte* bytes = nullptr;  // where rows are read and written
-    std::size_t begin = 0;       // of the stream in the tensor
-    std::uint64_t known = 0;     // when rows were fetched
-    std::size_t end = 0;         // and how many
+    ggml_tensor* tensor = nullptr;  // null for values that there are not (MLA)
+    std::byte* bytes = nullptr;     // where rows are read and written
+    std::size_t begin = 0;          // of the stream in the tensor
+    std::uint64_t known = 0;        // when rows were fetched
+    std::size_t end = 0;            // and how many
   };
 
   Part& part(Written what, std::size_t layer) noexcept {
@@ -51,6 +51,8 @@ class TensorMirror {
   void fetch(Part& part, Written what, std::size_t end) noexcept;
   void send_rows(Written what, std::size_t layer, std::size_t first, std::size_t end) noexcept;
   void flush_locked() noexcept;
+  /// How many bytes of a part are copied.
+  std::size_t size_of(const Part& part, Written what, std::size_t capacity) const noexcept;
   /// Where a row begins in a stream; where numbers of a token lie in columns, all of these is one row.
   std::size_t offset_of(const Part& part, Written what, std::size_t row) const noexcept;
 

@@ -13,6 +13,7 @@
 
 #include "infinipot/cap/attention_form.hpp"
 #include "infinipot/cap/multiply_keys.hpp"
+#include "infinipot/cap/query_block.hpp"
 #include "infinipot/detail/nan.hpp"
 #include "infinipot/detail/simd.hpp"
 #include "infinipot/queries.hpp"
@@ -49,7 +50,8 @@ class CapScorer {
   /// scores[t] to it (Reduce::max). Query i stands at position first + i and sees entries 0 .. first + i.
   /// `keys(from, count, tile)` returns FloatRows of entries from .. from + count - 1, in place or in `tile`
   /// (count * head_dim floats). `scores` has first + queries.count values. A logit of NaN or +inf makes
-  /// everything that its query pays NaN. Precondition: first + queries.count <= max_entries.
+  /// everything that its query pays NaN. Preconditions: first + queries.count <= max_entries; form.sinks is
+  /// empty or has query_heads values.
   template <class Keys>
   void accumulate(const Queries& queries, std::size_t kv_head, std::size_t first, const Keys& keys,
                   const AttentionForm& form, Reduce reduce, std::span<float> scores) noexcept {
@@ -73,7 +75,6 @@ class CapScorer {
   static constexpr std::size_t key_tile = 64;
   // Beyond these, rereading floats takes as long as converting again.
   static constexpr std::size_t kept_keys = 128 * key_tile;
-  static constexpr float low = std::numeric_limits<float>::lowest();
 
   // The arguments of accumulate(), and how many keys are converted: up to `to_keep` stay in keys_ for further
   // blocks.
@@ -91,39 +92,22 @@ class CapScorer {
     std::size_t row, rows;
   };
 
-  // Up to `width` queries, with logits in logits_ as (entries, width), taken `step` at a time: those of one
-  // entry, or of one query and several entries.
-  template <std::size_t block_width>
-  struct Block {
-    static constexpr std::size_t width = block_width;
-    static constexpr std::size_t step = (std::max)(width, detail::packet_size);
-    static_assert(width == 1 || width == step);
-
-    std::size_t rows = 0;
-    std::size_t entries = 0;  // seen by at least one of them
-    std::size_t first_hidden = 0;
-    std::size_t position[width] = {};
-    std::size_t head[width] = {};
-    float share[width] = {};  // 1 / sum of the row's exponentials
-
-    bool along_head_dim = false;  // multiplies queries one by one, not side by side
-  };
-
   template <std::size_t width, class Keys>
   void accumulate(Call& call, const Task& task, const Keys& keys, std::span<float> scores) noexcept {
-    Block<width> block;
+    detail::QueryBlock<width> block;
     take(call, task, block);
     fill_logits(call, block, keys);
     if (call.form.soft_cap != 0) cap_logits(block, call.form.soft_cap);
     if (call.form.bias != nullptr) add_bias(block, *call.form.bias);
     hide_future(block);
-    softmax(block);
+    detail::softmax(block, call.form.sinks);
     call.reduce == Reduce::sum ? add_to(block, scores) : raise_by(block, scores);
   }
 
   template <std::size_t width>
-  void take(const Call& call, const Task& task, Block<width>& block) noexcept {
+  void take(const Call& call, const Task& task, detail::QueryBlock<width>& block) noexcept {
     const std::size_t d = shape_.head_dim;
+    block.logits = logits_.data();
     block.rows = task.rows;
     // Side by side, few queries take as long as a packet of them.
     block.along_head_dim = 2 * task.rows <= detail::packet_size && d % detail::packet_size == 0;
@@ -143,7 +127,7 @@ class CapScorer {
   }
 
   template <std::size_t width, class Keys>
-  void fill_logits(Call& call, const Block<width>& block, const Keys& keys) noexcept {
+  void fill_logits(Call& call, const detail::QueryBlock<width>& block, const Keys& keys) noexcept {
     for (std::size_t from = 0; from < block.entries; from += key_tile) {
       const std::size_t count = (std::min)(key_tile, block.entries - from);
       const FloatRows rows = key_rows(call, from, count, keys);
@@ -168,8 +152,8 @@ class CapScorer {
 
   /// Logits of a few entries, from row i of a tile on.
   template <std::size_t width, class Rows>
-  void multiply_keys(const Block<width>& block, Rows entries, const FloatRows& rows, std::size_t i,
-                     float* out) noexcept {
+  void multiply_keys(const detail::QueryBlock<width>& block, Rows entries, const FloatRows& rows,
+                     std::size_t i, float* out) noexcept {
     const std::size_t d = shape_.head_dim;
     const float* const keys = rows.data + static_cast<std::ptrdiff_t>(i) * rows.stride;
     if (block.along_head_dim) {
@@ -187,7 +171,7 @@ class CapScorer {
   }
 
   template <std::size_t width>
-  void cap_logits(const Block<width>& block, float cap) noexcept {
+  void cap_logits(const detail::QueryBlock<width>& block, float cap) noexcept {
     using namespace detail;
     const Packet top = broadcast(cap), steepness = broadcast(1 / cap);
     const std::size_t end = (block.entries * width + packet_size - 1) / packet_size * packet_size;
@@ -209,154 +193,32 @@ class CapScorer {
   }
 
   template <std::size_t width>
-  void add_bias(const Block<width>& block, const AttentionBias& bias) noexcept {
+  void add_bias(const detail::QueryBlock<width>& block, const AttentionBias& bias) noexcept {
     for (std::size_t w = 0; w < block.rows; ++w) {
       const auto row = std::span(bias_).first(block.position[w] + 1);
       std::ranges::fill(row, 0.0F);
       bias.add(block.head[w], block.position[w], row);
-      // lowest() instead of -inf: the rest of the kernel then needs no infinities.
       constexpr auto hidden = detail::infinity_bits<float> | detail::sign_bit<float>;
       for (std::size_t t = 0; t < row.size(); ++t) {
         float& logit = logits_[t * width + w];
-        logit = std::bit_cast<std::uint32_t>(row[t]) == hidden ? low : logit + row[t];
+        logit = std::bit_cast<std::uint32_t>(row[t]) == hidden ? detail::hidden_logit : logit + row[t];
       }
     }
   }
 
   template <std::size_t width>
-  void hide_future(const Block<width>& block) noexcept {
+  void hide_future(const detail::QueryBlock<width>& block) noexcept {
     for (std::size_t t = block.first_hidden; t < block.entries; ++t)
       for (std::size_t w = 0; w < block.rows; ++w)
-        if (t > block.position[w]) logits_[t * width + w] = low;
+        if (t > block.position[w]) logits_[t * width + w] = detail::hidden_logit;
   }
 
-  /// Replaces logits by exp(logit - row maximum) and computes the shares.
-  template <std::size_t width>
-  void softmax(Block<width>& block) noexcept {
-    using namespace detail;
-    constexpr std::size_t step = Block<width>::step;
-    const std::size_t used = block.entries * width;
-    const std::size_t end = (used + step - 1) / step * step;
-    std::fill(logits_.data() + used, logits_.data() + end, low);
-    float tops[step], totals[step], sums[step] = {};
-    survey(end, tops, totals);
-    if constexpr (width < step) {
-      std::fill_n(tops, step, largest(tops));
-      totals[0] = sum(load(totals));
-    }
-    for (float& top : tops)  // where -inf is said not to be, it may replace the lowest float
-      if (is_minus_infinity(top)) top = low;
-    bool spoilt[width] = {};
-    for (std::size_t w = 0; w < width; ++w)  // a sum shows NaN, see may_be_spoilt()
-      if (spoils(totals[w])) spoilt[w] = replace_nan(block, w, tops);
-    for (std::size_t from = 0; from < end; from += key_tile * step)
-      add_exponentials(tops, from, (std::min)(from + key_tile * step, end), sums);
-    if constexpr (width < step) sums[0] = sum(load(sums));
-    for (std::size_t w = 0; w < width; ++w) {
-      if (w >= block.rows || tops[w] <= low) continue;  // it pays nothing if all its entries are hidden
-      if (spoilt[w])
-        spread_nan(block, w);
-      else
-        block.share[w] = 1.0F / sums[w];
-    }
-  }
-
-  /// The largest of each lane's logits, unless one is NaN, and their sum.
-  template <std::size_t step>
-  void survey(std::size_t end, float (&tops)[step], float (&totals)[step]) noexcept {
-    using namespace detail;
-    constexpr std::size_t last = step - packet_size;  // the second packet of a step, if there are two
-    Packet top[4], total[4];
-    for (std::size_t i = 0; i < 4; ++i) {
-      top[i] = broadcast(low);
-      total[i] = broadcast(0);
-    }
-    const auto add_step = [&](std::size_t at, std::size_t to) {
-      const Packet first = load(logits_.data() + at);
-      top[to] = larger(top[to], first);
-      total[to] = add(total[to], first);
-      if constexpr (last > 0) {
-        const Packet second = load(logits_.data() + at + last);
-        top[to + 1] = larger(top[to + 1], second);
-        total[to + 1] = add(total[to + 1], second);
-      }
-    };
-    std::size_t i = 0;
-    for (; i + 2 * step <= end; i += 2 * step) {  // two at a time hide one another's latency
-      add_step(i, 0);
-      add_step(i + step, 2);
-    }
-    if (i < end) add_step(i, 0);
-    store(tops, larger(top[0], top[2]));
-    store(totals, add(total[0], total[2]));
-    if constexpr (last > 0) {
-      store(tops + last, larger(top[1], top[3]));
-      store(totals + last, add(total[1], total[3]));
-    }
-  }
-
-  /// Replaces logits from .. to by exp(logit - top) and adds their sum. Partial sums like this one keep the
-  /// rounding error of thousands of addends small.
-  template <std::size_t step>
-  void add_exponentials(const float (&tops)[step], std::size_t from, std::size_t to,
-                        float (&sums)[step]) noexcept {
-    using namespace detail;
-    // The first and the last packet of a step, perhaps the same one.
-    constexpr std::size_t last = step - packet_size;
-    const Packet top0 = load(tops), top1 = load(tops + last);
-    Packet part0 = broadcast(0), part1 = part0;
-    for (std::size_t i = from; i < to; i += step) {
-      float* const logits = logits_.data() + i;
-      const Packet e0 = exp_to_88(subtract(load(logits), top0));
-      part0 = add(part0, e0);
-      if constexpr (last > 0) {
-        const Packet e1 = exp_to_88(subtract(load(logits + last), top1));
-        part1 = add(part1, e1);
-        store(logits + last, e1);
-      }
-      store(logits, e0);
-    }
-    store(sums, add(load(sums), part0));
-    if constexpr (last > 0) store(sums + last, add(load(sums + last), part1));
-  }
-
-  /// Replaces the logits of query w that spoil its softmax by the largest of the others, for spread_nan() to
-  /// find, and says whether there are any. Padding of the block (0 * infinity) has them too.
-  template <std::size_t width, std::size_t step>
-  [[gnu::cold, gnu::noinline]] bool replace_nan(const Block<width>& block, std::size_t w,
-                                                float (&tops)[step]) noexcept {
-    float top = low;
-    bool found = false;
-    for (std::size_t t = 0; t < block.entries; ++t) {
-      const float& logit = logits_[t * width + w];
-      if (detail::spoils(logit))
-        found = true;
-      else if (!detail::is_minus_infinity(logit) && logit > top)
-        top = logit;
-    }
-    if (!found) return false;
-    if (top == low) top = 0;
-    for (std::size_t t = 0; t < block.entries; ++t)
-      if (float& logit = logits_[t * width + w]; detail::spoils(logit)) logit = top;
-    std::fill_n(tops + w, width < step ? step : 1, top);
-    return true;
-  }
-
-  /// A query with such a logit pays NaN where it would have paid anything, and nothing elsewhere: entries
-  /// hidden from it stay sound. (Its share stays 0, and 0 * NaN is NaN.)
-  template <std::size_t width>
-  [[gnu::cold, gnu::noinline]] void spread_nan(const Block<width>& block, std::size_t w) noexcept {
-    const auto nan = detail::quiet_nan<float>();
-    for (std::size_t t = 0; t < block.entries; ++t)
-      if (float& paid = logits_[t * width + w]; paid != 0) paid = nan;
-  }
-
-  void add_to(const Block<1>& block, std::span<float> scores) noexcept {
+  void add_to(const detail::QueryBlock<1>& block, std::span<float> scores) noexcept {
     for (std::size_t t = 0; t < block.entries; ++t) scores[t] += logits_[t] * block.share[0];
   }
 
   template <std::size_t width>
-  void add_to(const Block<width>& block, std::span<float> scores) noexcept {
+  void add_to(const detail::QueryBlock<width>& block, std::span<float> scores) noexcept {
     using namespace detail;
     const Packet share0 = load(block.share), share1 = load(block.share + width - packet_size);
     for (std::size_t t = 0; t < block.entries; ++t) {
@@ -367,13 +229,13 @@ class CapScorer {
     }
   }
 
-  void raise_by(const Block<1>& block, std::span<float> scores) noexcept {
+  void raise_by(const detail::QueryBlock<1>& block, std::span<float> scores) noexcept {
     for (std::size_t t = 0; t < block.entries; ++t)
       detail::raise_score(scores[t], logits_[t] * block.share[0]);
   }
 
   template <std::size_t width>
-  void raise_by(const Block<width>& block, std::span<float> scores) noexcept {
+  void raise_by(const detail::QueryBlock<width>& block, std::span<float> scores) noexcept {
     using namespace detail;
     const Packet share0 = load(block.share), share1 = load(block.share + width - packet_size);
     for (std::size_t t = 0; t < block.entries; ++t) {

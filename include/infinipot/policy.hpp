@@ -158,9 +158,11 @@ concept SizesScratch = Policy<P> && requires(const P& policy, const Shape& shape
 /// begin(shape, capacity, chunk) comes first and starts over: positions stay below `capacity`, and forward()
 /// never gets more than `chunk` tokens. It may allocate and throw. observe(layer, first, queries) is called
 /// during forward() for every layer; the queries are rotated for positions first, first + 1, ... of the pot.
-/// They count once commit(layer, kv_head) is called: for every pair after forward() returns, by an executor
-/// for several at once. If forward() throws, the observe() of another chunk follows without commit().
-/// forget() undoes all commits.
+/// Where several of the model's layers read one layer of the store, it is called for each of them, and all
+/// count. They count once commit(layer, kv_head) is called: for every pair after forward() returns, by an
+/// executor for several at once. If forward() throws, the observe() of another chunk follows without
+/// commit(). A policy that must know may have drop(), which comes before each forward(): what was observed
+/// and not committed does not count. forget() undoes all commits.
 template <class P>
 concept ObservesQueries = Policy<P> &&
     requires(P& policy, const Shape& shape, std::size_t n, const Queries& queries) {

@@ -44,9 +44,10 @@ struct Shape {
   }
 
   friend std::ostream& operator<<(std::ostream& out, const Shape& shape) {
-    return out << "(layers " << shape.layers << ", query_heads " << shape.query_heads << ", kv_heads "
-               << shape.kv_heads << ", head_dim " << shape.head_dim << ", value_dim "
-               << shape.value_channels() << ')';
+    out << "(layers " << shape.layers << ", query_heads " << shape.query_heads << ", kv_heads "
+        << shape.kv_heads << ", head_dim " << shape.head_dim;
+    if (shape.value_channels() != shape.head_dim) out << ", value_dim " << shape.value_dim;
+    return out << ')';
   }
 
   /// Query heads per kv head.

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "broken_adapters.hpp"
-#include "cell_pot.hpp"
+#include "cache_pot.hpp"
 #include "engine.hpp"
 #include "graph_tap.hpp"
 #include "infinipot/check_adapter.hpp"
@@ -41,12 +41,12 @@ struct Single {
     settings.cells = capacity;
     settings.batch = 64;
     context = make_context(model, tap, settings);
-    pot.emplace(*context, 0, capacity);
+    pot.emplace(tap, *context, 0, CachePotSettings{.capacity = capacity});
     engine.emplace(tap, *pot);
   }
   GraphTap tap;
   llama_context_ptr context;
-  std::optional<CellPot> pot;
+  std::optional<CachePot> pot;
   std::optional<Engine> engine;
 };
 

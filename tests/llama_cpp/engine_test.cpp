@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "cell_pot.hpp"
+#include "cache_pot.hpp"
 #include "graph_tap.hpp"
 #include "infinipot/infinipot.hpp"
 #include "model.hpp"
@@ -36,7 +36,7 @@ using test::TemporaryModel;
 
 static_assert(infinipot::YieldsQueries<Engine> && infinipot::YieldsAttention<Engine>);
 static_assert(infinipot::ChoosesWhatToShow<Engine>);
-static_assert(infinipot::ReadableKeys<CellPot>);
+static_assert(infinipot::WritableEntries<CachePot> && infinipot::AssignableStore<CachePot>);
 
 using Tokens = std::vector<Token>;
 using Logits = std::vector<std::vector<float>>;
@@ -86,12 +86,12 @@ struct Single {
   Single(llama_model& model, std::size_t capacity, ContextSettings settings = {}) {
     settings.cells = capacity;
     context = make_context(model, tap, settings);
-    pot.emplace(*context, 0, capacity);
+    pot.emplace(tap, *context, 0, CachePotSettings{.capacity = capacity});
     engine.emplace(tap, *pot);
   }
   GraphTap tap;
   llama_context_ptr context;
-  std::optional<CellPot> pot;
+  std::optional<CachePot> pot;
   std::optional<Engine> engine;
 };
 
@@ -195,8 +195,6 @@ TEST_F(LlamaCpp, AttentionRowsAreWhole) {
     Ccd reader(*single.engine, *single.pot, infinipot::StreamingLlm(), {.keep = 20, .sinks = 3});
     reader.feed(text(90, 3));
     const std::size_t size = single.pot->entries().size();
-    // Only then does it matter to put probabilities into the order of the entries.
-    ASSERT_FALSE(std::ranges::is_sorted(single.pot->cells().first(size)));
     Rows rows;
     KeptLogits none(catalyst.size(), catalyst.size());
     single.engine->forward(catalyst, size, none, static_cast<infinipot::AttentionSink&>(rows));
@@ -298,32 +296,24 @@ TEST_F(LlamaCpp, PotsOfOneContextDoNotDisturbEachOther) {
     Ccd reader(*single.engine, *single.pot, policy, settings);
     return Trace::of(reader, *single.pot, tokens);
   };
-  for (const bool unified : {false, true}) {
-    SCOPED_TRACE(unified);
-    GraphTap tap;
-    llama_context_params parameters = llama_context_default_params();
-    parameters.n_ctx = 512;
-    parameters.n_batch = parameters.n_ubatch = 64;
-    parameters.n_seq_max = 3;
-    parameters.kv_unified = unified;
-    parameters.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
-    parameters.type_k = parameters.type_v = GGML_TYPE_F32;
-    tap.install(parameters);
-    const llama_context_ptr context(llama_init_from_model(model_.get(), parameters));
-    ASSERT_NE(context, nullptr);
-    CellPot pots[2] = {CellPot(*context, 0, capacity), CellPot(*context, 2, capacity)};
-    Engine engines[2] = {{tap, pots[0]}, {tap, pots[1]}};
-    Ccd<Engine, CellPot, infinipot::Infinipot> readers[2] = {{engines[0], pots[0], policy, settings},
-                                                             {engines[1], pots[1], policy, settings}};
-    for (std::size_t i = 0; i < first.size(); i += 20) {
-      readers[0].feed(std::span(first).subspan(i, 20));
-      readers[1].feed(std::span(second).subspan(i, 20));
-    }
-    const Trace expected[2] = {alone(first), alone(second)};
-    for (int i : {0, 1}) {
-      EXPECT_TRUE(std::ranges::equal(pots[i].entries().positions(0), expected[i].positions));
-      EXPECT_LT(distance(readers[i].logits(), expected[i].logits), 1e-3F);
-    }
+  GraphTap tap;
+  ContextSettings three = exact;
+  three.cells = capacity;
+  three.sequences = 3;
+  const llama_context_ptr context = make_context(*model_, tap, three);
+  CachePot pots[2] = {CachePot(tap, *context, 0, {.capacity = capacity}),
+                      CachePot(tap, *context, 2, {.capacity = capacity})};
+  Engine engines[2] = {{tap, pots[0]}, {tap, pots[1]}};
+  Ccd<Engine, CachePot, infinipot::Infinipot> readers[2] = {{engines[0], pots[0], policy, settings},
+                                                            {engines[1], pots[1], policy, settings}};
+  for (std::size_t i = 0; i < first.size(); i += 20) {
+    readers[0].feed(std::span(first).subspan(i, 20));
+    readers[1].feed(std::span(second).subspan(i, 20));
+  }
+  const Trace expected[2] = {alone(first), alone(second)};
+  for (int i : {0, 1}) {
+    EXPECT_TRUE(std::ranges::equal(pots[i].entries().positions(0), expected[i].positions));
+    EXPECT_LT(distance(readers[i].logits(), expected[i].logits), 1e-3F);
   }
 }
 
@@ -339,7 +329,7 @@ TEST_F(LlamaCpp, ForkGoesOnAlone) {
   Ccd reader(*single.engine, *single.pot, policy, {.keep = 24, .chunk = 16});
   reader.feed(tokens);
   for (int round = 0; round < 2; ++round) {
-    CellPot copy = single.pot->fork(1);
+    CachePot copy = single.pot->fork(1);
     Engine engine(single.tap, copy);
     auto fork = reader.fork(engine, copy);
     fork.feed(round == 0 ? other : more);
@@ -364,7 +354,7 @@ TEST_F(LlamaCpp, RecallsByReadingArchivedTokensAnew) {
   reader.feed(header, infinipot::Retention::pinned);
   reader.feed(tokens);
   const Logits before{{reader.logits().begin(), reader.logits().end()}};
-  CellPot other(*single.context, 1, capacity);
+  CachePot other(single.tap, *single.context, 1, {.capacity = capacity});
   Engine engine(single.tap, other);
 
   // Given up, it leaves the reader as it was.
@@ -387,9 +377,6 @@ TEST_F(LlamaCpp, RecallsByReadingArchivedTokensAnew) {
   EXPECT_LT(distance(reader.logits(), known.logits()), 1e-4F);
   EXPECT_EQ(archive.end(), header.size() + tokens.size() + more.size());
 
-  // An archive with rows cannot be had of this store.
-  infinipot::MemoryArchive rows({.shape = single.pot->shape(), .block = 4, .limit = 1 << 20});
-  EXPECT_THROW(reader.archive_to(rows), std::invalid_argument);
   EXPECT_THROW(other.assign(other, 1), std::invalid_argument);
   EXPECT_THROW(other.assign(*single.pot, capacity + 1), std::invalid_argument);
 }
@@ -455,10 +442,10 @@ void expect_refusal(const std::string& found, const std::string& wanted) {
 TEST_F(LlamaCpp, RefusesContextsThatDoNotFit) {
   Single single(*model_, capacity);
   const auto pot = [&](llama_seq_id sequence, std::size_t cells) {
-    return refusal([&] { CellPot(*single.context, sequence, cells); });
+    return refusal([&] { CachePot(single.tap, *single.context, sequence, {.capacity = cells}); });
   };
-  expect_refusal(pot(0, 0), "capacity 0 is out of range 1 .. 256");
-  expect_refusal(pot(0, 257), "capacity 257 is out of range 1 .. 256");
+  expect_refusal(pot(0, 0), "capacity 0 is out of range 2 .. 256");
+  expect_refusal(pot(0, 257), "capacity 257 is out of range 2 .. 256");
   expect_refusal(pot(1, 48), "sequence 1 is out of range 0 .. 0");
   expect_refusal(pot(-1, 48), "sequence -1 is out of range 0 .. 0");
   KeptLogits logits(3);
@@ -470,8 +457,7 @@ TEST_F(LlamaCpp, RefusesContextsThatDoNotFit) {
 TEST_F(LlamaCpp, RefusesAContextThatIsNotTapped) {
   GraphTap tap, other;
   const llama_context_ptr context = make_context(*model_, other, {.cells = capacity});
-  CellPot pot(*context, 0, capacity);
-  expect_refusal(refusal([&] { Engine(tap, pot); }), "GraphTap::install()");
+  expect_refusal(refusal([&] { CachePot(tap, *context, 0, {.capacity = capacity}); }), "GraphTap::install()");
 }
 
 TEST_F(LlamaCpp, RefusesToShowWhatThereIsNot) {

@@ -188,7 +188,7 @@ class Ccd {
             heads_[layer * model_.shape.kv_heads + q / (model_.shape.query_heads / model_.shape.kv_heads)];
         if (!probing_ && read_ >= spec_.sinks)
           queries_[layer * model_.shape.query_heads + q].push_back(part(queries, q, d));
-        attention.push_back(attend(head, rotated_at(part(queries, q, d), position), weights.form));
+        attention.push_back(attend(head, q, rotated_at(part(queries, q, d), position), weights.form));
         for (std::size_t k = 0; k < d; ++k) {
           mixed.push_back(0);
           for (std::size_t t = 0; t < head.size(); ++t)
@@ -206,9 +206,14 @@ class Ccd {
     return rotated(raw, model_.rope, static_cast<double>(position));
   }
 
-  Vector attend(const std::vector<Held>& head, const Vector& query, const toy::LayerForm& form) const {
+  static double exp_of_sink(const toy::LayerForm& form, std::size_t query_head) {
+    return form.sinks.empty() ? 0 : std::exp(static_cast<double>(form.sinks[query_head]));
+  }
+
+  Vector attend(const std::vector<Held>& head, std::size_t query_head, const Vector& query,
+                const toy::LayerForm& form) const {
     Vector paid(head.size());
-    double sum = 0;
+    double sum = exp_of_sink(form, query_head);
     for (std::size_t t = 0; t < head.size(); ++t) {
       const double scale = form.scale != 0 ? static_cast<double>(form.scale)
                                            : 1 / std::sqrt(static_cast<double>(query.size()));
@@ -311,7 +316,8 @@ class Ccd {
       auto& head = heads_[q / group];
       const auto [mean, covariance] = expected_query(queries_[q], head.size());
       const double d = static_cast<double>(mean.size());
-      double sum = 0;
+      const auto& form = model_.layers[q / model_.shape.query_heads].form;
+      double sum = exp_of_sink(form, q % model_.shape.query_heads);
       Vector paid(head.size());
       for (std::size_t t = spec_.sinks; t < head.size(); ++t) {
         const Vector key = rotated_at(head[t].raw_key, t);

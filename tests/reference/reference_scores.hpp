@@ -65,6 +65,7 @@ struct CapCase {
   std::vector<float> keys;     // (first + count, head_dim)
   double scale = 0;            // 0: 1 / sqrt(head_dim)
   double soft_cap = 0;
+  std::vector<float> sinks = {};                                                   // (query_heads), or none
   std::function<double(std::size_t head, std::size_t query, std::size_t t)> bias;  // may be empty
 
   std::size_t entries() const { return first + count; }
@@ -83,7 +84,7 @@ struct Scored {
 /// relative, in a probability. With x = logit - top: the subtraction is off by unit |x|, the exponential by
 /// unit (3 + 1.5 |x|), once for the entry and once, on average (sum p |x| <= log n), for the sum; sums of 64
 /// exponentials, the sum of those sums, division and product: 64 + n / 64 + 4 roundings. Below exp(-87) the
-/// kernel has 0.
+/// kernel has 0. A learned sink is an exact logit: one more addend of the sum.
 inline Scored attention(const CapCase& c, std::size_t head, std::size_t i) {
   const std::size_t d = c.shape.head_dim, seen = c.first + i + 1;
   const double scale = c.scale != 0 ? c.scale : 1 / std::sqrt(static_cast<double>(d));
@@ -112,9 +113,12 @@ inline Scored attention(const CapCase& c, std::size_t head, std::size_t i) {
   }
   Scored result{std::vector<double>(c.entries(), 0), std::vector<double>(c.entries(), 0)};
   if (!bad && is_minus_infinity(top)) return result;  // everything is hidden
-  double sum = 0;
+  const double sink = c.sinks.empty() ? -infinity : static_cast<double>(c.sinks[head]);
+  bad = bad || is_nan(sink) || sink == infinity;
+  top = std::max(top, sink);
+  double sum = std::exp(sink - top);
   for (const double logit : logits) sum += std::exp(logit - top);
-  const auto n = static_cast<double>(seen);
+  const auto n = static_cast<double>(seen + 1);
   const double common = std::expm1(2 * error) + unit * (64 + n / 64 + 4 + 6 + 2.5 * std::log(n));
   for (std::size_t t = 0; t < seen; ++t) {
     if (is_minus_infinity(logits[t])) continue;

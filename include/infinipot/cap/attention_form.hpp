@@ -1,4 +1,4 @@
-// What an engine does between q.k and the softmax, so that CaP sees the same attention.
+// What an engine does between q.k and the softmax, and in it, so that CaP sees the same attention.
 #pragma once
 
 #include <algorithm>
@@ -27,11 +27,15 @@ class AttentionBias {
   ~AttentionBias() = default;
 };
 
-/// softmax(soft_cap(scale * q.k) + bias), where soft_cap(x) = cap * tanh(x / cap).
+/// softmax(soft_cap(scale * q.k) + bias), where soft_cap(x) = cap * tanh(x / cap). A learned sink is one more
+/// logit in the softmax, as it is, that stands for no entry: what it takes, no entry receives.
 struct AttentionForm {
   float scale = 0;                      ///< 0 means 1 / sqrt(head_dim)
   float soft_cap = 0;                   ///< 0 means none (Gemma 2: 50)
   const AttentionBias* bias = nullptr;  ///< null means none
+  /// The learned sinks (gpt-oss) of this layer, (query_heads); empty: none. -inf is none for that head; NaN
+  /// and +inf make everything that its queries pay NaN. Must outlive the form's use.
+  std::span<const float> sinks = {};
 
   float scale_for(std::size_t head_dim) const noexcept {
     return scale != 0 ? scale : 1 / std::sqrt(static_cast<float>(head_dim));

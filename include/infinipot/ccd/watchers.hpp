@@ -92,6 +92,10 @@ class QueryWatcher final : public QuerySink {
     const Stopwatch watch;
     const Shape shape = store_.shape();
     const AttentionForm attention = form(layer);
+    if (!attention.sinks.empty() && attention.sinks.size() != shape.query_heads) {
+      wrong_sinks_ = {.layer = layer, .count = attention.sinks.size()};
+      return;
+    }
     executor_.for_each(shape.kv_heads, [&](std::size_t kv_head, std::size_t worker) {
       const auto keys = [&](std::size_t from, std::size_t count, float* tile) {
         return store_.key_rows(layer, kv_head, from, count, tile);
@@ -102,7 +106,12 @@ class QueryWatcher final : public QuerySink {
     seconds_ += watch.seconds();
   }
 
-  void require() const { check_.require(); }
+  void require() const {
+    check_.require();
+    if (wrong_sinks_.count > 0)
+      invalid("attention_form(", wrong_sinks_.layer, ") has ", wrong_sinks_.count,
+              " learned sinks; there are ", store_.shape().query_heads, " query heads");
+  }
 
   /// Spent on scoring so far.
   double seconds() const noexcept { return seconds_; }
@@ -121,6 +130,9 @@ class QueryWatcher final : public QuerySink {
   std::size_t first_;
   AttentionScores scores_;
   QueryCheck check_;
+  struct WrongSinks {
+    std::size_t layer = 0, count = 0;
+  } wrong_sinks_ = {};
   X executor_;
   double seconds_ = 0;
 };
@@ -130,7 +142,9 @@ template <class P>
 class QueryObserver final : public QuerySink {
  public:
   QueryObserver(P& policy, std::span<std::uint8_t> shown, std::size_t first, std::size_t tokens) noexcept
-      : policy_(policy), first_(first), check_(shown, tokens, all_layers) {}
+      : policy_(policy), first_(first), check_(shown, tokens, all_layers) {
+    if constexpr (requires { policy.drop(); }) policy.drop();
+  }
 
   void layer(std::size_t layer, const Queries& queries) noexcept override {
     if (check_.takes(layer, queries)) policy_.observe(layer, first_, queries);

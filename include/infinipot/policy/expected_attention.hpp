@@ -33,6 +33,8 @@ struct ExpectedAttentionSettings {
   /// no entry's score is above theirs.
   std::size_t sinks = 4;
   double epsilon = 0;  ///< added to the attention before |value| comes in; finite, at least 0
+  /// AttentionForm::sinks of all layers, (layers, query_heads), finite or -inf; empty: the model has none.
+  std::vector<float> learned_sinks = {};
 };
 
 /// Attention under Gaussian queries, in closed form. With mu and Sigma the mean and covariance of a head's
@@ -41,9 +43,10 @@ struct ExpectedAttentionSettings {
 ///     score = (mean over the group's query heads of softmax(k.R mu / sqrt(d) + k'R Sigma R'k / (2 d))
 ///              + epsilon) * |value|
 ///
-/// The softmax is over all entries but the first `sinks`. Queries are all those since the reader was made or
-/// given this policy; the paper and kvpress take a prompt's. Before the first, attention is
-/// uniform. A query that is not finite does not count; such a key spoils only its own score.
+/// The softmax is over all entries but the first `sinks`, and over the head's learned sink. Queries are all
+/// those since the reader was made or given this policy; the paper and kvpress take a prompt's. Before the
+/// first, attention is uniform. A query that is not finite does not count; such a key spoils only its own
+/// score.
 ///
 /// Needs queries, keys and values. The scale is 1 / sqrt(d); an engine's soft caps and biases are not in the
 /// formula.
@@ -61,16 +64,19 @@ class ExpectedAttention {
 
   std::string_view name() const noexcept { return "expected_attention"; }
 
-  /// Throws std::invalid_argument for a rope that does not fit the shape.
+  /// Throws std::invalid_argument for a rope or learned sinks that do not fit the shape.
   void begin(const Shape& shape, std::size_t capacity, std::size_t chunk) {
+    check_learned_sinks(shape);
     moments_ = QueryMoments(shape, settings_.rope, capacity, chunk, (std::min)(settings_.sinks, capacity));
     group_ = shape.group();
+    query_heads_ = shape.query_heads;
     average_ = averages(settings_.rope, settings_.future);
   }
 
   void observe(std::size_t layer, std::size_t first, const Queries& queries) noexcept {
     moments_.stage(layer, first, queries);
   }
+  void drop() noexcept { moments_.drop(); }
   void commit(std::size_t layer, std::size_t kv_head) noexcept { moments_.commit(layer, kv_head); }
   void forget() noexcept { moments_.clear(); }
   std::vector<std::byte> memory() const { return moments_.memory(); }
@@ -85,7 +91,7 @@ class ExpectedAttention {
     std::fill(scores.begin(), scores.end(), 0.0F);
     for (std::size_t head = 0; head < group_; ++head) {
       const std::span<float> logits = attention_logits(rows, head).subspan(sinks);
-      add_softmax(logits, 1 / static_cast<float>(group_), scores.subspan(sinks));
+      add_softmax(logits, learned_sink(rows, head), 1 / static_cast<float>(group_), scores.subspan(sinks));
     }
     const auto epsilon = static_cast<float>(settings_.epsilon);
     const auto v = static_cast<Eigen::Index>(rows.value_channels());
@@ -150,12 +156,36 @@ class ExpectedAttention {
     return logits;
   }
 
-  /// Adds a share of the softmax. A logit that is not finite becomes NaN, to be reported, and takes no part.
-  static void add_softmax(std::span<float> logits, float share, std::span<float> scores) noexcept {
-    float top = std::numeric_limits<float>::lowest();
+  void check_learned_sinks(const Shape& shape) const {
+    const std::vector<float>& sinks = settings_.learned_sinks;
+    if (!sinks.empty() && sinks.size() != shape.layers * shape.query_heads)
+      detail::invalid("expected_attention has ", sinks.size(), " learned sinks; a model of ", shape.layers,
+                      " layers and ", shape.query_heads, " query heads has ",
+                      shape.layers * shape.query_heads, ", or none");
+    for (const float& sink : sinks)
+      if (detail::spoils(sink))
+        detail::invalid("expected_attention learned sink ", &sink - sinks.data(), " is ", sink,
+                        "; it must be finite, or -infinity for none");
+  }
+
+  /// That of query head `head` of the group; the lowest float for none.
+  float learned_sink(const EntryRows& rows, std::size_t head) const noexcept {
+    constexpr float none = std::numeric_limits<float>::lowest();
+    if (settings_.learned_sinks.empty()) return none;
+    const float& sink = settings_.learned_sinks[rows.layer() * query_heads_ + rows.kv_head() * group_ + head];
+    return detail::is_finite(sink) ? sink : none;
+  }
+
+  /// Adds a share of the softmax over the logits and a sink. A logit that is not finite becomes NaN, to be
+  /// reported, and takes no part.
+  static void add_softmax(std::span<float> logits, float sink, float share,
+                          std::span<float> scores) noexcept {
+    float top = sink;
     for (const float& logit : logits)
       if (detail::is_finite(logit)) top = (std::max)(top, logit);
-    double sum = 0;
+    double sum = sink > std::numeric_limits<float>::lowest()
+                     ? std::exp(static_cast<double>(sink) - static_cast<double>(top))
+                     : 0;
     for (float& logit : logits) {
       if (detail::is_finite(logit))
         sum += static_cast<double>(logit = std::exp(logit - top));
@@ -167,7 +197,7 @@ class ExpectedAttention {
   }
 
   ExpectedAttentionSettings settings_;
-  std::size_t group_ = 1;
+  std::size_t group_ = 1, query_heads_ = 1;
   std::vector<std::complex<double>> average_;  // (rotary_dim / 2)
   QueryMoments moments_;
 };

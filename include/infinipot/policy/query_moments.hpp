@@ -26,7 +26,7 @@ namespace infinipot::inline INFINIPOT_NAMESPACE {
 /// most 2^-53 of the sum of magnitudes. So a covariance is good to n * 2^-53 * mean |x y|, however large the
 /// mean; what remains is the rounding of queries to float when turned back.
 ///
-/// Takes layers * query_heads * (chunk * head_dim * 4 + head_dim * (head_dim + 1) * 4) bytes and a little
+/// Takes layers * query_heads * (chunk * head_dim * 4 + head_dim * (head_dim + 1) * 8) bytes and a little
 /// more. Copies share nothing mutable. Allocates in the constructor only.
 class QueryMoments {
  public:
@@ -45,21 +45,32 @@ class QueryMoments {
     angles_ = AngleTable(rope, positions, *memory);
     angle_memory_ = memory;
     staged_.resize(detail::product({heads, chunk, shape.head_dim}));
-    counts_.resize(heads);
-    sums_.resize(detail::product({heads, shape.head_dim}));
-    products_.resize(detail::product({heads, triangle()}));
+    staged_counts_.resize(heads);
+    total_ = Sums(heads, shape.head_dim);
+    aside_ = total_;
   }
 
-  /// Takes the queries of one layer, rotated for positions first, first + 1, ... They count from commit() on;
-  /// another call replaces them.
+  /// Takes the queries of one layer, rotated for positions first, first + 1, ... They count from commit() on.
+  /// If several of the model's layers read one layer of the store, it is called for each of them: all count,
+  /// and in which calls they come may matter to the last bits.
   void stage(std::size_t layer, std::size_t first, const Queries& queries) noexcept {
+    for (std::size_t head = head_of(layer, 0); head < head_of(layer + 1, 0); ++head)
+      if (staged_counts_[head] > 0) add_staged(head, aside_);
     const std::size_t d = shape_.head_dim;
     first_ = first;
-    count_ = queries.count;
-    for (std::size_t head = 0; head < shape_.query_heads; ++head)
+    for (std::size_t head = 0; head < shape_.query_heads; ++head) {
+      staged_counts_[head_of(layer, head)] = queries.count;
       for (std::size_t i = 0; i < queries.count; ++i)
         rotate(queries.at(i, head), angles_[first + i], pairing_, Turn::backward, d,
                staged_row(head_of(layer, head), i));
+    }
+  }
+
+  /// Forgets what was staged and not committed.
+  void drop() noexcept {
+    std::fill(staged_counts_.begin(), staged_counts_.end(), std::size_t{0});
+    for (std::size_t head = 0; head < aside_.counts.size(); ++head)
+      if (aside_.counts[head] > 0) aside_.clear(head);
   }
 
   /// Adds what was staged, for the query heads that share a kv head. May be called for several kv heads at
@@ -70,11 +81,7 @@ class QueryMoments {
   }
 
   /// Forgets all commits.
-  void clear() noexcept {
-    std::fill(counts_.begin(), counts_.end(), 0U);
-    std::fill(sums_.begin(), sums_.end(), 0.0);
-    std::fill(products_.begin(), products_.end(), 0.0);
-  }
+  void clear() noexcept { total_.clear(); }
 
   /// All that was committed, as bytes in the machine's byte order.
   std::vector<std::byte> memory() const {
@@ -102,16 +109,16 @@ class QueryMoments {
 
   /// How many queries count so far.
   std::uint64_t count(std::size_t layer, std::size_t query_head) const noexcept {
-    return counts_[head_of(layer, query_head)];
+    return total_.counts[head_of(layer, query_head)];
   }
 
   /// The mean (head_dim) and the covariance (head_dim, head_dim), divided by the count; zeros if that is 0.
   void read(std::size_t layer, std::size_t query_head, std::span<float> mean,
             std::span<float> covariance) const noexcept {
     const std::size_t head = head_of(layer, query_head), d = shape_.head_dim;
-    const double share = counts_[head] == 0 ? 0 : 1 / static_cast<double>(counts_[head]);
-    const double* const sum = sums_.data() + head * d;
-    const double* product = products_.data() + head * triangle();
+    const double share = total_.counts[head] == 0 ? 0 : 1 / static_cast<double>(total_.counts[head]);
+    const double* const sum = total_.sum_of(head);
+    const double* product = total_.products_of(head);
     for (std::size_t j = 0; j < d; ++j) {
       mean[j] = static_cast<float>(sum[j] * share);
       for (std::size_t i = j; i < d; ++i)
@@ -123,68 +130,111 @@ class QueryMoments {
  private:
   static constexpr std::size_t block = 4;  // rows added in one pass over the products
 
+  /// Sums over rows (head_dim) of several heads.
+  struct Sums {
+    Sums() = default;
+    Sums(std::size_t heads, std::size_t head_dim)
+        : d(head_dim),
+          counts(heads),
+          sums(detail::product({heads, d})),
+          products(detail::product({heads, triangle()})) {}
+
+    std::size_t triangle() const noexcept { return d * (d + 1) / 2; }
+    double* sum_of(std::size_t head) noexcept { return sums.data() + head * d; }
+    const double* sum_of(std::size_t head) const noexcept { return sums.data() + head * d; }
+    double* products_of(std::size_t head) noexcept { return products.data() + head * triangle(); }
+    const double* products_of(std::size_t head) const noexcept { return products.data() + head * triangle(); }
+
+    void clear() noexcept {
+      for (std::size_t head = 0; head < counts.size(); ++head) clear(head);
+    }
+    void clear(std::size_t head) noexcept {
+      counts[head] = 0;
+      std::fill_n(sum_of(head), d, 0.0);
+      std::fill_n(products_of(head), triangle(), 0.0);
+    }
+
+    void add(std::size_t head, const Sums& others) noexcept {
+      counts[head] += others.counts[head];
+      for (std::size_t i = 0; i < d; ++i) sum_of(head)[i] += others.sum_of(head)[i];
+      for (std::size_t i = 0; i < triangle(); ++i) products_of(head)[i] += others.products_of(head)[i];
+    }
+
+    /// Adds n rows, one after the other to every sum: the bits do not depend on how rows are grouped.
+    template <std::size_t n>
+    void add(std::size_t head, const float* const* rows) noexcept {
+      std::array<const float*, n> x;
+      std::copy_n(rows, n, x.begin());
+      counts[head] += n;
+      double* const sum = sum_of(head);
+      double* product = products_of(head);
+      for (std::size_t j = 0; j < d; ++j) {
+        std::array<double, n> factor;
+        for (std::size_t r = 0; r < n; ++r) {
+          factor[r] = static_cast<double>(x[r][j]);
+          sum[j] += factor[r];
+        }
+        for (std::size_t i = j; i < d; ++i, ++product) {
+          double total = *product;
+          for (std::size_t r = 0; r < n; ++r) total += factor[r] * static_cast<double>(x[r][i]);
+          *product = total;
+        }
+      }
+    }
+
+    std::size_t d = 0;                  // head_dim
+    std::vector<std::uint64_t> counts;  // (heads)
+    std::vector<double> sums;           // (heads, head_dim)
+    std::vector<double> products;       // (heads, triangle): column by column
+  };
+
   template <class Moments, class F>
   static void for_each_sum(Moments& moments, const F& f) {
-    f(moments.counts_);
-    f(moments.sums_);
-    f(moments.products_);
+    f(moments.total_.counts);
+    f(moments.total_.sums);
+    f(moments.total_.products);
   }
 
   std::size_t head_of(std::size_t layer, std::size_t query_head) const noexcept {
     return layer * shape_.query_heads + query_head;
   }
-  std::size_t triangle() const noexcept { return shape_.head_dim * (shape_.head_dim + 1) / 2; }
   float* staged_row(std::size_t head, std::size_t i) noexcept {
     return staged_.data() + (head * chunk_ + i) * shape_.head_dim;
   }
 
   void commit_head(std::size_t head) noexcept {
+    if (aside_.counts[head] > 0) {
+      total_.add(head, aside_);
+      aside_.clear(head);
+    }
+    add_staged(head, total_);
+    staged_counts_[head] = 0;
+  }
+
+  void add_staged(std::size_t head, Sums& to) noexcept {
     std::array<const float*, block> rows{};
     std::size_t held = 0;
-    for (std::size_t i = first_ < skip_ ? skip_ - first_ : 0; i < count_; ++i) {
+    for (std::size_t i = first_ < skip_ ? skip_ - first_ : 0; i < staged_counts_[head]; ++i) {
       const float* const row = staged_row(head, i);
       if (!std::all_of(row, row + shape_.head_dim, detail::is_finite<float>)) continue;
       rows[held++] = row;
       if (held < block) continue;
-      add<block>(head, rows.data());
+      to.add<block>(head, rows.data());
       held = 0;
     }
-    for (std::size_t i = 0; i < held; ++i) add<1>(head, &rows[i]);
-  }
-
-  /// Adds n rows, one after the other to every sum: the bits do not depend on how rows are grouped.
-  template <std::size_t n>
-  void add(std::size_t head, const float* const* rows) noexcept {
-    const std::size_t d = shape_.head_dim;
-    std::array<const float*, n> x;
-    std::copy_n(rows, n, x.begin());
-    counts_[head] += n;
-    double* const sum = sums_.data() + head * d;
-    double* product = products_.data() + head * triangle();
-    for (std::size_t j = 0; j < d; ++j) {
-      std::array<double, n> factor;
-      for (std::size_t r = 0; r < n; ++r) {
-        factor[r] = static_cast<double>(x[r][j]);
-        sum[j] += factor[r];
-      }
-      for (std::size_t i = j; i < d; ++i, ++product) {
-        double total = *product;
-        for (std::size_t r = 0; r < n; ++r) total += factor[r] * static_cast<double>(x[r][i]);
-        *product = total;
-      }
-    }
+    for (std::size_t i = 0; i < held; ++i) to.add<1>(head, &rows[i]);
   }
 
   Shape shape_;
   Pairing pairing_ = Pairing::half_split;
   std::size_t chunk_ = 0, skip_ = 0;
   std::shared_ptr<const std::vector<float>> angle_memory_;
-  AngleTable angles_;                  // in that memory
-  std::vector<float> staged_;          // (layers, query_heads, chunk, head_dim)
-  std::size_t first_ = 0, count_ = 0;  // of the rows that were staged
-  std::vector<std::uint64_t> counts_;  // (layers, query_heads)
-  std::vector<double> sums_;           // (layers, query_heads, head_dim)
-  std::vector<double> products_;       // (layers, query_heads, triangle): column by column
+  AngleTable angles_;                       // in that memory
+  std::vector<float> staged_;               // (layers, query_heads, chunk, head_dim)
+  std::vector<std::size_t> staged_counts_;  // (layers, query_heads) rows of it that are to be added
+  std::size_t first_ = 0;                   // of the rows that were staged
+  Sums total_;                              // of what was committed
+  Sums aside_;  // of what was staged before, in this call, for the same layer of the store
 };
 
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE
