@@ -205,6 +205,7 @@ void Batch::put(llama_seq_id sequence) noexcept {
 
 std::int32_t Batch::run() noexcept {
   const Hearing hearing(*this);
+  ++decodes_;
   return llama_decode(&context_, {.n_tokens = static_cast<std::int32_t>(size_),
                                   .token = tokens_.data(),
                                   .embd = nullptr,

@@ -49,6 +49,8 @@ class Batch {
   infinipot::AttentionForm attention_form(std::size_t /*layer*/) const noexcept { return shown_.form(); }
 
   std::size_t sequences() const noexcept { return passes_.size(); }
+  /// Calls of llama_decode() so far.
+  std::uint64_t decodes() const noexcept { return decodes_; }
 
   /// Takes the next pass of the pot's sequence. Its tokens and sinks must stay until it is among the outcomes
   /// or removed. Throws, before anything changes, std::invalid_argument if the pot is of another context, its
@@ -104,6 +106,7 @@ class Batch {
   GraphTap& tap_;
   llama_context& context_;
   std::size_t vocab_size_, micro_batch_;
+  std::uint64_t decodes_ = 0;
   ShownAttention shown_;
   std::vector<Running> passes_;        // (sequences)
   std::vector<llama_seq_id> waiting_;  // those that have one, the longest first

@@ -99,7 +99,9 @@ llama_context_params context_parameters(const ContextSettings& settings) noexcep
   parameters.n_ctx = static_cast<std::uint32_t>(settings.cells * settings.sequences);
   parameters.n_seq_max = static_cast<std::uint32_t>(settings.sequences);
   parameters.kv_unified = settings.sequences == 1;
-  parameters.n_batch = parameters.n_ubatch = static_cast<std::uint32_t>(settings.batch);
+  parameters.n_batch = static_cast<std::uint32_t>(settings.batch);
+  parameters.n_ubatch =
+      static_cast<std::uint32_t>(settings.micro_batch > 0 ? settings.micro_batch : settings.batch);
   parameters.n_threads = parameters.n_threads_batch = settings.threads;
   parameters.flash_attn_type =
       settings.flash_attention ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;

@@ -1,7 +1,9 @@
 // A server's loop: conversations that share a context, run in batches on one thread.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <optional>
@@ -68,8 +70,9 @@ class Talk final : public Conversation {
 
   CachePot& pot() noexcept override { return pot_; }
   infinipot::Ccd<Batch, CachePot, P>& reader() noexcept { return reader_; }
-  /// The turn that is read or answered.
-  std::size_t turn() const noexcept { return turn_; }
+
+  /// Called with the number of each turn, from 0 on, once it was answered.
+  void on_turn_end(std::function<void(std::size_t turn)> ended) { turn_ended_ = std::move(ended); }
 
   const infinipot::Pass* next() override {
     for (;;) {
@@ -104,6 +107,7 @@ class Talk final : public Conversation {
       reading_ = {&token_, 1};
       retention_ = infinipot::Retention::evictable;
     } else {
+      if (turn_ended_) turn_ended_(turn_);
       ++turn_;
       piece_ = said_ = 0;
     }
@@ -120,6 +124,7 @@ class Talk final : public Conversation {
   std::vector<TalkTurn<P>> turns_;
   Sample sample_;
   Accept accept_;
+  std::function<void(std::size_t)> turn_ended_;
   std::size_t turn_ = 0, piece_ = 0, said_ = 0;  // the next ones
   infinipot::Token token_ = 0;                   // said last
   std::span<const infinipot::Token> reading_;    // what was started
