@@ -158,6 +158,11 @@ class AnyReader {
   }
   void feed(Token token, Retention retention = Retention::evictable) { do_feed({&token, 1}, retention); }
 
+  virtual void start(std::span<const Token> tokens, Retention retention = Retention::evictable) = 0;
+  virtual void start_distil() = 0;
+  virtual const infinipot::Pass* next() = 0;
+  virtual void done() = 0;
+  virtual void failed() = 0;
   virtual void distil() = 0;
   virtual std::size_t generate(std::size_t most, const Sample& sample,
                                const std::function<bool(Token)>& accept) = 0;
@@ -188,6 +193,7 @@ struct AnyRun {
   virtual ~AnyRun() = default;
 
   virtual std::unique_ptr<AnyRun> fork() const = 0;
+  virtual void run_pass(const infinipot::Pass& pass) = 0;
 
   Pot<T>& pot;
   toy::EngineControls& engine;

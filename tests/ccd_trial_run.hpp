@@ -17,6 +17,13 @@ class ReaderOf final : public AnyReader {
  public:
   explicit ReaderOf(Reader& reader) : reader_(reader) {}
 
+  void start(std::span<const Token> tokens, Retention retention) override {
+    reader_.start(tokens, retention);
+  }
+  void start_distil() override { reader_.start_distil(); }
+  const infinipot::Pass* next() override { return reader_.next(); }
+  void done() override { reader_.done(); }
+  void failed() override { reader_.failed(); }
   void distil() override { reader_.distil(); }
   std::size_t generate(std::size_t most, const Sample& sample,
                        const std::function<bool(Token)>& accept) override {
@@ -63,6 +70,8 @@ class RunOf final : public AnyRun<T> {
         reader_(engine_, pot_, std::move(policy), settings) {}
 
   std::unique_ptr<AnyRun<T>> fork() const override { return std::make_unique<RunOf>(*this, Fork{}); }
+
+  void run_pass(const infinipot::Pass& pass) override { infinipot::run_pass(engine_, pass); }
 
   struct Fork {};
   RunOf(const RunOf& from, Fork /*tag*/)

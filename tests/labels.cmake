@@ -5,7 +5,7 @@ set(labels archive cap ccd check nuc policy pot rope engine reading llama_cpp ke
 # Wings
 set(archive_programs archive archive_damage archive_file)
 set(cap_programs attention_form cap)
-set(ccd_programs allocation ccd ccd_failure ccd_reference ccd_trust concepts executor recall resume walkthrough)
+set(ccd_programs allocation ccd ccd_failure ccd_reference ccd_trust concepts executor machine recall recaller resume sinks walkthrough)
 set(check_programs check_adapter measure_rope)
 set(nuc_programs nuc nuc_from_hidden online_nuc)
 set(policy_programs entry_rows policy query_moments selector smooth)

@@ -12,6 +12,7 @@
 
 // The loop, and the seams where an engine meets it
 #include "infinipot/ccd.hpp"        // Ccd: reads, distils when the pot is full (Continual Context Distillation), generates
+#include "infinipot/ccd/pass.hpp"   // what a reader wants to have run, for a scheduler that owns the loop
 #include "infinipot/concepts.hpp"   // what an engine and a store must offer: ForwardPass, Store, the sinks
 #include "infinipot/policy.hpp"     // what a policy must offer: it decides what stays
 #include "infinipot/executor.hpp"   // the engine's threads, if it lends them
@@ -40,7 +41,7 @@
 #include "infinipot/archive/memory_archive.hpp"    // an archive in memory
 #include "infinipot/archive/file_archive.hpp"      // an archive in a file
 #include "infinipot/archive/stored_block.hpp"      // entries read back from either
-#include "infinipot/recall.hpp"                     // recall: brings back what a question needs
+#include "infinipot/recall.hpp"                     // recall: brings back what a question needs; Recaller, pass by pass
 #include "infinipot/recall/recall_settings.hpp"     // steps, drafts, time
 #include "infinipot/recall/archive_part.hpp"        // a range, or several archives
 #include "infinipot/recall/replay.hpp"              // runs an archive through a reader

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "infinipot/ccd/needs.hpp"
 #include "infinipot/ccd/watchers.hpp"
 #include "infinipot/check/rope_fit.hpp"
 #include "infinipot/check/watched_pass.hpp"
