@@ -70,26 +70,28 @@ TEST_F(Parallel, EachIsAnsweredAsAlone) {
     alone.push_back({"--document", first, "--question", "why?", "--answer-prefix", "be", "--question", "how?",
                      "--answer-prefix", "", "--question", "a cab?"});
   }
-  for (const char* policy : {"infinipot", "snapkv", "streaming_llm"})
-    for (const char* parallel : {"1", "3", "8"}) {
-      SCOPED_TRACE(std::string(policy) + ", " + parallel);
-      const json all = together(conversations, {"--parallel", parallel, "--policy", policy});
-      ASSERT_EQ(all.at("conversations").size(), 5U);
-      for (std::size_t i = 0; i < 5; ++i) {
-        const json& one = all.at("conversations").at(i);
-        EXPECT_EQ(one.at("name"), "n" + std::to_string(i));
-        EXPECT_TRUE(one.at("error").is_null());
-        EXPECT_GT(one.at("distillations"), 1);
-        ASSERT_EQ(one.at("turns").size(), 3U);
-      }
+  for (const auto& [policy, parallel] :
+       {std::pair("infinipot", "1"), {"snapkv", "3"}, {"streaming_llm", "8"}}) {
+    SCOPED_TRACE(std::string(policy) + ", " + parallel);
+    const json all = together(conversations, {"--parallel", parallel, "--policy", policy});
+    ASSERT_EQ(all.at("conversations").size(), 5U);
+    for (std::size_t i = 0; i < 5; ++i) {
+      const json& one = all.at("conversations").at(i);
+      EXPECT_EQ(one.at("name"), "n" + std::to_string(i));
+      EXPECT_TRUE(one.at("error").is_null());
+      EXPECT_GT(one.at("distillations"), 1);
+      ASSERT_EQ(one.at("turns").size(), 3U);
     }
+  }
+  // Rounding to 16 bits could make another choice of two tokens that are equally probable.
+  const Arguments exact{"--cache-type", "f32", "--flash-attention", "off"};
   // A document of a later turn alone cannot be said on the command line, so these have two turns.
   for (json& conversation : conversations) conversation.at("turns").erase(2);
-  const json all = together(conversations, {"--parallel", "4"});
+  const json all = together(conversations, exact + Arguments{"--parallel", "4"});
   for (std::size_t i = 0; i < 5; ++i) {
     Arguments two = alone[i];
     two.resize(two.size() - 4);
-    const json by_itself = report_of(infinipot_llama, settings() + two);
+    const json by_itself = report_of(infinipot_llama, settings(exact) + two);
     const json& one = all.at("conversations").at(i);
     for (const char* field :
          {"distillations", "prompt_tokens", "document_tokens", "pot_entries", "pot_bytes"})
