@@ -24,6 +24,7 @@
 namespace {
 
 using namespace trial;
+using infinipot::Rope;
 
 // ---------------------------------------------------------------- against the reference
 
@@ -40,11 +41,11 @@ void expect_same_row(const Pot<float>& pot, std::size_t layer, std::size_t head,
                      const reference::Held& held) {
   std::vector<float> tile(pot.shape().head_dim);
   const float* const key = pot.key_rows(layer, head, t, 1, tile.data()).data;
-  const auto expected = reference::rotated(held.raw_key, pot.rope(), static_cast<double>(t));
-  for (std::size_t k = 0; k < tile.size(); ++k) {
-    EXPECT_NEAR(static_cast<double>(key[k]), expected[k], 1e-5);
+  const Rope rope = pot.rotates(layer) ? pot.rope() : Rope{};
+  const auto expected = reference::rotated(held.raw_key, rope, static_cast<double>(t));
+  for (std::size_t k = 0; k < tile.size(); ++k) EXPECT_NEAR(static_cast<double>(key[k]), expected[k], 1e-5);
+  for (std::size_t k = 0; k < pot.shape().value_channels(); ++k)
     EXPECT_NEAR(static_cast<double>(pot.values(layer).row(head, t)[k]), held.value[k], 1e-5);
-  }
 }
 
 void expect_same(const Pot<float>& pot, const reference::Ccd& expected, bool uses_nuc) {
@@ -242,6 +243,33 @@ TEST(CcdAgainstReference, LearnedSinks) {
     spec.over_heads = over_heads;
     compare_with_reference(model, spec, KeyStorage::rotated);
   }
+}
+
+/// RoPE of the last channels, values of another width, or read from the key's row.
+TEST(CcdAgainstReference, RopeAndValuesOfTheirOwnChannels) {
+  for (const auto pairing : {infinipot::Pairing::half_split, infinipot::Pairing::interleaved})
+    for (const std::size_t value_dim : {0U, 5U, 12U}) {
+      Rope rope = infinipot::plain_rope(4, 100, pairing);
+      rope.first_channel = 4;
+      rope.attention_factor = 1.25;
+      const toy::Model model(
+          rope, {.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 8, .value_dim = value_dim});
+      SCOPED_TRACE(value_dim);
+      for (const KeyStorage storage : both_storages) {
+        for (const Kind kind : {Kind::infinipot, Kind::h2o, Kind::keydiff})
+          compare_with_reference(model, spec_of(kind), storage);
+        if (value_dim > 0) compare_with_reference(model, spec_of(Kind::expected_attention), storage);
+      }
+    }
+}
+
+TEST(CcdAgainstReference, LayersWithoutRope) {
+  toy::Model model(infinipot::plain_rope(8, 100),
+                   {.layers = 4, .query_heads = 4, .kv_heads = 2, .head_dim = 8});
+  model.layers[1].rotates = model.layers[3].rotates = false;
+  for (const KeyStorage storage : both_storages)
+    for (const Kind kind : {Kind::infinipot, Kind::snapkv, Kind::keydiff, Kind::expected_attention})
+      compare_with_reference(model, spec_of(kind), storage);
 }
 
 TEST(CcdAgainstReference, MultiHeadAndMultiQueryAttention) {

@@ -109,7 +109,8 @@ void with_policy(const toy::Model& model, const CcdSpec& spec, const F& f) {
                                   .future = spec.future,
                                   .sinks = spec.sinks,
                                   .epsilon = spec.epsilon,
-                                  .learned_sinks = learned_sinks(model)}));
+                                  .learned_sinks = learned_sinks(model),
+                                  .layers_without_rope = model.layers_without_rope()}));
     case Kind::temporal_redundancy:
       return f(TemporalRedundancy(spec.period, spec.frames));
   }
@@ -250,11 +251,11 @@ Snapshot snapshot_of(Kv& pot, const Reader& reader) {
   const infinipot::Shape shape = pot.shape();
   for (std::size_t layer = 0; layer < shape.layers; ++layer)
     for (std::size_t head = 0; head < shape.kv_heads; ++head)
-      for (std::size_t t = 0; t < entries.size(); ++t)
-        for (std::size_t k = 0; k < shape.head_dim; ++k) {
-          s.rows.push_back(pot.keys(layer).row(head, t)[k]);
+      for (std::size_t t = 0; t < entries.size(); ++t) {
+        for (std::size_t k = 0; k < shape.head_dim; ++k) s.rows.push_back(pot.keys(layer).row(head, t)[k]);
+        for (std::size_t k = 0; k < shape.value_channels(); ++k)
           s.rows.push_back(pot.values(layer).row(head, t)[k]);
-        }
+      }
   const auto& stats = reader.stats();
   if (stats.tokens_read > 0) s.logits.assign(reader.logits().begin(), reader.logits().end());
   s.tokens_read = stats.tokens_read;

@@ -227,7 +227,7 @@ TEST(CheckAdapter, RopeLeftOut) {
 TEST(CheckAdapter, RopeLeftOutInOneLayer) {
   toy::Model model(plain_rope(8, 100), {.layers = 3, .query_heads = 4, .kv_heads = 2, .head_dim = 8});
   model.layers[1].rotates = false;
-  auto pot = toy::make_pot(model, capacity, 50);
+  Pot<float> pot({.shape = model.shape, .capacity = capacity, .rope = model.rope});
   toy::QueryEngine<Pot<float>> engine(model, pot);
   expect_only(check_adapter(engine, pot, tokens), Flaw::rope_missing, {"layer 1 "});
 }

@@ -5,7 +5,7 @@ set(labels archive cap ccd check nuc policy pot rope engine reading llama_cpp ke
 # Wings
 set(archive_programs archive archive_damage archive_file)
 set(cap_programs attention_form cap)
-set(ccd_programs allocation ccd ccd_failure ccd_reference ccd_trust concepts executor machine recall recaller resume sinks walkthrough)
+set(ccd_programs allocation ccd ccd_failure ccd_reference ccd_trust concepts executor machine models recall recaller resume sinks walkthrough)
 set(check_programs check_adapter measure_rope)
 set(nuc_programs nuc nuc_from_hidden online_nuc)
 set(policy_programs entry_rows policy query_moments selector smooth)
@@ -22,7 +22,7 @@ set(llama_cpp_programs adapter_check agreement archive_program batch batch_alloc
 list(TRANSFORM llama_cpp_programs PREPEND llama_cpp_)
 
 # What vectors and the compiler's floating point could change
-set(kernels_programs ${cap_programs} ${nuc_programs} ${policy_programs} ${rope_programs} archive ccd_failure compact element nan quantize
+set(kernels_programs ${cap_programs} ${nuc_programs} ${policy_programs} ${rope_programs} archive ccd_failure compact element models nan quantize
                      quantized_pot top_k)
 # What runs on an executor or on threads of its own
 set(threads_programs architectures archive attention ccd_golden executor growing_positions linear llama_config llama_engine recall_golden

@@ -25,16 +25,6 @@ using infinipot::Pairing;
 using infinipot::plain_rope;
 using infinipot::Rope;
 
-/// Qwen3-VL's map: text, height, width in turn while the sections last, then text.
-Mrope qwen3(Rope rope, std::size_t height, std::size_t width) {
-  Mrope mrope{std::move(rope), {}};
-  for (std::size_t i = 0; i < mrope.rope.frequencies.size(); ++i)
-    mrope.axes.push_back(i % 3 == 1 && i < 3 * height  ? Axis::height
-                         : i % 3 == 2 && i < 3 * width ? Axis::width
-                                                       : Axis::text);
-  return mrope;
-}
-
 Mrope random_map(reference::Random& random, Rope rope) {
   Mrope mrope{std::move(rope), {}};
   for (std::size_t i = 0; i < mrope.rope.frequencies.size(); ++i)
@@ -67,7 +57,7 @@ TEST(Mrope, EqualsHuggingFace) {
     const Rope rope = plain_rope(line.at("head_dim"), line.at("theta"));
     const Mrope mrope = line.at("model") == "qwen2_vl"
                             ? infinipot::mrope_sections(rope, sections[0], sections[1], sections[2])
-                            : qwen3(rope, sections[1], sections[2]);
+                            : infinipot::mrope_interleaved(rope, sections[0], sections[1], sections[2]);
     EXPECT_NO_THROW(mrope.validate(line.at("head_dim")));
     const std::vector<double> raw = line.at("key"), expected = line.at("rotated");
     const auto key = rotated(raw, mrope, {position[0], position[1], position[2]});
@@ -104,6 +94,18 @@ TEST(Mrope, SectionsAreContiguous) {
   EXPECT_EQ(mrope.axes, (std::vector<Axis>{Axis::text, Axis::height, Axis::height, Axis::width, Axis::width,
                                            Axis::width}));
   EXPECT_EQ(mrope.rope.frequencies, plain_rope(12).frequencies);
+}
+
+TEST(Mrope, SectionsTakeTurnsWhileTheyLast) {
+  constexpr Axis t = Axis::text, h = Axis::height, w = Axis::width;
+  const auto axes = [](std::size_t text, std::size_t height, std::size_t width) {
+    return infinipot::mrope_interleaved(plain_rope(2 * (text + height + width)), text, height, width).axes;
+  };
+  using Axes = std::vector<Axis>;
+  EXPECT_EQ(axes(4, 2, 2), (Axes{t, h, w, t, h, w, t, t}));
+  EXPECT_EQ(axes(2, 2, 1), (Axes{t, h, w, t, h}));
+  EXPECT_EQ(axes(3, 1, 2), (Axes{t, h, w, t, t, w}));
+  EXPECT_EQ(axes(3, 0, 0), (Axes{t, t, t}));
 }
 
 TEST(Mrope, ThreeEqualPositionsArePlainRope) {
@@ -199,6 +201,13 @@ TEST(Mrope, RejectsMapsThatDoNotFit) {
     const std::string error = message([&] { infinipot::mrope_sections(plain_rope(128), n[0], n[1], n[2]); });
     for (const std::size_t value : {n[0], n[1], n[2], std::size_t{64}})
       EXPECT_NE(error.find(std::to_string(value)), std::string::npos) << error;
+  }
+  EXPECT_NE(message([] { infinipot::mrope_interleaved(plain_rope(128), 24, 20, 21); }).find("do not sum"),
+            std::string::npos);
+  for (const Sections& n : {Sections{1, 2, 0}, {1, 0, 1}, {1, 2, 2}, {0, 1, 0}}) {
+    const Rope rope = plain_rope(2 * (n[0] + n[1] + n[2]));
+    const std::string error = message([&] { infinipot::mrope_interleaved(rope, n[0], n[1], n[2]); });
+    EXPECT_NE(error.find("do not interleave"), std::string::npos) << n[0] << ' ' << n[1] << ' ' << n[2];
   }
   const Mrope shorter{plain_rope(8), std::vector<Axis>(3)};
   EXPECT_NE(message([&] { shorter.validate(8); }).find("maps 3 pairs"), std::string::npos);

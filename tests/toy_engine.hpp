@@ -1,5 +1,4 @@
-// A tiny but real transformer for tests: embedding, attention with GQA and RoPE, residual, output matrix. Its
-// weights are hashes of their indices, the same everywhere.
+// Runs a toy model against a store, and misbehaves as tests ask.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +6,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <limits>
 #include <optional>
@@ -16,99 +16,10 @@
 #include <vector>
 
 #include "infinipot/infinipot.hpp"
+#include "toy_model.hpp"
+#include "toy_outside.hpp"
 
 namespace toy {
-
-using infinipot::KeyStorage;
-using infinipot::Pairing;
-using infinipot::Rope;
-using infinipot::Shape;
-using infinipot::Token;
-
-/// SplitMix64's mixing function.
-inline std::uint64_t hash(std::uint64_t x) {
-  x += 0x9e3779b97f4a7c15U;
-  x = (x ^ (x >> 30U)) * 0xbf58476d1ce4e5b9U;
-  x = (x ^ (x >> 27U)) * 0x94d049bb133111ebU;
-  return x ^ (x >> 31U);
-}
-
-/// Tokens 0 .. vocabulary - 1, drawn by the seed.
-inline std::vector<Token> text(std::size_t length, std::uint64_t seed, std::size_t vocabulary = 50) {
-  std::vector<Token> tokens(length);
-  for (std::size_t i = 0; i < length; ++i) tokens[i] = static_cast<Token>(hash(seed << 32U | i) % vocabulary);
-  return tokens;
-}
-
-struct Matrix {
-  /// Values between -scale and scale; `tensor` tells one matrix from another.
-  Matrix(std::uint64_t tensor, std::size_t row_count, std::size_t column_count, float scale)
-      : columns(column_count), values(row_count * column_count) {
-    for (std::size_t i = 0; i < values.size(); ++i)
-      values[i] =
-          scale * (static_cast<float>(hash(tensor << 32U | i) >> 40U) * 0x1p-23F - 1);  // 24 bits: exact
-  }
-
-  std::span<const float> row(std::size_t i) const { return std::span(values).subspan(i * columns, columns); }
-  std::size_t rows() const { return values.size() / columns; }
-
-  std::size_t columns;
-  std::vector<float> values;
-};
-
-/// What comes between q.k and the softmax in one layer; 0 is the default, or none.
-struct LayerForm {
-  float scale = 0;
-  float soft_cap = 0;
-  std::size_t window = 0;         // sliding
-  std::vector<float> sinks = {};  // learned, (query_heads) or none
-};
-
-struct Layer {
-  Layer(std::uint64_t tensor, const Shape& shape, std::size_t width)
-      : query(tensor, shape.query_heads * shape.head_dim, width, 0.4F),
-        key(tensor + 1, shape.kv_heads * shape.head_dim, width, 0.4F),
-        value(tensor + 2, shape.kv_heads * shape.head_dim, width, 0.4F),
-        output(tensor + 3, width, shape.query_heads * shape.head_dim, 0.3F) {}
-
-  Matrix query, key, value, output;
-  LayerForm form;
-  bool rotates = true;  // whether it has RoPE
-};
-
-struct Model {
-  explicit Model(Rope positions = infinipot::plain_rope(8, 100),
-                 Shape dimensions = {.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 8})
-      : shape(dimensions), rope(std::move(positions)) {
-    for (std::size_t i = 0; i < shape.layers; ++i) layers.emplace_back(10 + 10 * i, shape, width);
-  }
-
-  static constexpr std::size_t vocabulary = 50;
-  static constexpr std::size_t width = 16;
-  Shape shape;
-  Rope rope;
-  std::vector<Layer> layers;
-  float learned_positions = 0;  // how much of a position's own vector is added to a token's
-  Matrix embedding{1, vocabulary, width, 1};
-  Matrix prediction{2, vocabulary, width, 1};
-};
-
-/// Learned sinks for all query heads of a layer, from -2 to 2.
-inline std::vector<float> some_sinks(const Model& model, std::uint64_t seed) {
-  return Matrix(1000 + seed, 1, model.shape.query_heads, 2).values;
-}
-
-template <class T = float>
-infinipot::Pot<T> make_pot(const Model& model, std::size_t capacity, std::size_t max_keep,
-                           infinipot::Granularity granularity = infinipot::Granularity::head,
-                           KeyStorage storage = KeyStorage::rotated) {
-  return infinipot::Pot<T>({.shape = model.shape,
-                            .capacity = capacity,
-                            .max_keep = max_keep,
-                            .granularity = granularity,
-                            .key_storage = storage,
-                            .rope = model.rope});
-}
 
 /// Where forward() throws: in call `call` (from 0), after the keys of `token` in `layer` were written; layer
 /// == number of layers means after that token's logits were handed over.
@@ -154,12 +65,14 @@ class Engine : public EngineControls {
         hidden_(kv.capacity() * Model::width),
         normed_(Model::width),
         queries_(kv.capacity() * model.shape.query_heads * model.shape.head_dim),
-        mixed_(queries_.size()),
+        shown_(queries_.size()),
+        mixed_(kv.capacity() * model.shape.query_heads * model.value_width()),
         keys_(kv.capacity() * model.shape.head_dim),
-        values_(keys_.size()),
-        row_(model.shape.head_dim),
+        values_(kv.capacity() * model.value_width()),
+        row_(std::max(model.shape.head_dim, model.shape.value_channels())),
         attention_(kv.capacity()),
-        logits_(Model::vocabulary) {
+        logits_(Model::vocabulary),
+        outside(model) {
     for (const Layer& layer : model.layers)
       windows_.emplace_back(layer.form.window == 0 ? 1 : layer.form.window);
   }
@@ -207,8 +120,8 @@ class Engine : public EngineControls {
     const std::size_t pairs = rope.frequencies.size();
     const auto factor = static_cast<float>(rope.attention_factor);
     for (std::size_t i = 0; i < pairs; ++i) {
-      float& a = x[rope.pairing == Pairing::half_split ? i : 2 * i];
-      float& b = x[rope.pairing == Pairing::half_split ? i + pairs : 2 * i + 1];
+      float& a = x[rope.first_channel + (rope.pairing == Pairing::half_split ? i : 2 * i)];
+      float& b = x[rope.first_channel + (rope.pairing == Pairing::half_split ? i + pairs : 2 * i + 1)];
       const double angle = static_cast<double>(position) * rope.frequencies[i];
       const auto c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
       const float turned = factor * (a * c - b * s);
@@ -216,6 +129,16 @@ class Engine : public EngineControls {
       a = turned;
     }
   }
+
+  /// Tells the memory outside of the store when a call is over.
+  struct Ending {
+    explicit Ending(Engine& of) noexcept : engine(of), exceptions(std::uncaught_exceptions()) {}
+    Ending(const Ending&) = delete;
+    Ending& operator=(const Ending&) = delete;
+    ~Ending() { engine.outside.end(std::uncaught_exceptions() > exceptions); }
+    Engine& engine;
+    int exceptions;
+  };
 
   void fail_at(std::size_t layer, std::size_t token) const {
     const auto& fault = quirks.fault;
@@ -234,10 +157,16 @@ class Engine : public EngineControls {
       infinipot::QuerySink* queries, infinipot::AttentionSink* attention) {
     if (before_call) before_call();
     ++calls_;
+    outside.begin(first, first + logits.stream_offset(), logits.probe());
+    const Ending ending(*this);
     for (std::size_t i = 0; i < tokens.size(); ++i)
       std::ranges::copy(model_.embedding.row(static_cast<std::size_t>(tokens[i])),
                         hidden_.begin() + static_cast<std::ptrdiff_t>(i * Model::width));
     if (model_.learned_positions != 0) add_positions(first, tokens.size());
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      float* const x = hidden_.data() + i * Model::width;
+      outside.run({x, Model::width}, normed(x));
+    }
     const std::size_t layers = layers_needed(logits.first_row() < tokens.size(), queries, attention);
     for (std::size_t layer = 0; layer < layers; ++layer) {
       ++layers_;
@@ -280,30 +209,31 @@ class Engine : public EngineControls {
     multiply(weights.query, x, query(token, 0));
     for (std::size_t head = 0; head < model_.shape.query_heads; ++head)
       rotate(layer, query(token, head), position);
-    const std::size_t d = model_.shape.head_dim;
+    const std::size_t d = model_.shape.head_dim, v = model_.shape.value_channels();
     for (std::size_t head = 0; head < model_.shape.kv_heads; ++head) {
       for (std::size_t k = 0; k < d; ++k) row_[k] = dot(weights.key.row(head * d + k), x);
       if (kv_.key_storage() == KeyStorage::rotated) rotate(layer, row_.data(), position);
-      write(kv_.keys(layer).row(head, position));
-      for (std::size_t k = 0; k < d; ++k) row_[k] = dot(weights.value.row(head * d + k), x);
-      write(kv_.values(layer).row(head, position));
+      write(d, kv_.keys(layer).row(head, position));
+      if (v == 0) continue;
+      for (std::size_t k = 0; k < v; ++k) row_[k] = dot(weights.value.row(head * v + k), x);
+      write(v, kv_.values(layer).row(head, position));
     }
   }
 
   template <class T>
-  void write(T* to) const {
-    for (const float value : row_) *to++ = static_cast<T>(value);
+  void write(std::size_t channels, T* to) const {
+    for (std::size_t k = 0; k < channels; ++k) to[k] = static_cast<T>(row_[k]);
   }
 
   // The sink sees NaN where a test wants it; the model itself does not.
   void show(infinipot::QuerySink& sink, std::size_t layer, std::span<const Token> tokens) {
     const std::size_t d = model_.shape.head_dim;
-    mixed_ = queries_;
+    shown_ = queries_;
     for (std::size_t i = 0; i < tokens.size(); ++i)
       if (tokens[i] == quirks.nan_attention)
-        mixed_[i * model_.shape.query_heads * d] = std::numeric_limits<float>::quiet_NaN();
+        shown_[i * model_.shape.query_heads * d] = std::numeric_limits<float>::quiet_NaN();
     sink.layer(layer,
-               {mixed_.data(), tokens.size(), static_cast<std::ptrdiff_t>(model_.shape.query_heads * d),
+               {shown_.data(), tokens.size(), static_cast<std::ptrdiff_t>(model_.shape.query_heads * d),
                 static_cast<std::ptrdiff_t>(d)});
   }
 
@@ -314,7 +244,7 @@ class Engine : public EngineControls {
       for (std::size_t g = 0; g < model_.shape.group(); ++g) {
         const std::size_t head = kv_head * model_.shape.group() + g;
         const auto paid = probabilities(layer, head, query(i, head), first + i);
-        mix(paid, mixed_.data() + (i * model_.shape.query_heads + head) * model_.shape.head_dim);
+        mix(paid, mixed_.data() + (i * model_.shape.query_heads + head) * model_.value_width());
         if (sink == nullptr) continue;
         if (tokens[i] == quirks.nan_attention && head == 0)
           std::ranges::fill(paid, std::numeric_limits<float>::quiet_NaN());
@@ -324,14 +254,13 @@ class Engine : public EngineControls {
 
   // Rotated keys and values of one head, in float.
   void fetch(std::size_t layer, std::size_t head, std::size_t size) {
-    const std::size_t d = model_.shape.head_dim;
+    const std::size_t d = model_.shape.head_dim, v = model_.value_width();
+    const bool has_values = model_.shape.value_channels() > 0;
     for (std::size_t t = 0; t < size; ++t) {
       const auto* const key = kv_.keys(layer).row(head, t);
-      const auto* const value = kv_.values(layer).row(head, t);
-      for (std::size_t k = 0; k < d; ++k) {
-        keys_[t * d + k] = static_cast<float>(key[k]);
-        values_[t * d + k] = static_cast<float>(value[k]);
-      }
+      const auto* const value = has_values ? kv_.values(layer).row(head, t) : key;
+      for (std::size_t k = 0; k < d; ++k) keys_[t * d + k] = static_cast<float>(key[k]);
+      for (std::size_t k = 0; k < v; ++k) values_[t * v + k] = static_cast<float>(value[k]);
       if (kv_.key_storage() == KeyStorage::unrotated) rotate(layer, keys_.data() + t * d, t);
     }
   }
@@ -356,10 +285,10 @@ class Engine : public EngineControls {
   }
 
   void mix(std::span<const float> paid, float* out) const {
-    const std::size_t d = model_.shape.head_dim;
-    std::fill_n(out, d, 0.0F);
+    const std::size_t v = model_.value_width();
+    std::fill_n(out, v, 0.0F);
     for (std::size_t t = 0; t < paid.size(); ++t)
-      for (std::size_t k = 0; k < d; ++k) out[k] += paid[t] * values_[t * d + k];
+      for (std::size_t k = 0; k < v; ++k) out[k] += paid[t] * values_[t * v + k];
   }
 
   void add_output(std::size_t layer, std::size_t count) {
@@ -387,12 +316,16 @@ class Engine : public EngineControls {
   std::vector<float> hidden_;                      // (tokens, width)
   std::vector<float> normed_;                      // (width)
   std::vector<float> queries_;                     // (tokens, query_heads, head_dim)
-  std::vector<float> mixed_;                       // (tokens, query_heads, head_dim)
+  std::vector<float> shown_;                       // (tokens, query_heads, head_dim)
+  std::vector<float> mixed_;                       // (tokens, query_heads, value_width)
   std::vector<float> keys_;                        // (entries, head_dim)
-  std::vector<float> values_;                      // (entries, head_dim)
-  std::vector<float> row_;                         // (head_dim)
+  std::vector<float> values_;                      // (entries, value_width)
+  std::vector<float> row_;                         // of a key or value
   std::vector<float> attention_;                   // (entries)
   std::vector<float> logits_;                      // (vocabulary)
+
+ public:
+  OutsideMemory outside;
 };
 
 template <class Kv>

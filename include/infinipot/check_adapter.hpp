@@ -16,6 +16,7 @@
 #include "infinipot/check/results_check.hpp"
 #include "infinipot/check/room_check.hpp"
 #include "infinipot/check/rope_check.hpp"
+#include "infinipot/check/rope_claim.hpp"
 #include "infinipot/check/rounding.hpp"
 #include "infinipot/check/score_check.hpp"
 #include "infinipot/check/text_rows.hpp"
@@ -47,7 +48,7 @@ class AdapterCheck {
     EmptyAgain<S> empty(store_);
     check_repeated_token();
     check_text_rows();
-    ResultsCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, tolerance(), report_).run();
+    ResultsCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, tolerance(), settles_, report_).run();
     check_attention();
     if (report_.ok()) check_scores();
     if (report_.ok()) check_keep();
@@ -74,9 +75,11 @@ class AdapterCheck {
   bool check_shapes() {
     const Shape of_engine = engine_.shape(), of_store = store_.shape();
     if (!(of_engine == of_store)) {
-      const auto words = [](const Shape& shape) {
+      const bool values = of_engine.value_channels() != of_store.value_channels();
+      const auto words = [&](const Shape& shape) {
         return text(shape.layers, " layers, ", shape.query_heads, " query heads, ", shape.kv_heads,
-                    " kv heads, head_dim ", shape.head_dim);
+                    " kv heads, head_dim ", shape.head_dim,
+                    values ? text(", value_dim ", shape.value_channels()) : "");
       };
       report_.found(Flaw::shape, "the engine has ", words(of_engine), ", the store ", words(of_store));
       return false;
@@ -99,12 +102,12 @@ class AdapterCheck {
       report_.note("keys and RoPE were not checked: the store's keys cannot be read",
                    YieldsQueries<Engine> ? " unless queries are shown" : "");
     if (seen.queries.numbers.empty()) report_.note("queries were not checked: the engine does not show them");
-    bool stated = false;
-    if constexpr (requires { store_.rope(); }) stated = true;
-    const RopeClaim claim{claimed_rope(store_), claimed_storage(store_), stated, rounding_};
+    const RopeClaim claim = claim_of(store_, rounding_);
     if (claim.storage == KeyStorage::unrotated && seen.queries.numbers.empty())
       report_.note("RoPE was not checked: keys are stored unrotated and no queries are shown");
-    ropes_ = RopeCheck(seen, claim, report_).run();
+    RopeCheck check(seen, claim, report_);
+    ropes_ = check.run();
+    settles_ = check.settles();
   }
 
   /// That a call showed each layer's queries once, of all its tokens.
@@ -185,6 +188,7 @@ class AdapterCheck {
   const CheckOptions& options_;
   Rounding rounding_;
   AdapterReport report_;
+  bool settles_ = false;                        // whether a repeated token becomes the same only slowly
   std::vector<Rope> ropes_;                     // (layers) that keys have; empty if that is not known
   std::vector<std::vector<std::byte>> guards_;  // as they were
 };
@@ -214,7 +218,8 @@ class AdapterCheck {
 /// store must be empty and is left empty, whatever happens. Throws std::invalid_argument, before anything
 /// runs, for tokens that are too few, all the same or outside the vocabulary, for a store that is not empty
 /// or has fewer than 16 entries, and for options out of range; and what forward() throws, except while the
-/// store is filled to the last row, when it is a finding.
+/// store is filled to the last row, when it is a finding, and where a call begins at an earlier place than
+/// the one before has reached, when it is a note.
 template <ForwardPass Engine, Store S>
 AdapterReport check_adapter(Engine& engine, S& store, std::span<const Token> tokens,
                             const CheckOptions& options = {}) {

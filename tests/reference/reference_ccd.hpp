@@ -165,7 +165,7 @@ class Ccd {
 
   /// Attention, (layers * query_heads) rows over the entries. Adds the token to every head.
   std::vector<Vector> run(Token token) {
-    const std::size_t d = model_.shape.head_dim;
+    const std::size_t d = model_.shape.head_dim, v = model_.value_width();
     const auto embedding = model_.embedding.row(static_cast<std::size_t>(token));
     Vector x(embedding.begin(), embedding.end());
     std::vector<Vector> attention;
@@ -178,7 +178,7 @@ class Ccd {
       for (std::size_t g = 0; g < model_.shape.kv_heads; ++g) {
         Held held;
         held.raw_key = part(keys, g, d);
-        held.value = part(values, g, d);
+        held.value = model_.shape.value_channels() == 0 ? part(held.raw_key, 0, v) : part(values, g, v);
         held.token = token;
         heads_[layer * model_.shape.kv_heads + g].push_back(held);
       }
@@ -188,8 +188,8 @@ class Ccd {
             heads_[layer * model_.shape.kv_heads + q / (model_.shape.query_heads / model_.shape.kv_heads)];
         if (!probing_ && read_ >= spec_.sinks)
           queries_[layer * model_.shape.query_heads + q].push_back(part(queries, q, d));
-        attention.push_back(attend(head, q, rotated_at(part(queries, q, d), position), weights.form));
-        for (std::size_t k = 0; k < d; ++k) {
+        attention.push_back(attend(head, q, rotated_at(layer, part(queries, q, d), position), weights.form));
+        for (std::size_t k = 0; k < v; ++k) {
           mixed.push_back(0);
           for (std::size_t t = 0; t < head.size(); ++t)
             mixed.back() += attention.back()[t] * head[t].value[k];
@@ -202,8 +202,14 @@ class Ccd {
     return attention;
   }
 
-  Vector rotated_at(const Vector& raw, std::size_t position) const {
-    return rotated(raw, model_.rope, static_cast<double>(position));
+  Vector rotated_at(std::size_t layer, const Vector& raw, std::size_t position) const {
+    return rotated(raw, model_.rope_of(layer), static_cast<double>(position));
+  }
+
+  /// The key of entry t of one of heads_.
+  Vector key_of(const std::vector<Held>& head, std::size_t t) const {
+    const auto index = static_cast<std::size_t>(&head - heads_.data());
+    return rotated_at(index / model_.shape.kv_heads, head[t].raw_key, t);
   }
 
   static double exp_of_sink(const toy::LayerForm& form, std::size_t query_head) {
@@ -217,7 +223,7 @@ class Ccd {
     for (std::size_t t = 0; t < head.size(); ++t) {
       const double scale = form.scale != 0 ? static_cast<double>(form.scale)
                                            : 1 / std::sqrt(static_cast<double>(query.size()));
-      double logit = scale * dot(query, rotated_at(head[t].raw_key, t));
+      double logit = scale * dot(query, key_of(head, t));
       const auto cap = static_cast<double>(form.soft_cap);
       if (cap != 0) logit = cap * std::tanh(logit / cap);
       if (form.window == 0 || head.size() - t <= form.window) paid[t] = std::exp(logit);
@@ -280,11 +286,11 @@ class Ccd {
     for (auto& head : heads_) {
       Vector mean(model_.shape.head_dim);
       for (std::size_t t = 0; t < head.size(); ++t) {
-        const Vector key = rotated_at(head[t].raw_key, t);
+        const Vector key = key_of(head, t);
         for (std::size_t k = 0; k < key.size(); ++k) mean[k] += key[k] / std::sqrt(dot(key, key));
       }
       for (std::size_t t = 0; t < head.size(); ++t) {
-        const Vector key = rotated_at(head[t].raw_key, t);
+        const Vector key = key_of(head, t);
         if (spec_.kind == Kind::knorm) head[t].attention = -std::sqrt(dot(key, key));
         if (spec_.kind == Kind::value_norm) head[t].attention = std::sqrt(dot(head[t].value, head[t].value));
         if (spec_.kind == Kind::keydiff)
@@ -297,11 +303,11 @@ class Ccd {
   void score_redundancy() {
     for (auto& head : heads_)
       for (std::size_t t = 0; t < head.size(); ++t) {
-        const Vector key = rotated_at(head[t].raw_key, t);
+        const Vector key = key_of(head, t);
         double cosines = 0;
         for (std::size_t r = head.size() - spec_.frames * spec_.period; r < head.size(); ++r) {
           if (head[r].position % spec_.period != head[t].position % spec_.period) continue;
-          const Vector other = rotated_at(head[r].raw_key, r);
+          const Vector other = key_of(head, r);
           cosines += dot(key, other) / std::sqrt(dot(key, key) * dot(other, other));
         }
         head[t].attention = 1 - cosines / static_cast<double>(spec_.frames);
@@ -314,13 +320,13 @@ class Ccd {
     const std::size_t group = model_.shape.query_heads / model_.shape.kv_heads;
     for (std::size_t q = 0; q < queries_.size(); ++q) {
       auto& head = heads_[q / group];
-      const auto [mean, covariance] = expected_query(queries_[q], head.size());
+      const auto [mean, covariance] = expected_query(q / model_.shape.query_heads, queries_[q], head.size());
       const double d = static_cast<double>(mean.size());
       const auto& form = model_.layers[q / model_.shape.query_heads].form;
       double sum = exp_of_sink(form, q % model_.shape.query_heads);
       Vector paid(head.size());
       for (std::size_t t = spec_.sinks; t < head.size(); ++t) {
-        const Vector key = rotated_at(head[t].raw_key, t);
+        const Vector key = key_of(head, t);
         double logit = dot(key, mean) / std::sqrt(d);
         for (std::size_t i = 0; i < key.size(); ++i) logit += key[i] * dot(covariance[i], key) / (2 * d);
         paid[t] = std::exp(logit);
@@ -340,14 +346,14 @@ class Ccd {
   };
 
   /// Of the given queries after the mean rotation of the positions from `next` on.
-  Gaussian expected_query(const std::vector<Vector>& queries, std::size_t next) const {
+  Gaussian expected_query(std::size_t layer, const std::vector<Vector>& queries, std::size_t next) const {
     const std::size_t d = model_.shape.head_dim;
     std::vector<Vector> rotation(d, Vector(d));  // rotation[i][k]: of channel k into channel i
     for (std::size_t k = 0; k < d; ++k)
       for (std::size_t p = next; p < next + spec_.future; ++p) {
         Vector unit(d);
         unit[k] = 1;
-        const Vector turned = rotated_at(unit, p);
+        const Vector turned = rotated_at(layer, unit, p);
         for (std::size_t i = 0; i < d; ++i) rotation[i][k] += turned[i] / static_cast<double>(spec_.future);
       }
     Gaussian result{Vector(d), std::vector<Vector>(d, Vector(d))};

@@ -34,9 +34,10 @@ enum class Flaw : std::uint8_t {
   repeated_values,    ///< values of a repeated token differ
   pairing,            ///< RoPE pairs other channels than the store's Rope says
   rotary_dim,         ///< RoPE turns another number of channels
+  first_channel,      ///< RoPE turns as many channels, but others
   frequencies,        ///< RoPE turns them at other speeds (theta, scaling)
-  rope_missing,       ///< the store's Rope is not applied
-  rope_unclaimed,     ///< RoPE is applied, but the store's Rope is empty
+  rope_missing,       ///< the store's Rope is not applied, perhaps in a layer without RoPE
+  rope_unclaimed,     ///< RoPE is applied, but the store's Rope is empty or said not to be that layer's
   key_storage,        ///< rotated where unrotated is claimed, or the other way round
   queries_missing,    ///< a layer's queries are never shown, or of too few tokens
   queries_repeated,   ///< a layer's queries are shown more than once
@@ -55,6 +56,8 @@ enum class Flaw : std::uint8_t {
   nuc,                ///< NuC given by nuc() is not that of the logits
   attention_rows,     ///< rows of probabilities are missing, too many, too short or do not sum to 1
   attention_scores,   ///< probabilities are not those of the shown queries, keys and attention_form()
+  sinks,              ///< learned sinks take attention, but attention_form() has none, or the other way round
+  stream_positions,   ///< what the engine remembers beside the store does not go on with the stream
   keep,               ///< keep() does not leave keys as if written at their new places
 };
 

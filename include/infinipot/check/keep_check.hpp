@@ -97,7 +97,7 @@ class KeepCheck {
     } else if constexpr (YieldsQueries<Engine> && ReadableKeys<S>) {
       EntryNumbers queries(shape_.layers, 1, size + 1, shape_.head_dim);
       KeptQueries<S> sink(store_, size, 1, queries, keys, true);
-      NoLogits logits(1);
+      NoLogits logits(1, tokens_.size() - size, true);
       engine_.forward(tokens_.first(1), size, logits, static_cast<QuerySink&>(sink));
       store_.truncate(size);
     }
@@ -132,15 +132,16 @@ class KeepCheck {
   }
 
   void check_values(const TextRows& before, const Selection& kept) requires ReadableEntries<S> {
-    EntryNumbers values(shape_.layers, shape_.kv_heads, kept.keep(), shape_.head_dim);
+    const std::size_t width = shape_.value_channels();
+    if (width == 0) return;
+    EntryNumbers values(shape_.layers, shape_.kv_heads, kept.keep(), width);
     for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
       read_values(store_, layer, kept.keep(), values);
       for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
         const auto lane = kept.lane(shape_.lane_of(layer, head, store_.granularity()));
         for (std::size_t i = 0; i < lane.size(); ++i) {
           const float* const right = before.values.at(layer, head, lane[i]);
-          if (!close({right, right + shape_.head_dim}, values.at(layer, head, i), "value", layer, head, i,
-                     lane[i]))
+          if (!close({right, right + width}, values.at(layer, head, i), "value", layer, head, i, lane[i]))
             return;
         }
       }

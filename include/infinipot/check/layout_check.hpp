@@ -45,9 +45,10 @@ template <StridedStore S>
 std::vector<NamedRow> named_rows(const S& store) {
   constexpr std::size_t most = 64;
   const Shape shape = store.shape();
-  const std::size_t bytes = shape.head_dim * sizeof(typename S::element);
   std::vector<NamedRow> rows;
   const auto add = [&](bool value, std::size_t layer, std::size_t entry) {
+    const std::size_t channels = value ? shape.value_channels() : shape.head_dim;
+    if (channels == 0) return;
     const auto& table = value ? store.values(layer) : store.keys(layer);
     for (std::size_t head = 0; head < shape.kv_heads; ++head) {
       // As a number: a wrong stride may lead outside any object.
@@ -56,7 +57,7 @@ std::vector<NamedRow> named_rows(const S& store) {
           reinterpret_cast<std::uintptr_t>(table.data) +
           static_cast<std::uintptr_t>(element * (static_cast<std::ptrdiff_t>(head) * table.head_stride +
                                                  static_cast<std::ptrdiff_t>(entry) * table.entry_stride));
-      rows.push_back({begin, begin + bytes, value, layer, head, entry});
+      rows.push_back({begin, begin + channels * sizeof(typename S::element), value, layer, head, entry});
     }
   };
   for (const bool value : {false, true})
@@ -87,7 +88,8 @@ void check_overlaps(const S& store, std::vector<NamedRow>& rows, AdapterReport& 
     const auto& table = a.value ? store.values(a.layer) : store.keys(a.layer);
     report.found(flaw, a.name(), " and ", b.name(), " share memory: the layout's strides are ",
                  table.entry_stride, " elements from entry to entry and ", table.head_stride,
-                 " from head to head, of ", store.shape().head_dim, " elements each",
+                 " from head to head, of ", a.value ? store.shape().value_channels() : store.shape().head_dim,
+                 " elements each",
                  flaw == Flaw::layer_stride      ? "; the tables of two layers are the same"
                  : flaw == Flaw::swapped_strides ? "; are the two strides swapped?"
                                                  : "");

@@ -46,6 +46,9 @@ struct Traces {
   std::size_t positions = 0, head_dim = 0;
   Rounding rounding;
   std::vector<HeadTrace> heads;
+  /// How far the vectors may move along a line besides, root mean square, relative to their lengths; what
+  /// such a line explains then counts as explained.
+  double drift = 0;
 
   /// False, and nothing is added, for numbers that are not finite.
   bool add(const float* rows) {
@@ -63,6 +66,29 @@ struct Traces {
   }
 
   void add(const Traces& others) { heads.insert(heads.end(), others.heads.begin(), others.heads.end()); }
+};
+
+/// Squares of numbers at 0, 1, 2, ... that their mean does not explain, or a line through them.
+class Spread {
+ public:
+  void add(std::size_t position, double x) noexcept {
+    ++count_;
+    sum_ += x;
+    squares_ += x * x;
+    along_ += static_cast<double>(position) * x;
+  }
+
+  /// The mean square.
+  double left(bool by_a_line) const noexcept {
+    const auto n = static_cast<double>(count_);
+    const double mean = sum_ / n, covariance = along_ / n - mean * (n - 1) / 2;
+    const double line = by_a_line ? covariance * covariance / ((n * n - 1) / 12) : 0;
+    return (std::max)(0.0, squares_ / n - mean * mean - line);
+  }
+
+ private:
+  std::size_t count_ = 0;
+  double sum_ = 0, squares_ = 0, along_ = 0;
 };
 
 /// The slope of `values` over 0, 1, 2, ..., and the root mean square of what is left.
@@ -116,7 +142,8 @@ class PairMeter {
     // little.
     const double noise = 3 * left + std::sqrt(fit.noise / (std::max)(energy(), 1e-300));
     if (left < 0.5 && rounding < 0.5)
-      fit.bound = (std::min)(3 * (noise + rounding + drift) / count, std::numbers::pi);
+      fit.bound =
+          (std::min)((3 * (noise + rounding + float_drift) + drift_angle()) / count, std::numbers::pi);
     return fit;
   }
 
@@ -175,7 +202,7 @@ class PairMeter {
   }
 
   /// Of keys of SmolLM2's 30 layers 4e-6 was seen.
-  static constexpr double drift = 1e-5;
+  static constexpr double float_drift = 1e-5;
 
   /// Mean square length of the pair, of vectors of length 1.
   double energy() const {
@@ -187,14 +214,21 @@ class PairMeter {
   /// After phases() over all positions.
   double unexplained() const {
     double sum = 0;
-    for (std::size_t h = 0; h < traces_.heads.size(); ++h)
+    for (std::size_t h = 0; h < traces_.heads.size(); ++h) {
+      Spread re, im;  // around the mean, for its precision's sake
       for (std::size_t p = 0; p < traces_.positions; ++p) {
         const auto [x, y] = at(traces_.heads[h], p);
-        const double re = x * cos_[p] + y * sin_[p] - mean_[2 * h];
-        const double im = y * cos_[p] - x * sin_[p] - mean_[2 * h + 1];
-        sum += re * re + im * im;
+        re.add(p, x * cos_[p] + y * sin_[p] - mean_[2 * h]);
+        im.add(p, y * cos_[p] - x * sin_[p] - mean_[2 * h + 1]);
       }
-    return sum / static_cast<double>(traces_.positions * traces_.heads.size());
+      sum += re.left(traces_.drift > 0) + im.left(traces_.drift > 0);
+    }
+    return sum / static_cast<double>(traces_.heads.size());
+  }
+
+  /// How far a pair may turn in all as its vectors move along a line.
+  double drift_angle() const {
+    return traces_.drift == 0 ? 0 : std::sqrt(12) * traces_.drift / std::sqrt((std::max)(energy(), 1e-300));
   }
 
   /// The largest error of an angle by rounding, weighted as angles are. pi for pairs of length 0.
@@ -216,6 +250,20 @@ class PairMeter {
   std::vector<double> mean_;                         // (heads, 2)
 };
 
+/// Which channels pair: `count` pairs from channel `first` on.
+struct PairLayout {
+  Pairing pairing = Pairing::half_split;
+  std::size_t first = 0, count = 0;
+
+  friend bool operator==(const PairLayout&, const PairLayout&) = default;
+
+  /// The channels of pair i.
+  std::pair<std::size_t, std::size_t> channels(std::size_t i) const noexcept {
+    return pairing == Pairing::half_split ? std::pair{first + i, first + i + count}
+                                          : std::pair{first + 2 * i, first + 2 * i + 1};
+  }
+};
+
 /// How lengths of pairs vary over positions, for any pairing: covariances of squared channels.
 class PairLengths {
  public:
@@ -232,8 +280,9 @@ class PairLengths {
           mean[k] += weight * x * x / static_cast<double>(n);
         }
         for (std::size_t p = 0; p < n; ++p) squares[k * n + p] -= mean[k];
-        const double off =
-            (traces.rounding.relative + engine_noise) * std::sqrt(mean[k]) + head.rounding * head.weight;
+        if (traces.drift > 0) straighten(std::span(squares).subspan(k * n, n));
+        const double off = (traces.rounding.relative + engine_noise + traces.drift) * std::sqrt(mean[k]) +
+                           head.rounding * head.weight;
         floor_ += 4 * mean[k] * off * off;
       }
       for (std::size_t a = 0; a < d_; ++a)
@@ -246,12 +295,11 @@ class PairLengths {
   }
 
   /// Variance that is left if channels pair like this.
-  double of(Pairing pairing, std::size_t pairs) const {
+  double of(const PairLayout& layout) const {
     double sum = 0;
     for (std::size_t k = 0; k < d_; ++k) sum += covariance_[k * d_ + k];
-    for (std::size_t i = 0; i < pairs; ++i) {
-      const std::size_t a = pairing == Pairing::half_split ? i + pairs : 2 * i + 1;
-      const std::size_t b = pairing == Pairing::half_split ? i : 2 * i;
+    for (std::size_t i = 0; i < layout.count; ++i) {
+      const auto [b, a] = layout.channels(i);
       sum += 2 * covariance_[a * d_ + b];
     }
     return sum;
@@ -261,6 +309,12 @@ class PairLengths {
   double floor() const noexcept { return floor_; }
 
  private:
+  /// Takes away a line through 0 in the middle.
+  static void straighten(std::span<double> values) {
+    const double slope = slope_of(values).first, middle = (static_cast<double>(values.size()) - 1) / 2;
+    for (std::size_t p = 0; p < values.size(); ++p) values[p] -= slope * (static_cast<double>(p) - middle);
+  }
+
   /// Of engines that round their activations or sines; relative.
   static constexpr double engine_noise = 1e-3;
 

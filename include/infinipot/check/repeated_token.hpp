@@ -35,9 +35,12 @@ bool keys_readable(const Engine& engine) {
   return ReadableEntries<S> || (ReadableKeys<S> && queries_shown(engine));
 }
 
-/// The Rope that a store says that it has; without frequencies if it says nothing.
+/// The Rope that a store says that a layer's keys have; without frequencies if it says nothing.
 template <class S>
-Rope claimed_rope(const S& store) {
+Rope claimed_rope(const S& store, std::size_t layer) {
+  if constexpr (requires { bool(store.rotates(layer)); }) {
+    if (!store.rotates(layer)) return {};
+  }
   if constexpr (requires { Rope(store.rope()); })
     return store.rope();
   else
@@ -54,10 +57,10 @@ KeyStorage claimed_storage(const S& store) {
 
 /// Turns a vector by `positions` times a Rope's frequencies, in double.
 inline void turn(const Rope& rope, double positions, double factor, float* row) {
-  const std::size_t pairs = rope.frequencies.size();
-  for (std::size_t i = 0; i < pairs; ++i) {
-    float& x = row[rope.pairing == Pairing::half_split ? i : 2 * i];
-    float& y = row[rope.pairing == Pairing::half_split ? i + pairs : 2 * i + 1];
+  const PairLayout layout = layout_of(rope);
+  for (std::size_t i = 0; i < layout.count; ++i) {
+    const auto [first, second] = layout.channels(i);
+    float &x = row[first], &y = row[second];
     const double angle = positions * rope.frequencies[i];
     const double c = factor * std::cos(angle), s = factor * std::sin(angle);
     const auto a = static_cast<double>(x), b = static_cast<double>(y);
@@ -69,15 +72,20 @@ inline void turn(const Rope& rope, double positions, double factor, float* row) 
 /// What a repeated token left behind. Entries are positions.
 struct RepeatedToken {
   EntryNumbers keys;      ///< (layers, kv_heads, ...), empty if they cannot be read
-  EntryNumbers values;    ///< the same
+  EntryNumbers values;    ///< the same, of value_channels; empty if there are none of their own
   EntryNumbers queries;   ///< (layers, some query heads, ...), empty if they are not shown
   std::size_t chunk = 0;  ///< tokens per call
 
-  /// The heads of a layer, as vectors that turn. Returns false if a number is not finite.
-  static bool layer(const EntryNumbers& numbers, std::size_t layer, Rounding rounding, Traces& traces) {
-    traces = {numbers.entries, numbers.width, rounding, {}};
+  /// The heads of a layer, as vectors that turn, from entry `first` on. Returns false if a number is not
+  /// finite.
+  static bool layer(const EntryNumbers& numbers, std::size_t layer, Rounding rounding, Traces& traces,
+                    std::size_t first = 0) {
+    traces = {};
+    traces.positions = numbers.entries - first;
+    traces.head_dim = numbers.width;
+    traces.rounding = rounding;
     for (std::size_t head = 0; head < numbers.heads; ++head)
-      if (!traces.add(numbers.at(layer, head, 0))) return false;
+      if (!traces.add(numbers.at(layer, head, first))) return false;
     return true;
   }
 
@@ -127,7 +135,7 @@ RepeatedToken repeat(Engine& engine, S& store, Token token, std::size_t count, s
     append_call(store, some, first);
   }
   if constexpr (ReadableEntries<S>) {
-    all.values = EntryNumbers(shape.layers, shape.kv_heads, count, shape.head_dim);
+    all.values = EntryNumbers(shape.layers, shape.kv_heads, count, shape.value_channels());
     for (std::size_t layer = 0; layer < shape.layers; ++layer) {
       read_keys(store, layer, 0, count, all.keys);
       read_values(store, layer, count, all.values);
@@ -135,11 +143,12 @@ RepeatedToken repeat(Engine& engine, S& store, Token token, std::size_t count, s
   }
   // As they are stored.
   if (claimed_storage(store) == KeyStorage::unrotated && !all.keys.numbers.empty()) {
-    const Rope rope = claimed_rope(store);
-    for (std::size_t layer = 0; layer < shape.layers; ++layer)
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      const Rope rope = claimed_rope(store, layer);
       for (std::size_t head = 0; head < shape.kv_heads; ++head)
         for (std::size_t entry = 0; entry < count; ++entry)
           turn(rope, -static_cast<double>(entry), 1 / rope.attention_factor, all.keys.at(layer, head, entry));
+    }
   }
   return all;
 }

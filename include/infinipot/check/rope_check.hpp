@@ -10,22 +10,17 @@
 
 #include "infinipot/check/adapter_report.hpp"
 #include "infinipot/check/repeated_token.hpp"
+#include "infinipot/check/rope_claim.hpp"
 #include "infinipot/check/rope_fit.hpp"
 #include "infinipot/check/rope_words.hpp"
 #include "infinipot/check/rounding.hpp"
+#include "infinipot/check/settling.hpp"
+#include "infinipot/check/uneven_scores.hpp"
 #include "infinipot/rope.hpp"
 #include "infinipot/shape.hpp"
 #include "infinipot/version.hpp"
 
 namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
-
-/// What the store says.
-struct RopeClaim {
-  Rope rope;
-  KeyStorage storage = KeyStorage::rotated;
-  bool stated = false;  ///< whether it says anything about RoPE
-  Rounding rounding;    ///< of its keys
-};
 
 /// Checks the keys, then the values, then the queries of a repeated token.
 class RopeCheck {
@@ -34,10 +29,18 @@ class RopeCheck {
       : seen_(seen),
         claim_(claim),
         report_(report),
-        layers_((std::max)(seen.keys.layers, seen.queries.layers)) {}
+        layers_((std::max)(seen.keys.layers, seen.queries.layers)),
+        settling_(seen, claim.ropes, claim.rounding) {}
+
+  /// Whether what a repeated token becomes changes in some layer.
+  bool settles() const { return !settling_.layers().empty(); }
 
   /// The Rope that keys are stored with, by layer; empty if that is not known.
   std::vector<Rope> run() {
+    if (const auto settling = settling_.layers(); !settling.empty())
+      report_.note("what a repeated token becomes in ", words(settling),
+                   " changes, more and more slowly, as learned sinks and recurrent states make it: judged by "
+                   "its second half, and frequencies more loosely");
     if (!seen_.keys.numbers.empty()) {
       if (!check_values()) return {};
       if (claim_.storage == KeyStorage::unrotated)
@@ -52,13 +55,10 @@ class RopeCheck {
  private:
   std::string words(std::span<const std::size_t> layers) const { return words_for_layers(layers, layers_); }
 
-  /// What all pairs of words about keys end with.
-  std::string claimed() const { return words_for(claim_.rope); }
-
   std::vector<Traces> traces_of(const EntryNumbers& numbers, const char* what, Rounding rounding) {
     std::vector<Traces> layers(numbers.layers);
     for (std::size_t layer = 0; layer < layers.size(); ++layer)
-      if (!RepeatedToken::layer(numbers, layer, rounding, layers[layer])) {
+      if (!settling_.take(numbers, layer, rounding, layers[layer])) {
         report_.found(Flaw::not_finite, what, " of layer ", layer, " are NaN or infinite");
         return {};
       }
@@ -70,7 +70,7 @@ class RopeCheck {
     if (seen_.values.numbers.empty()) return true;
     const auto layers = traces_of(seen_.values, "values", claim_.rounding);
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
-      const RopeFit still = fit_pairs(layers[layer], Pairing::half_split, 0);
+      const RopeFit still = fit_pairs(layers[layer], {});
       const double allowed = RopeFit::allowed(layers[layer]);
       if (still.unexplained <= allowed) continue;
       if (depends_on_entry_alone(layer)) {
@@ -80,7 +80,7 @@ class RopeCheck {
             "round: head and entry stride are swapped");
         return false;
       }
-      const RopeFit fit = fit_rope(layers[layer], claim_.rope);
+      const RopeFit fit = fit_rope(layers[layer], claim_.ropes[layer]);
       if (fit.turns() && fit.unexplained <= allowed)
         report_.found(Flaw::swapped_tables, "values of a repeated token in layer ", layer,
                       " turn with the position, as keys do (", words_for(fit),
@@ -142,11 +142,14 @@ class RopeCheck {
     const auto layers = traces_of(seen_.keys, "keys", claim_.rounding);
     if (layers.empty()) return;
     std::vector<std::size_t> turning;
-    for (std::size_t layer = 0; layer < layers.size(); ++layer)
-      if (!explains({}, layers[layer], fit_rope(layers[layer], {}))) turning.push_back(layer);
-    effective_.assign(layers_, claim_.rope);
+    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+      const RopeFit best = fit_rope(layers[layer], {});
+      if (best.unexplained > RopeFit::allowed(layers[layer]) || !explains({}, layers[layer], best))
+        turning.push_back(layer);
+    }
+    effective_ = claim_.ropes;
     if (turning.empty()) return;
-    for (const LayerGroup& group : group_layers(layers, turning, claim_.rope)) {
+    for (const LayerGroup& group : group_layers(layers, turning, claim_.ropes[turning.front()])) {
       if (!is_explained(group)) {
         unexplained(group, "keys");
         continue;
@@ -163,25 +166,26 @@ class RopeCheck {
     const auto layers = traces_of(seen_.keys, "keys", claim_.rounding);
     if (layers.empty()) return;
     if (!claim_.stated && in_another_basis(layers)) return;
-    effective_.assign(layers_, claim_.rope);
+    effective_ = claim_.ropes;
     std::vector<std::size_t> others;
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
-      const RopeFit best = fit_rope(layers[layer], claim_.rope);
+      const RopeFit best = fit_rope(layers[layer], claim_.ropes[layer]);
       const bool right = claim_.stated && best.unexplained <= RopeFit::allowed(layers[layer]) &&
-                         explains(claim_.rope, layers[layer], best);
+                         explains(claim_.ropes[layer], layers[layer], best);
       if (!right) others.push_back(layer);
     }
     if (others.empty()) return;
     bool known = true;
-    for (const LayerGroup& group : group_layers(layers, others, claim_.rope)) {
+    for (const LayerGroup& group : groups_of(layers, others)) {
+      const Rope& claimed = claim_.ropes[group.layers.front()];
       for (const std::size_t layer : group.layers) effective_[layer] = group.fit.rope;
       known = known && is_explained(group);
       if (!is_explained(group))
         unexplained(group, "keys");
       else if (claim_.stated && coarse() &&
-               !clearly_better(group.fit.unexplained, unexplained_by(claim_.rope, group.traces))) {
+               !clearly_better(group.fit.unexplained, unexplained_by(claimed, group.traces))) {
         too_noisy("keys", group.layers);
-        for (const std::size_t layer : group.layers) effective_[layer] = claim_.rope;
+        for (const std::size_t layer : group.layers) effective_[layer] = claimed;
       } else if (claim_.stated)
         name_difference(group);
       else
@@ -189,6 +193,21 @@ class RopeCheck {
                      words_for(group.fit));
     }
     if (!known) effective_.clear();
+  }
+
+  /// Layers that turn alike and are said to.
+  std::vector<LayerGroup> groups_of(std::span<const Traces> layers,
+                                    std::span<const std::size_t> which) const {
+    std::vector<LayerGroup> groups;
+    for (const bool turns : {true, false}) {
+      std::vector<std::size_t> some;
+      for (const std::size_t layer : which)
+        if (claim_.ropes[layer].frequencies.empty() != turns) some.push_back(layer);
+      if (some.empty()) continue;
+      const auto more = group_layers(layers, some, claim_.ropes[some.front()]);
+      groups.insert(groups.end(), more.begin(), more.end());
+    }
+    return groups;
   }
 
   /// Some stores show keys and queries multiplied by one orthogonal matrix (llama.cpp's quantised caches): no
@@ -218,36 +237,6 @@ class RopeCheck {
     return true;
   }
 
-  /// How far dot products of a's vectors with b's before them are from their mean at the same distance, root
-  /// mean square, relative to the vectors' lengths.
-  static double uneven_scores(const EntryNumbers& a, const EntryNumbers& b, std::size_t layer) {
-    const std::size_t n = b.entries, width = b.width, group = std::max<std::size_t>(1, a.heads / b.heads);
-    double apart = 0, lengths = 0;
-    std::vector<double> scores(n);
-    for (std::size_t head = 0; head < b.heads && head * group < a.heads; ++head) {
-      const float *const from = a.at(layer, head * group, 0), *const to = b.at(layer, head, 0);
-      for (std::size_t distance = 0; distance < n; ++distance) {
-        double mean = 0;
-        for (std::size_t t = 0; t + distance < n; ++t) {
-          scores[t] = 0;
-          for (std::size_t k = 0; k < width; ++k)
-            scores[t] += static_cast<double>(from[(t + distance) * width + k]) *
-                         static_cast<double>(to[t * width + k]);
-          mean += scores[t] / static_cast<double>(n - distance);
-        }
-        for (std::size_t t = 0; t + distance < n; ++t) apart += (scores[t] - mean) * (scores[t] - mean);
-        lengths += static_cast<double>(n - distance) * squares(from, width) * squares(to, width);
-      }
-    }
-    return lengths == 0 ? 0 : std::sqrt(apart / lengths);
-  }
-
-  static double squares(const float* row, std::size_t width) {
-    double sum = 0;
-    for (std::size_t k = 0; k < width; ++k) sum += static_cast<double>(row[k]) * static_cast<double>(row[k]);
-    return sum;
-  }
-
   void name_difference(const LayerGroup& group) {
     const std::string where = words(group.layers);
     if (!group.fit.turns()) {
@@ -260,7 +249,9 @@ class RopeCheck {
             Flaw::rope_missing, "keys of a repeated token in ", where,
             " do not turn with the position: RoPE is left out, or the keys are stored before it. The "
             "store's Rope is ",
-            claimed());
+            words_for(claim_.ropes[group.layers.front()]),
+            group.layers.size() < layers_ ? ". Layers without RoPE are in PotSettings::layers_without_rope"
+                                          : "");
       return;
     }
     name_other_rotation("keys", group);
@@ -269,8 +260,13 @@ class RopeCheck {
   /// Of keys or queries that turn.
   void name_other_rotation(const char* what, const LayerGroup& group) {
     const RopeFit& fit = group.fit;
-    const Rope& rope = claim_.rope;
+    const Rope& rope = claim_.ropes[group.layers.front()];
     const std::string seen = text(what, " in ", words(group.layers), " turn by ", words_for(fit));
+    if (claim_.leaves_out(group.layers.front())) {
+      report_.found(Flaw::rope_unclaimed, seen,
+                    "; the store says that there is no RoPE there (PotSettings::layers_without_rope)");
+      return;
+    }
     if (rope.frequencies.empty()) {
       report_.found(Flaw::rope_unclaimed, seen, "; the store's Rope has no frequencies. Give it these");
       return;
@@ -282,6 +278,11 @@ class RopeCheck {
     else if (fit.rope.rotary_dim() != rope.rotary_dim())
       report_.found(Flaw::rotary_dim, seen, ": ", fit.rope.rotary_dim(),
                     " channels turn; the store's Rope says ", rope.rotary_dim());
+    else if (fit.rope.first_channel != rope.first_channel)
+      report_.found(Flaw::first_channel, seen, ": channels ", fit.rope.first_channel, " .. ",
+                    fit.rope.first_channel + fit.rope.rotary_dim() - 1,
+                    " turn; the store's Rope says that they begin at ", rope.first_channel,
+                    " (Rope::first_channel)");
     else
       report_.found(Flaw::frequencies, seen, " (measured ", list_of(fit.rope.frequencies),
                     " radians per position); the store's Rope says ", list_of(rope.frequencies));
@@ -292,8 +293,8 @@ class RopeCheck {
     if (seen_.queries.numbers.empty()) return false;
     return std::ranges::any_of(layers, [&](std::size_t layer) {
       Traces traces;
-      return RepeatedToken::layer(seen_.queries, layer, claim_.rounding, traces) &&
-             fit_rope(traces, claim_.rope).turns();
+      return settling_.take(seen_.queries, layer, claim_.rounding, traces) &&
+             fit_rope(traces, claim_.ropes[layer]).turns();
     });
   }
 
@@ -306,10 +307,10 @@ class RopeCheck {
       if (effective_.empty()) return;  // the keys' rotation is not known: there is a finding
       const Rope& rope = effective_[layer];
       const RopeFit best = fit_rope(layers[layer], rope);
-      if (best.unexplained <= RopeFit::allowed(layers[layer]) && matches_keys(rope, layers[layer], best))
+      if (best.unexplained <= RopeFit::allowed(layers[layer]) && matches_keys(layer, layers[layer], best))
         continue;
       Traces backwards;
-      RepeatedToken::layer(reversed, layer, claim_.rounding, backwards);
+      settling_.take(reversed, layer, claim_.rounding, backwards);
       if (name_mistake(layer, layers, best, backwards)) return;
       unsure.push_back(layer);
     }
@@ -323,7 +324,7 @@ class RopeCheck {
     const Traces& traces = layers[layer];
     const double as_keys = unexplained_by(rope, traces), allowed = RopeFit::allowed(traces);
     const RopeFit back = fit_rope(backwards, rope);
-    if (back.unexplained <= allowed && matches_keys(rope, backwards, back) &&
+    if (back.unexplained <= allowed && matches_keys(layer, backwards, back) &&
         clearly_better(unexplained_by(rope, backwards), as_keys)) {
       report_.found(Flaw::queries_order, "queries of layer ", layer,
                     " are shown with the last token of a call first; the first token must come first");
@@ -352,20 +353,21 @@ class RopeCheck {
   void name_other_rotations(std::span<const Traces> layers) {
     std::vector<std::size_t> others;
     for (std::size_t layer = 0; layer < layers.size(); ++layer)
-      if (!explains(claim_.rope, layers[layer], fit_rope(layers[layer], claim_.rope)))
+      if (!explains(claim_.ropes[layer], layers[layer], fit_rope(layers[layer], claim_.ropes[layer])))
         others.push_back(layer);
-    for (const LayerGroup& group : group_layers(layers, others, claim_.rope))
+    for (const LayerGroup& group : groups_of(layers, others))
       if (group.fit.turns() && is_explained(group)) name_other_rotation("queries", group);
   }
 
   /// Measured Ropes are themselves known only so well.
-  bool matches_keys(const Rope& rope, const Traces& traces, const RopeFit& best) const {
-    if (claim_.stated && rope.frequencies == claim_.rope.frequencies) return explains(rope, traces, best);
+  bool matches_keys(std::size_t layer, const Traces& traces, const RopeFit& best) const {
+    const Rope& rope = effective_[layer];
+    if (claim_.stated && rope == claim_.ropes[layer]) return explains(rope, traces, best);
     RopeFit source;
-    Traces keys;
+    source.layout = measured_layout(rope, traces.head_dim);
     const double slack = 3 * (claim_.rounding.relative + claim_.rounding.of_largest + 0.02) /
                          static_cast<double>(traces.positions);
-    source.pairs.assign(traces.head_dim / 2, PairFit{.frequency = 0, .bound = slack});
+    source.pairs.assign(source.layout.count, PairFit{.frequency = 0, .bound = slack});
     return explains(rope, traces, best, &source);
   }
 
@@ -373,6 +375,7 @@ class RopeCheck {
   const RopeClaim& claim_;
   AdapterReport& report_;
   std::size_t layers_;
+  Settling settling_;
   std::vector<Rope> effective_;  // (layers)
 };
 

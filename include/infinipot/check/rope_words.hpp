@@ -41,8 +41,8 @@ struct Geometric {
 inline bool matches(const RopeFit& fit, const Geometric& table) {
   const std::size_t pairs = fit.rope.frequencies.size();
   for (std::size_t i = 0; i < pairs; ++i)
-    if (!may_have(fit.pairs[i], std::pow(table.theta, -static_cast<double>(i) / static_cast<double>(pairs)) /
-                                    table.divisor))
+    if (!may_have(fit.pair(i), std::pow(table.theta, -static_cast<double>(i) / static_cast<double>(pairs)) /
+                                   table.divisor))
       return false;
   return true;
 }
@@ -64,7 +64,7 @@ inline std::optional<Geometric> geometric(const RopeFit& fit) {
     for (std::size_t i = 1; i < pairs; ++i) {
       const double frequency = fit.rope.frequencies[i];
       if (frequency <= 0) continue;
-      const double known = frequency / (fit.pairs[i].bound + 1e-6 * frequency), x = static_cast<double>(i);
+      const double known = frequency / (fit.pair(i).bound + 1e-6 * frequency), x = static_cast<double>(i);
       along -= known * known * x * std::log(frequency * (linear ? divisor : 1));
       squares += known * known * x * x;
     }
@@ -79,25 +79,31 @@ inline std::optional<Geometric> geometric(const RopeFit& fit) {
   return std::nullopt;
 }
 
+/// Where a Rope begins, if it is not channel 0.
+inline std::string words_for_first(std::size_t first) {
+  return first == 0 ? "" : text(" from channel ", first, " on");
+}
+
 /// What turns, as one would write it down.
 inline std::string words_for(const RopeFit& fit) {
   if (!fit.turns()) return "no rotation";
   const std::size_t channels = fit.rope.rotary_dim();
   const char* const pairing = name_of(fit.rope.pairing);
+  const std::string from = words_for_first(fit.rope.first_channel);
   if (const auto table = geometric(fit)) {
     if (table->divisor == 1)
-      return text("plain_rope(", channels, ", ", table->theta, ", Pairing::", pairing, ")");
+      return text("plain_rope(", channels, ", ", table->theta, ", Pairing::", pairing, ")", from);
     return text("linear_rope(", channels, ", ", table->theta, ", {", table->divisor, "}, Pairing::", pairing,
-                ")");
+                ")", from);
   }
-  return text(channels, " channels in Pairing::", pairing, " with frequencies ",
+  return text(channels, " channels", from, " in Pairing::", pairing, " with frequencies ",
               list_of(fit.rope.frequencies));
 }
 
 inline std::string words_for(const Rope& rope) {
   if (rope.frequencies.empty()) return "no rotation";
-  return text(rope.rotary_dim(), " channels in Pairing::", name_of(rope.pairing), " with frequencies ",
-              list_of(rope.frequencies));
+  return text(rope.rotary_dim(), " channels", words_for_first(rope.first_channel),
+              " in Pairing::", name_of(rope.pairing), " with frequencies ", list_of(rope.frequencies));
 }
 
 /// "layers 0-2, 4", or "all layers".

@@ -20,7 +20,7 @@ namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 struct TextRows {
   EntryNumbers keys;     ///< (layers, kv_heads, entries, head_dim), rotated; empty if they cannot be read
   EntryNumbers shown;    ///< the same while queries were shown; empty if they are not
-  EntryNumbers values;   ///< empty if they cannot be read
+  EntryNumbers values;   ///< of value_channels; empty if they cannot be read or are none of their own
   EntryNumbers queries;  ///< (layers, query_heads, entries, head_dim); empty if they are not shown
 };
 
@@ -50,7 +50,7 @@ TextRows run_text(Engine& engine, S& store, std::span<const Token> tokens, std::
   }
   if constexpr (ReadableEntries<S>) {
     rows.keys = numbers(shape.kv_heads);
-    rows.values = numbers(shape.kv_heads);
+    rows.values = EntryNumbers(shape.layers, shape.kv_heads, tokens.size(), shape.value_channels());
     for (std::size_t layer = 0; layer < shape.layers; ++layer) {
       read_keys(store, layer, 0, tokens.size(), rows.keys);
       read_values(store, layer, tokens.size(), rows.values);

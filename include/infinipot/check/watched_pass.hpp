@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -18,8 +19,8 @@ namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 class KeptLogits final : public LogitsSink {
  public:
   KeptLogits(std::size_t tokens, std::size_t first_row, std::size_t vocab_size,
-             std::span<const Token> targets = {})
-      : LogitsSink(first_row, targets),
+             std::span<const Token> targets = {}, bool probe = false, std::uint64_t stream_offset = 0)
+      : LogitsSink(first_row, targets, stream_offset, probe),
         vocab_size_(vocab_size),
         rows_(tokens),
         times_(tokens),
@@ -104,9 +105,10 @@ void read_keys(const S& store, std::size_t layer, std::size_t first, std::size_t
   }
 }
 
-/// Copies values of a store.
+/// Copies values of a store, if it has any.
 template <ReadableEntries S>
 void read_values(const S& store, std::size_t layer, std::size_t count, EntryNumbers& values) noexcept {
+  if (values.width == 0) return;
   for (std::size_t head = 0; head < values.heads; ++head) {
     float* const to = values.at(layer, head, 0);
     const FloatRows rows = store.value_rows(layer, head, 0, count, to);

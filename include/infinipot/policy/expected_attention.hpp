@@ -35,6 +35,7 @@ struct ExpectedAttentionSettings {
   double epsilon = 0;  ///< added to the attention before |value| comes in; finite, at least 0
   /// AttentionForm::sinks of all layers, (layers, query_heads), finite or -inf; empty: the model has none.
   std::vector<float> learned_sinks = {};
+  std::vector<std::size_t> layers_without_rope = {};  ///< as PotSettings::layers_without_rope
 };
 
 /// Attention under Gaussian queries, in closed form. With mu and Sigma the mean and covariance of a head's
@@ -64,10 +65,11 @@ class ExpectedAttention {
 
   std::string_view name() const noexcept { return "expected_attention"; }
 
-  /// Throws std::invalid_argument for a rope or learned sinks that do not fit the shape.
+  /// Throws std::invalid_argument for a rope, layers or learned sinks that do not fit the shape.
   void begin(const Shape& shape, std::size_t capacity, std::size_t chunk) {
     check_learned_sinks(shape);
-    moments_ = QueryMoments(shape, settings_.rope, capacity, chunk, (std::min)(settings_.sinks, capacity));
+    moments_ = QueryMoments(shape, settings_.rope, capacity, chunk, (std::min)(settings_.sinks, capacity),
+                            settings_.layers_without_rope);
     group_ = shape.group();
     query_heads_ = shape.query_heads;
     average_ = averages(settings_.rope, settings_.future);
@@ -140,7 +142,10 @@ class ExpectedAttention {
       return taken;
     };
     const auto covariance = take(d * d), mean = take(d), key = take(d), product = take(d);
-    const Angles turn = averaged(rows.size(), take(2 * pairs));
+    const bool turns =
+        std::ranges::find(settings_.layers_without_rope, rows.layer()) == settings_.layers_without_rope.end();
+    const std::span<float> angles = take(2 * pairs);
+    const Angles turn = turns ? averaged(rows.size(), angles) : Angles{};
     const std::span<float> logits = rest.first(rows.size());
 
     moments_.read(rows.layer(), rows.kv_head() * group_ + head, mean, covariance);

@@ -12,6 +12,7 @@
 #include "infinipot/detail/arena.hpp"
 #include "infinipot/detail/error.hpp"
 #include "infinipot/detail/nan.hpp"
+#include "infinipot/pot/pot_settings.hpp"
 #include "infinipot/queries.hpp"
 #include "infinipot/rope.hpp"
 #include "infinipot/shape.hpp"
@@ -34,9 +35,10 @@ class QueryMoments {
   QueryMoments() = default;
 
   /// For queries at positions below `positions`, at most `chunk` at a time. Those at positions below `skip`
-  /// do not count. Throws std::invalid_argument if the rope does not fit the shape or the sizes overflow.
+  /// do not count; those of `layers_without_rope` are not turned. Throws std::invalid_argument if the rope or
+  /// a layer does not fit the shape or the sizes overflow.
   QueryMoments(const Shape& shape, const Rope& rope, std::size_t positions, std::size_t chunk,
-               std::size_t skip)
+               std::size_t skip, std::span<const std::size_t> layers_without_rope = {})
       : shape_(shape), pairing_(rope.pairing), chunk_(chunk), skip_(skip) {
     shape.validate();
     rope.validate(shape.head_dim);
@@ -46,6 +48,9 @@ class QueryMoments {
     angle_memory_ = memory;
     staged_.resize(detail::product({heads, chunk, shape.head_dim}));
     staged_counts_.resize(heads);
+    detail::check_layers_without_rope(layers_without_rope, shape);
+    turns_.assign(shape.layers, true);
+    for (const std::size_t layer : layers_without_rope) turns_[layer] = false;
     total_ = Sums(heads, shape.head_dim);
     aside_ = total_;
   }
@@ -61,8 +66,8 @@ class QueryMoments {
     for (std::size_t head = 0; head < shape_.query_heads; ++head) {
       staged_counts_[head_of(layer, head)] = queries.count;
       for (std::size_t i = 0; i < queries.count; ++i)
-        rotate(queries.at(i, head), angles_[first + i], pairing_, Turn::backward, d,
-               staged_row(head_of(layer, head), i));
+        rotate(queries.at(i, head), turns_[layer] ? angles_[first + i] : Angles{}, pairing_, Turn::backward,
+               d, staged_row(head_of(layer, head), i));
     }
   }
 
@@ -230,6 +235,7 @@ class QueryMoments {
   std::size_t chunk_ = 0, skip_ = 0;
   std::shared_ptr<const std::vector<float>> angle_memory_;
   AngleTable angles_;                       // in that memory
+  std::vector<bool> turns_;                 // (layers)
   std::vector<float> staged_;               // (layers, query_heads, chunk, head_dim)
   std::vector<std::size_t> staged_counts_;  // (layers, query_heads) rows of it that are to be added
   std::size_t first_ = 0;                   // of the rows that were staged

@@ -8,9 +8,13 @@
 // them (an image kept whole) keep their distances on all axes; between others, even inside an image kept in
 // part, every axis loses the dropped count. For this to leave text in order, positions must advance by one
 // per entry, as within text: after an image of n entries, text must go on n positions after the image's
-// start. Qwen-VL instead goes on after the image's largest position, fewer than n on; dropping part of such
-// an image could move what follows past it. An engine that keeps those positions must store unrotated keys
-// and rotate them when it reads.
+// start. Qwen-VL instead goes on after the image's largest position, fewer than n on. That is right while
+// images are kept whole (pin them): what is kept then has the positions that Qwen-VL would give it. But an
+// image dropped, in part or whole, moves what follows past it. An engine for which that matters must store
+// unrotated keys and rotate them when it reads.
+//
+// A new token at index i of the pot thus stands at (i, i, i) plus what its positions in the stream were less
+// its index in the stream, (t - j, h - j, w - j): a distillation does not change the difference.
 #pragma once
 
 #include <cmath>
@@ -66,6 +70,23 @@ inline Mrope mrope_sections(Rope rope, std::size_t text, std::size_t height, std
   Mrope mrope{std::move(rope), std::vector<Axis>(text, Axis::text)};
   mrope.axes.resize(text + height, Axis::height);
   mrope.axes.resize(pairs, Axis::width);
+  return mrope;
+}
+
+/// Interleaved sections (Qwen3-VL: 24, 20, 20): text, height and width in turn, and once the shorter sections
+/// are used up, text. Throws std::invalid_argument if the sections do not sum to the number of pairs, or the
+/// pairs end before a section does.
+inline Mrope mrope_interleaved(Rope rope, std::size_t text, std::size_t height, std::size_t width) {
+  Mrope mrope = mrope_sections(std::move(rope), text, height, width);
+  const std::size_t pairs = mrope.axes.size();
+  // The last pair of each is 3 * height - 2 and 3 * width - 1.
+  if (3 * height > pairs + 1 || 3 * width > pairs)
+    detail::invalid("M-RoPE sections ", text, ", ", height, ", ", width,
+                    " do not interleave: text must have as many of the ", pairs, " pairs as the others");
+  for (std::size_t i = 0; i < pairs; ++i)
+    mrope.axes[i] = i % 3 == 1 && i < 3 * height  ? Axis::height
+                    : i % 3 == 2 && i < 3 * width ? Axis::width
+                                                  : Axis::text;
   return mrope;
 }
 

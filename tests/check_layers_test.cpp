@@ -1,0 +1,218 @@
+// check_adapter and measure_rope with what today's models have besides plain layers: values of another width
+// or none, RoPE of other channels or of some layers only, learned sinks, windows and recurrent states.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "broken_adapters.hpp"
+#include "infinipot/check_adapter.hpp"
+#include "infinipot/measure_rope.hpp"
+#include "rope_error.hpp"
+#include "toy_engine.hpp"
+
+namespace {
+
+using infinipot::AdapterReport;
+using infinipot::check_adapter;
+using infinipot::f16;
+using infinipot::Flaw;
+using infinipot::KeyStorage;
+using infinipot::Pairing;
+using infinipot::plain_rope;
+using infinipot::Pot;
+using infinipot::PotSettings;
+using infinipot::Rope;
+using infinipot::Shape;
+using infinipot::Token;
+
+constexpr std::size_t capacity = 128;
+const std::vector<Token> tokens = toy::text(40, 3);
+
+void expect_only(const AdapterReport& report, Flaw flaw, const std::vector<std::string>& words) {
+  ASSERT_EQ(report.findings().size(), 1U) << report;
+  EXPECT_TRUE(report.has(flaw)) << report;
+  for (const std::string& part : words)
+    EXPECT_NE(report.what().find(part), std::string::npos) << part << "\n" << report;
+}
+
+PotSettings settings_of(const toy::Model& model, KeyStorage storage = KeyStorage::rotated) {
+  return {.shape = model.shape,
+          .capacity = capacity,
+          .max_keep = 50,
+          .key_storage = storage,
+          .rope = model.rope,
+          .layers_without_rope = model.layers_without_rope()};
+}
+
+/// What the check says of a model's engine over a pot with these settings.
+template <class T = float, toy::Shows shows = toy::Shows::queries>
+AdapterReport checked(const toy::Model& model, const PotSettings& settings,
+                      const std::vector<Token>& text = tokens) {
+  Pot<T> pot(settings);
+  toy::Engine<Pot<T>, shows> engine(model, pot);
+  const AdapterReport report = check_adapter(engine, pot, text);
+  EXPECT_TRUE(pot.entries().empty());
+  return report;
+}
+
+template <class T = float>
+AdapterReport checked(const toy::Model& model) {
+  return checked<T>(model, settings_of(model));
+}
+
+void expect_right(const toy::Model& model) {
+  for (const KeyStorage storage : {KeyStorage::rotated, KeyStorage::unrotated})
+    for (const std::uint64_t seed : {3U, 4U}) {
+      const PotSettings settings = settings_of(model, storage);
+      const auto text = toy::text(40, seed);
+      for (const AdapterReport& report : {checked(model, settings, text), checked<f16>(model, settings, text),
+                                          checked<float, toy::Shows::attention>(model, settings, text),
+                                          checked<float, toy::Shows::nothing>(model, settings, text)})
+        EXPECT_TRUE(report) << report;
+    }
+}
+
+Rope shifted(std::size_t rotary_dim, std::size_t first, Pairing pairing) {
+  Rope rope = plain_rope(rotary_dim, 500, pairing);
+  rope.first_channel = first;
+  return rope;
+}
+
+constexpr Shape wide{.layers = 3, .query_heads = 4, .kv_heads = 2, .head_dim = 16};
+
+// ---- RoPE of other channels ----
+
+TEST(CheckLayers, RopeOfTheLastChannels) {
+  for (const Pairing pairing : {Pairing::half_split, Pairing::interleaved})
+    for (const std::size_t first : {2U, 3U, 8U}) {
+      SCOPED_TRACE(first);
+      expect_right(toy::Model(shifted(8, first, pairing), wide));
+    }
+}
+
+TEST(CheckLayers, RopeOfOtherChannelsThanStated) {
+  for (const Pairing pairing : {Pairing::half_split, Pairing::interleaved}) {
+    const toy::Model model(shifted(8, 8, pairing), wide);
+    PotSettings settings = settings_of(model);
+    settings.rope.first_channel = 0;
+    expect_only(checked(model, settings), Flaw::first_channel,
+                {"plain_rope(8, 500", "from channel 8 on", "channels 8 .. 15 turn", "begin at 0"});
+    settings.rope.first_channel = 8;
+    toy::Model from_zero(plain_rope(8, 500, pairing), wide);
+    expect_only(checked(from_zero, settings), Flaw::first_channel, {"channels 0 .. 7 turn", "begin at 8"});
+  }
+}
+
+TEST(CheckLayers, FirstChannelIsMeasured) {
+  for (const Pairing pairing : {Pairing::half_split, Pairing::interleaved})
+    for (const std::size_t first : {0U, 2U, 3U, 8U}) {
+      const Rope right = shifted(8, first, pairing);
+      const toy::Model model(right, wide);
+      Pot<float> pot({.shape = model.shape, .capacity = capacity});
+      toy::QueryEngine<Pot<float>> engine(model, pot);
+      const Rope found = infinipot::measure_rope(engine, pot);
+      EXPECT_EQ(found.first_channel, first);
+      EXPECT_EQ(found.pairing, pairing);
+      ASSERT_EQ(found.frequencies.size(), 4U);
+      EXPECT_LT(trial::rope_error(found, right), 1e-6);
+    }
+}
+
+// ---- values ----
+
+TEST(CheckLayers, ValuesOfAnotherWidth) {
+  for (const std::size_t value_dim : {0U, 5U, 24U}) {
+    SCOPED_TRACE(value_dim);
+    Shape shape = wide;
+    shape.value_dim = value_dim;
+    expect_right(toy::Model(shifted(8, 8, Pairing::interleaved), shape));
+  }
+}
+
+TEST(CheckLayers, ValueDimThatDiffers) {
+  Shape shape = wide;
+  shape.value_dim = 12;
+  const toy::Model model(plain_rope(8, 500), shape);
+  Pot<float> pot({.shape = wide, .capacity = capacity});
+  toy::QueryEngine<Pot<float>> engine(model, pot);
+  expect_only(check_adapter(engine, pot, tokens), Flaw::shape, {"value_dim 12", "value_dim 16"});
+}
+
+// ---- layers without RoPE ----
+
+toy::Model partly_rotating() {
+  toy::Model model(plain_rope(8, 100), {.layers = 4, .query_heads = 4, .kv_heads = 2, .head_dim = 8});
+  model.layers[1].rotates = model.layers[3].rotates = false;
+  return model;
+}
+
+TEST(CheckLayers, SomeLayersHaveNoRope) { expect_right(partly_rotating()); }
+
+TEST(CheckLayers, LayersWithoutRopeThatAreNotStated) {
+  const toy::Model model = partly_rotating();
+  PotSettings settings = settings_of(model);
+  settings.layers_without_rope = {1};
+  expect_only(checked(model, settings), Flaw::rope_missing,
+              {"layer 3 ", "RoPE is left out", "PotSettings::layers_without_rope"});
+}
+
+TEST(CheckLayers, LayersThatAreSaidToHaveNoRope) {
+  const toy::Model model = partly_rotating();
+  PotSettings settings = settings_of(model);
+  settings.layers_without_rope = {1, 2, 3};
+  expect_only(checked(model, settings), Flaw::rope_unclaimed,
+              {"layer 2 turn by plain_rope(8, 100", "says that there is no RoPE there"});
+  settings.key_storage = KeyStorage::unrotated;
+  EXPECT_FALSE(checked(model, settings));
+}
+
+TEST(CheckLayers, LayersWithoutRopeAreMeasured) {
+  const toy::Model model = partly_rotating();
+  Pot<float> pot({.shape = model.shape, .capacity = capacity});
+  toy::QueryEngine<Pot<float>> engine(model, pot);
+  const Rope found = infinipot::measure_rope(engine, pot, {.layers_without_rope = {1, 3}});
+  EXPECT_LT(trial::rope_error(found, model.rope), 1e-6);
+  for (const std::vector<std::size_t>& wrong : {std::vector<std::size_t>{}, {1}, {0, 1, 3}})
+    EXPECT_THROW(infinipot::measure_rope(engine, pot, {.layers_without_rope = wrong}), std::runtime_error);
+  EXPECT_THROW(infinipot::measure_rope(engine, pot, {.layers_without_rope = {4}}), std::invalid_argument);
+}
+
+// ---- learned sinks, windows, recurrent states ----
+
+toy::Model with_sinks(float by = 0) {
+  toy::Model model(plain_rope(8, 100), {.layers = 3, .query_heads = 4, .kv_heads = 2, .head_dim = 8});
+  for (std::size_t layer = 0; layer < 3; ++layer) {
+    model.layers[layer].form.sinks = toy::some_sinks(model, layer);
+    for (float& sink : model.layers[layer].form.sinks) sink += by;
+  }
+  return model;
+}
+
+TEST(CheckLayers, LearnedSinks) {
+  for (const float by : {0.0F, 3.0F, 6.0F}) {
+    SCOPED_TRACE(by);
+    expect_right(with_sinks(by));
+  }
+}
+
+toy::Model with_outside(const toy::Outside& outside) {
+  toy::Model model(plain_rope(8, 100), {.layers = 3, .query_heads = 4, .kv_heads = 2, .head_dim = 8});
+  model.outside = outside;
+  return model;
+}
+
+TEST(CheckLayers, AWindowBesideTheStore) {
+  expect_right(with_outside({.window = 6}));
+  expect_right(with_outside({.window = 60}));
+  expect_right(with_outside({.window = 30, .sinks = {1, 2, 0, -1}}));
+}
+
+TEST(CheckLayers, ARecurrentState) { expect_right(with_outside({.recurrence = 0.5F})); }
+
+}  // namespace
