@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include "cell_pot.hpp"
+#include "cache_pot.hpp"
 #include "engine.hpp"
 #include "infinipot/infinipot.hpp"
 #include "model.hpp"
@@ -24,7 +24,7 @@
 namespace {
 
 using infinipot::Token;
-using llama_cpp::CellPot;
+using llama_cpp::CachePot;
 using llama_cpp::ContextSettings;
 using llama_cpp::Engine;
 using llama_cpp::GraphTap;
@@ -95,19 +95,23 @@ double plain(const Setting& setting, bool all_logits) {
   return time;
 }
 
-/// A pot that cuts off its end instead of choosing and shifting.
-struct CutPot : CellPot {
-  using CellPot::CellPot;
+/// A pot that cuts off its end instead of choosing and moving.
+struct CutPot : CachePot {
+  using CachePot::CachePot;
   void keep(const infinipot::Selection& kept) { truncate(kept.keep()); }
 };
 
 /// The library's loop over llama.cpp.
 template <class Pot>
-double read(const Setting& setting, double alpha) {
+double read(const Setting& setting, double alpha, bool head = false, bool k_shift = false) {
   const Options& o = setting.options;
   GraphTap tap;
   const llama_context_ptr context = llama_cpp::make_context(setting.model, tap, setting.context());
-  Pot pot(*context, 0, o.pot);
+  Pot pot(tap, *context, 0,
+          {.capacity = o.pot,
+           .max_keep = o.keep,
+           .granularity = head ? infinipot::Granularity::head : infinipot::Granularity::shared,
+           .k_shift = k_shift});
   Engine engine(tap, pot);
   infinipot::InfinipotSettings policy;
   policy.alpha = alpha;
@@ -155,7 +159,8 @@ void run(const Options& o) {
       {"logits", [&] { return plain(setting, true); }},
       {"callback_and_nuc", [&] { return read<CutPot>(setting, 1); }},
       {"catalyst", [&] { return read<CutPot>(setting, 0.25); }},
-      {"shift", [&] { return read<CellPot>(setting, 0.25); }}};
+      {"choice", [&] { return read<CachePot>(setting, 0.25); }},
+      {"choice_per_head", [&] { return read<CachePot>(setting, 0.25, true); }}};
   std::vector<std::vector<double>> times(steps.size());
   for (std::size_t round = 0; round < o.repeat; ++round)
     for (std::size_t i = 0; i < steps.size(); ++i) times[i].push_back(steps[i].second());
@@ -179,7 +184,7 @@ void run(const Options& o) {
     result["steps"].push_back({{"step", steps[i].first}, {"seconds", time}, {"all_seconds", times[i]}});
     before = time;
   }
-  const double beyond = (median(times.back()) - median(times[1])) / prefill;
+  const double beyond = (median(times[4]) - median(times[1])) / prefill;
   std::printf("beyond the logits: %.1f%% of prefill\n", 100 * beyond);
   result["beyond_logits"] = beyond;
   if (!o.json.empty()) std::ofstream(o.json) << result.dump(2) << "\n";
@@ -194,7 +199,7 @@ int main(int argc, char** argv) {
       "with\n"
       "one thing more at each step: plain prefill, logits of every token, callback and NuC, catalyst, "
       "choice\n"
-      "and shift. Steps take turns; prints medians.",
+      "of entries, choice per head. Steps take turns; prints medians.",
       "infinipot-llama-cost");
   app.add_option("--model", o.model, "GGUF file")->required()->check(CLI::ExistingFile);
   app.add_option("--document", o.document, "text to read")->required()->check(CLI::ExistingFile);

@@ -85,6 +85,7 @@ CachePot::AnyPot CachePot::make_pot() const {
                                   .granularity = settings_.granularity,
                                   .rope = cache_->rope(),
                                   .layers_without_rope = cache_->layers_without_rope()};
+  if (settings_.k_shift) return ShiftedPot(std::move(settings), cache_, context(), sequence());
   const std::size_t stream = cache_->stream_of(static_cast<std::size_t>(sequence()));
   if (cache_->on_host() && !cache_->transposed() &&
       (cache_->keys().type == cache_->values().type || cache_->values().width == 0)) {
@@ -119,6 +120,10 @@ void CachePot::free_cells(std::size_t first) {
 
 bool CachePot::place(std::size_t first, std::span<const CacheRow> rows) noexcept {
   if (auto* const pot = std::get_if<RowPot>(&pot_)) pot->outdate(first + rows.size());
+  if (auto* const pot = std::get_if<ShiftedPot>(&pot_)) {
+    pot->place(first, rows);
+    return true;
+  }
   const std::size_t stream = cache_->stream_of(static_cast<std::size_t>(sequence()));
   for (std::size_t i = 0; i < rows.size(); ++i)
     if (rows[i].stream != stream || rows[i].cell != first + i) return false;
@@ -127,6 +132,8 @@ bool CachePot::place(std::size_t first, std::span<const CacheRow> rows) noexcept
 
 void CachePot::append(std::span<const infinipot::Entry> added) {
   const std::size_t size = entries().size(), taken = cells_taken();
+  if (taken == size && shifts() && !added.empty())
+    refuse<std::runtime_error>("where llama.cpp shifts, entries cannot be written without a forward pass");
   if (taken == size)
     take_cells(size, added.size());
   else if (taken != size + added.size())
@@ -146,6 +153,17 @@ CachePot CachePot::fork(llama_seq_id sequence) const {
   return copy;
 }
 
+std::size_t CachePot::survivors() const noexcept {
+  return visit([](const auto& pot) -> std::size_t {
+    if constexpr (requires { infinipot::detail::PotAccess::survivors(pot); })
+      return infinipot::detail::PotAccess::survivors(pot);
+    else if constexpr (requires { pot.survivors(); })
+      return pot.survivors();
+    else
+      return 0;
+  });
+}
+
 void CachePot::assign(const CachePot& other, std::size_t count) {
   if (&other == this) refuse("a pot cannot be copied into itself");
   if (other.pot_.index() != pot_.index() || !(other.shape() == shape()) ||
@@ -157,10 +175,10 @@ void CachePot::assign(const CachePot& other, std::size_t count) {
   if (count > other.entries().size() || count > capacity())
     refuse("cannot copy ", count, " entries of a pot that holds ", other.entries().size(), " into one of ",
            capacity());
-  if (std::min(count, other.max_keep()) > max_keep() && count > max_keep())
-    refuse("cannot copy ", count, " entries into a pot whose max_keep is ", max_keep());
+  if (const std::size_t survivors = std::min(other.survivors(), count); survivors > max_keep())
+    refuse("cannot copy ", survivors, " survivors into a pot whose max_keep is ", max_keep());
   truncate(0);
-  take_cells(0, count);
+  if (!shifts()) take_cells(0, count);
   std::visit(
       [&](auto& pot) { pot.assign(std::get<std::remove_reference_t<decltype(pot)>>(other.pot_), count); },
       pot_);
@@ -171,8 +189,10 @@ void CachePot::save(std::ostream& out, std::span<const std::byte> extra) const {
       [&](const auto& pot) {
         if constexpr (requires { pot.save(out, extra); })
           pot.save(out, extra);
-        else
+        else if constexpr (requires { infinipot::save_pot(pot, out, extra); })
           infinipot::save_pot(pot, out, extra);
+        else
+          refuse("where llama.cpp shifts, a pot cannot be saved");
       },
       pot_);
 }
@@ -182,8 +202,10 @@ void CachePot::restore(std::span<const std::byte> file) {
       [&](auto& pot) {
         if constexpr (requires { pot.restore(file); })
           pot.restore(file);
-        else
+        else if constexpr (requires { infinipot::restore_pot(file, pot); })
           infinipot::restore_pot(file, pot);
+        else
+          refuse("where llama.cpp shifts, a pot cannot be restored");
       },
       pot_);
   free_cells(0);

@@ -15,6 +15,7 @@
 #include "infinipot/infinipot.hpp"
 #include "row_pot.hpp"
 #include "sequence_batch.hpp"
+#include "shifted_pot.hpp"
 
 namespace llama_cpp {
 
@@ -22,6 +23,8 @@ struct CachePotSettings {
   std::size_t capacity = 0;  ///< M: at most the context's cells per sequence
   std::size_t max_keep = 0;  ///< the most that a distillation may keep; 0 means half
   infinipot::Granularity granularity = infinipot::Granularity::shared;
+  /// Let llama.cpp close the gaps, as its users do, for comparison (ShiftedPot).
+  bool k_shift = false;
 };
 
 /// The store of one sequence of a context, in llama.cpp's own memory. Entry i is in cell i of the sequence,
@@ -80,7 +83,7 @@ class CachePot {
             pot.keep(kept);
         },
         pot_);
-    free_cells(kept.keep());
+    if (!shifts()) free_cells(kept.keep());
   }
 
   infinipot::FloatRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
@@ -92,11 +95,25 @@ class CachePot {
     return visit([&](const auto& pot) { return pot.value_rows(layer, kv_head, first, count, tile); });
   }
   void read_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key) const noexcept {
-    visit([&](const auto& pot) { pot.read_projected(layer, kv_head, entry, key); });
+    visit([&](const auto& pot) {
+      if constexpr (requires { pot.read_projected(layer, kv_head, entry, key); })
+        pot.read_projected(layer, kv_head, entry, key);
+    });
   }
   void write_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
                        const float* value) noexcept {
-    visit([&](auto& pot) { pot.write_projected(layer, kv_head, entry, key, value); });
+    visit([&](auto& pot) {
+      if constexpr (requires { pot.write_projected(layer, kv_head, entry, key, value); })
+        pot.write_projected(layer, kv_head, entry, key, value);
+    });
+  }
+  /// As infinipot::Pot::write().
+  void write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
+             const float* value) noexcept {
+    visit([&](auto& pot) {
+      if constexpr (requires { pot.write(layer, kv_head, entry, key, value); })
+        pot.write(layer, kv_head, entry, key, value);
+    });
   }
 
   /// A copy of all entries in another, empty sequence of the context. Throws std::invalid_argument as the
@@ -118,17 +135,22 @@ class CachePot {
   llama_context& context() const noexcept { return batch_.context(); }
   llama_seq_id sequence() const noexcept { return batch_.sequence(); }
 
+  /// Whether llama.cpp closes the gaps, so that entries may be in any cells. Rows cannot be written to such a
+  /// pot; append() says so.
+  bool shifts() const noexcept { return settings_.k_shift; }
+
   /// The forward pass writes entries `first` ... into these rows of the cache. Returns whether they are where
   /// the pot has them.
   bool place(std::size_t first, std::span<const CacheRow> rows) noexcept;
 
  private:
   using AnyPot = std::variant<infinipot::Pot<infinipot::f32>, infinipot::Pot<infinipot::f16>,
-                              infinipot::Pot<infinipot::bf16>, RowPot>;
+                              infinipot::Pot<infinipot::bf16>, RowPot, ShiftedPot>;
 
   AnyPot make_pot() const;
   llama_memory_t memory() const noexcept { return llama_get_memory(&context()); }
   std::size_t cells_taken() const noexcept;
+  std::size_t survivors() const noexcept;
   void take_cells(std::size_t first, std::size_t count);
   void free_cells(std::size_t first);
 

@@ -88,6 +88,8 @@ void Engine::forward(std::span<const Token> tokens, std::size_t first, infinipot
 
 void Engine::forward(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits,
                      infinipot::AttentionSink& attention) {
+  if (pot_.shifts())
+    throw std::invalid_argument("llama.cpp: a pot whose gaps llama.cpp closes is not shown attention");
   if (tap_.shows() != Shows::probabilities)
     throw std::invalid_argument("llama.cpp: a context with flash attention has no attention probabilities");
   Pass pass(*this, first, layers_needed(logits, tokens, attention), &attention, nullptr);
@@ -96,6 +98,8 @@ void Engine::forward(std::span<const Token> tokens, std::size_t first, infinipot
 
 void Engine::forward(std::span<const Token> tokens, std::size_t first, infinipot::LogitsSink& logits,
                      infinipot::QuerySink& queries) {
+  if (pot_.shifts())
+    throw std::invalid_argument("llama.cpp: a pot whose gaps llama.cpp closes is not shown attention");
   if (tap_.shows() != Shows::queries)
     throw std::invalid_argument("llama.cpp: a context shows its queries only with flash attention");
   if (const std::size_t most = llama_n_ubatch(&pot_.context()); tokens.size() > most)

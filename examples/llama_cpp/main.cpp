@@ -122,6 +122,18 @@ class Backend {
   }
 
  private:
+  /// Throws reading::UsageError for what llama.cpp's own shifting cannot do.
+  static const Options& checked(const Options& options) {
+    if (options.policy != "context_shift") return options;
+    if (!(options.archive + options.save + options.load).empty())
+      throw reading::UsageError(
+          "--policy context_shift: needs no --archive, --save or --load: llama.cpp moves its cells");
+    if (options.granularity != "shared")
+      throw reading::UsageError(
+          "--policy context_shift: needs --granularity shared: llama.cpp drops whole cells");
+    return options;
+  }
+
   static CachePotSettings pot_settings(const Options& options) {
     return {
         .capacity = options.pot, .max_keep = options.keep, .granularity = reading::granularity_of(options)};

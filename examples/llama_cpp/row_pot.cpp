@@ -177,11 +177,17 @@ void RowPot::write_projected(std::size_t layer, std::size_t kv_head, std::size_t
     turn(entry, Turn::forward, key);
     scale(rope().attention_factor, key);
   }
+  write(layer, kv_head, entry, key, value);
+}
+
+void RowPot::write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
+                   const float* value) noexcept {
+  float copy[most_channels];
   const RowCodec& codec = cache_->keys();
-  codec.encode(key,
+  std::copy_n(key, codec.width, copy);
+  codec.encode(copy,
                mirror_->write(Written::keys, layer, entry) + entry * key_stride_ + kv_head * codec.bytes());
   if (cache_->values().width == 0) return;
-  float copy[most_channels];
   std::copy_n(value, cache_->values().width, copy);
   write_value(mirror_->write(Written::values, layer, entry), kv_head, entry, copy);
 }

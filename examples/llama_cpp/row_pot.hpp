@@ -36,6 +36,8 @@ class RowPot {
   infinipot::KeyStorage key_storage() const noexcept { return settings_.key_storage; }
   const infinipot::Rope& rope() const noexcept { return settings_.rope; }
   std::size_t size() const noexcept { return entries_.size(); }
+  /// Entries that have their key as first written.
+  std::size_t survivors() const noexcept { return originals_.empty() ? 0 : survivors_; }
   const infinipot::EntryTable& entries() const noexcept { return entries_; }
 
   void append(std::span<const infinipot::Entry> added) noexcept {
@@ -50,6 +52,8 @@ class RowPot {
   infinipot::FloatRows value_rows(std::size_t layer, std::size_t kv_head, std::size_t first,
                                   std::size_t count, float* tile) const noexcept;
   void read_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key) const noexcept;
+  void write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
+             const float* value) noexcept;
   void write_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
                        const float* value) noexcept;
 

@@ -87,7 +87,8 @@ inline void complete(Options& options, const Program& program) {
   if (options.policy == "reread" && options.catalysts.size() > 1)
     throw UsageError("--catalyst: given " + std::to_string(options.catalysts.size()) +
                      " times, but with --policy reread it may be given once");
-  if (options.granularity.empty()) options.granularity = infinipot || archives ? "shared" : "head";
+  const bool cells = options.policy == "context_shift";
+  if (options.granularity.empty()) options.granularity = infinipot || archives || cells ? "shared" : "head";
   if (program.granularities.size() == 1) options.granularity = program.granularities.front();
   options.recall_kernel = options.kernel != 0 ? options.kernel : usual_kernel(usual_policy);
   if (options.kernel == 0) options.kernel = usual_kernel(options.policy);

@@ -84,7 +84,8 @@ class Agreement : public testing::TestWithParam<const char*> {
   std::string unpacked() const { return unpacked_->path(); }
   const std::string& packed() const { return packed_; }
 
-  json report(const std::string& program, const std::string& model, const Arguments& more) const {
+  json report(const std::string& program, const std::string& model, const Arguments& more,
+              const char* granularity = "shared") const {
     return report_of(program,
                      Arguments{"--model",         model,
                                "--document",      document_.path(),
@@ -93,12 +94,12 @@ class Agreement : public testing::TestWithParam<const char*> {
                                "--answer-prefix", "They saw the mountain and wrote home. " + beginning,
                                "--answer",        continuation(),
                                "--policy",        GetParam(),
-                               "--granularity",   "shared",
                                "--pot",           "400",
                                "--keep",          "300",
                                "--generate",      "0",
                                "--threads",       "1",
-                               "--report-kept"} +
+                               "--report-kept",   "--granularity",
+                               granularity} +
                          settings() + more);
   }
 
@@ -157,6 +158,16 @@ TEST_P(Agreement, OfBothPrograms) {
   compare("q8_0", "on");
   // With packed weights llama.cpp also rounds what they are multiplied with.
   expect_agreement(found(packed(), "f16", "on"), expected, {.nll = 0.05, .least_share = 0});
+}
+
+TEST_P(Agreement, OfBothProgramsPerHead) {
+  const json expected = report(infinipot_read, unpacked(), {}, "head"),
+             found = report(infinipot_llama, unpacked(), {"--cache-type", "f32", "--flash-attention", "off"},
+                            "head");
+  ASSERT_GE(expected.at("distillations"), 4);
+  expect_agreement(found, expected, {.nll = 2e-4, .least_share = 1});
+  EXPECT_EQ(kept(found), kept(expected));
+  EXPECT_EQ(found.at("hit_rate"), expected.at("hit_rate"));
 }
 
 /// Logits of all tokens of a tiny model by llama.cpp, and the room that it has made.

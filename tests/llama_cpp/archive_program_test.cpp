@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -45,12 +46,12 @@ class LlamaArchive : public testing::Test {
   const std::string archive_ = folder_.path("read.archive");
 };
 
-TEST_F(LlamaArchive, IsReadAnewForAQuestion) {
+TEST_F(LlamaArchive, IsRecalledForAQuestion) {
   const auto read = run(infinipot_llama, archived({"--document", book_}));
   ASSERT_EQ(read.status, 0) << read.err;
   for (const char* question : {"why?", "how?"}) {
     const json r = asked(infinipot_llama, question), &turn = r.at("turns").at(0);
-    EXPECT_EQ(r.at("settings").at("archive_type"), "tokens");
+    EXPECT_EQ(r.at("settings").at("archive_type"), "int8");
     EXPECT_EQ(r.at("settings").at("policy"), "streaming_llm");
     EXPECT_GT(turn.at("archive_tokens"), 1500);
     EXPECT_EQ(turn.at("recall_steps"), 2);
@@ -78,15 +79,43 @@ TEST_F(LlamaArchive, IsTheOtherProgramsToo) {
   EXPECT_EQ(asked(infinipot_read, "why?").at("turns").at(0).at("recalled_positions").size(), 220U);
 }
 
-TEST_F(LlamaArchive, OfRowsIsRefused) {
-  ASSERT_EQ(run(infinipot_read, archived({"--document", book_})).status, 0);
-  const auto refused = run(infinipot_llama, archived({"--question", "why?"}));
-  EXPECT_EQ(refused.status, 2);
-  EXPECT_EQ(refused.err, "infinipot-llama: --archive: " + archive_ +
-                             " is of type int8, but this program's cache cannot be written by rows: it needs "
-                             "one of tokens\n");
-  EXPECT_EQ(run(infinipot_llama, archived({"--document", book_, "--archive-type", "int8"})).err,
-            "infinipot-llama: --archive-type: must be tokens, not 'int8' (see --help)\n");
+TEST_F(LlamaArchive, OfRowsIsTheOtherProgramsToo) {
+  for (const char* type : {"int8", "int4", "f16", "f32"}) {
+    SCOPED_TRACE(type);
+    std::filesystem::remove(archive_);
+    ASSERT_EQ(run(infinipot_llama, archived({"--document", book_, "--archive-type", type})).status, 0);
+    for (const std::string& program : {infinipot_llama, infinipot_read}) {
+      const json r = asked(program, "why?");
+      EXPECT_EQ(r.at("settings").at("archive_type"), type);
+      EXPECT_EQ(r.at("turns").at(0).at("recalled_positions").size(), 220U);
+    }
+  }
+}
+
+TEST_F(LlamaArchive, IsRecalledInAPotOfItsOwn) {
+  ASSERT_EQ(run(infinipot_llama, archived({"--document", book_, "--archive-type", "int8"})).status, 0);
+  for (const char* anew : {"no", "yes"})
+    EXPECT_EQ(asked(infinipot_llama, "why?", {"--recall-pot", "900", "--read-anew", anew})
+                  .at("turns")
+                  .at(0)
+                  .at("recalled_positions")
+                  .size(),
+              220U);
+}
+
+TEST_F(LlamaArchive, PotsAreSavedAndGoOn) {
+  const std::string file = folder_.path("pot");
+  for (const char* type : {"f16", "f32"}) {
+    const Arguments all{"--model",      model_, "--pot",         "600",  "--threads",  "1",
+                        "--cache-type", type,   "--granularity", "head", "--generate", "9"};
+    const json both = report_of(
+        infinipot_llama, all + Arguments{"--document", book_, "--question", "why?", "--question", "how?"});
+    ASSERT_EQ(run(infinipot_llama, all + Arguments{"--document", book_, "--question", "why?", "--save", file})
+                  .status,
+              0);
+    const json later = report_of(infinipot_llama, all + Arguments{"--load", file, "--question", "how?"});
+    EXPECT_EQ(later.at("turns").at(0).at("answer_text"), both.at("turns").at(1).at("answer_text"));
+  }
 }
 
 }  // namespace

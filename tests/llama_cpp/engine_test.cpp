@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -20,6 +21,7 @@
 #include "smollm2/llama_engine.hpp"
 #include "smollm2/llama_weights.hpp"
 #include "smollm2/thread_pool.hpp"
+#include "smollm2/tiny_architectures.hpp"
 #include "tiny_models.hpp"
 
 namespace llama_cpp {
@@ -83,10 +85,11 @@ class LlamaCpp : public testing::Test {
 
 /// A context with one pot.
 struct Single {
-  Single(llama_model& model, std::size_t capacity, ContextSettings settings = {}) {
+  Single(llama_model& model, std::size_t capacity, ContextSettings settings = {},
+         Granularity granularity = Granularity::shared) {
     settings.cells = capacity;
     context = make_context(model, tap, settings);
-    pot.emplace(tap, *context, 0, CachePotSettings{.capacity = capacity});
+    pot.emplace(tap, *context, 0, CachePotSettings{.capacity = capacity, .granularity = granularity});
     engine.emplace(tap, *pot);
   }
   GraphTap tap;
@@ -127,11 +130,12 @@ class ExampleEngine {
   explicit ExampleEngine(const std::string& path) : pool_(1), weights_(smollm2::GgufFile(path), pool_) {}
 
   template <class P>
-  Trace read(const P& policy, const CcdSettings& settings, std::size_t capacity, const Tokens& tokens) {
+  Trace read(const P& policy, const CcdSettings& settings, std::size_t capacity, const Tokens& tokens,
+             Granularity granularity = Granularity::shared) {
     Pot<float> pot({.shape = weights_.config().shape(),
                     .capacity = capacity,
                     .max_keep = settings.keep,
-                    .granularity = Granularity::shared,
+                    .granularity = granularity,
                     .rope = weights_.config().rope(capacity)});
     smollm2::LlamaEngine engine(weights_, pot, pool_, capacity);
     Ccd reader(engine, pot, policy, settings);
@@ -209,11 +213,12 @@ TEST_F(LlamaCpp, AttentionRowsAreWhole) {
 
 template <class P>
 void expect_same_reading(const P& policy, llama_model& model, const std::string& path, const Tokens& tokens,
-                         const CcdSettings& settings, std::size_t capacity) {
+                         const CcdSettings& settings, std::size_t capacity,
+                         Granularity granularity = Granularity::shared) {
   ExampleEngine example(path);
-  const Trace expected = example.read(policy, settings, capacity, tokens);
+  const Trace expected = example.read(policy, settings, capacity, tokens, granularity);
   ASSERT_GT(expected.kept.size(), 4U);
-  Single single(model, capacity, exact);
+  Single single(model, capacity, exact, granularity);
   Ccd reader(*single.engine, *single.pot, policy, settings);
   const Trace found = Trace::of(reader, *single.pot, tokens);
   EXPECT_EQ(found.kept, expected.kept);
@@ -239,6 +244,63 @@ TEST_F(LlamaCpp, KeepsWhatTheExampleEngineKeeps) {
   check(infinipot::H2o());
   check(infinipot::SirLlm());
   for (const std::size_t layers : {1U, 0U}) check(infinipot::Reread({.block = 5, .layers = layers}));
+}
+
+TEST_F(LlamaCpp, KeepsWhatTheExampleEngineKeepsPerHead) {
+  const Tokens tokens = text(400), catalyst = text(5, 2);
+  const CcdSettings settings{.keep = 24, .sinks = 2, .recent = 2, .chunk = 16};
+  for (const Granularity granularity : {Granularity::head, Granularity::layer}) {
+    const auto check = [&](const auto& policy) {
+      SCOPED_TRACE(policy.name());
+      expect_same_reading(policy, *model_, file_.path(), tokens, settings, capacity, granularity);
+    };
+    check(infinipot::Infinipot({.catalysts = {catalyst}, .alpha = 0.25, .kernel = 3}));
+    check(infinipot::SnapKv(6, 3));
+    check(infinipot::H2o());
+  }
+}
+
+// Where a token repeats, its keys and values in the first layer are as long wherever it stands, so that
+// rounding decides; what both engines keep is nearly the same all the same.
+TEST_F(LlamaCpp, ScoresEntriesByTheirRows) {
+  const Tokens tokens = text(400);
+  const CcdSettings settings{.keep = 24, .sinks = 2, .recent = 2, .chunk = 16};
+  const auto check = [&](const auto& policy) {
+    SCOPED_TRACE(policy.name());
+    ExampleEngine example(file_.path());
+    const Trace expected = example.read(policy, settings, capacity, tokens, Granularity::head);
+    for (const ContextSettings& context : {exact, flash}) {
+      Single single(*model_, capacity, context, Granularity::head);
+      Ccd reader(*single.engine, *single.pot, policy, settings);
+      const Trace found = Trace::of(reader, *single.pot, tokens);
+      ASSERT_EQ(found.kept.size(), expected.kept.size());
+      std::vector<infinipot::Index> both;
+      std::ranges::set_intersection(found.kept.front(), expected.kept.front(), std::back_inserter(both));
+      EXPECT_GE(both.size(), 22U);
+    }
+  };
+  check(infinipot::KNorm());
+  check(infinipot::KeyDiff());
+  check(infinipot::ValueNorm());
+}
+
+// llama.cpp's K-shift is wrong for those with an attention factor (YaRN, LongRoPE).
+TEST_F(LlamaCpp, ReadsModelsOfScaledRopeAsTheExampleEngineDoes) {
+  const CcdSettings settings{.keep = 24, .sinks = 2, .recent = 2, .chunk = 16};
+  for (const char* name : {"linear", "llama3", "yarn", "longrope_short", "biases_yarn", "qwen2", "qwen3"}) {
+    SCOPED_TRACE(name);
+    const smollm2::test::TinyArchitecture tiny(name);
+    const TemporaryModel file(tiny.file());
+    const llama_model_ptr model = load_model(file.path());
+    Tokens tokens;
+    while (tokens.size() < 300) {
+      const std::vector<Token> some = tiny.tokens();
+      tokens.insert(tokens.end(), some.begin(), some.end());
+    }
+    expect_same_reading(infinipot::StreamingLlm(), *model, file.path(), tokens, settings, capacity);
+    expect_same_reading(infinipot::Infinipot({.catalysts = {{tokens[0], tokens[3]}}, .alpha = 0.25}), *model,
+                        file.path(), tokens, settings, capacity, Granularity::head);
+  }
 }
 
 /// The layers that a context shows to one who wants the first alone.
@@ -399,8 +461,7 @@ TEST_F(LlamaCpp, FailedPassLeavesThePotAsItWas) {
   EXPECT_TRUE(std::ranges::equal(reader.logits(), expected.logits()));
 }
 
-// A cell that is removed is gone, unlike a row: a pass that fails while the last tokens are read anew loses
-// them.
+// If llama.cpp cannot even give cells back, tokens that were to be read anew are lost.
 TEST_F(LlamaCpp, TokensLostByADistillationAreNoticed) {
   const Tokens tokens = text(40);
   const infinipot::SnapKv policy(8, 1);

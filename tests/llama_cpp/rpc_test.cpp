@@ -69,18 +69,22 @@ class Rpc : public testing::Test {
 };
 
 TEST_F(Rpc, GivesWhatOneMachineGives) {
-  for (const auto& [flash_attention, granularity] :
-       {std::pair("on", "shared"), {"off", "shared"}, {"on", "head"}, {"off", "head"}}) {
-    SCOPED_TRACE(std::string(flash_attention) + ", " + granularity);
-    const Arguments all =
-        arguments({"--report-kept", "--flash-attention", flash_attention, "--granularity", granularity});
+  const auto expect_same = [&](const char* flash_attention, const char* granularity, const char* type) {
+    SCOPED_TRACE(testing::Message() << flash_attention << " " << granularity << " " << type);
+    const Arguments all = arguments({"--report-kept", "--flash-attention", flash_attention, "--granularity",
+                                     granularity, "--cache-type", type});
     const json alone = test::report_of(infinipot_llama, all);
     const json shared = test::report_of(infinipot_llama, all + remote());
     EXPECT_GT(shared.at("distillations"), 4);
     for (const char* field : {"kept", "answer_text", "distillations", "pot_bytes"})
       EXPECT_EQ(shared.at(field), alone.at(field)) << field;
     EXPECT_NEAR(shared.at("answer_nll"), alone.at("answer_nll"), 1e-4);
-  }
+  };
+  expect_same("on", "shared", "f16");
+  expect_same("off", "shared", "f16");
+  expect_same("on", "head", "f16");
+  expect_same("off", "head", "f16");
+  expect_same("on", "head", "q8_0");
 }
 
 TEST_F(Rpc, ServerThatIsGoneIsNamed) {
