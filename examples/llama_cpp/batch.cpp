@@ -34,12 +34,22 @@ class Batch::Hearing final : public Listener {
   /// Each sequence of a micro-batch is a part of its tensors, in the order of their tokens.
   void rows(std::span<const CacheRow> rows) noexcept override {
     batch_.parts_.clear();
+    for (std::size_t part = 0; !rows.empty(); ++part) {
+      const auto own = of_first_stream(rows);
+      place(part, own);
+      rows = rows.subspan(own.size());
+    }
+  }
+
+  void window_rows(std::span<const CacheRow> rows) noexcept override {
     while (!rows.empty()) {
-      const auto end = std::ranges::find_if(
-          rows, [stream = rows[0].stream](const CacheRow& row) { return row.stream != stream; });
-      const auto part = rows.first(static_cast<std::size_t>(end - rows.begin()));
-      place(part);
-      rows = rows.subspan(part.size());
+      const auto own = of_first_stream(rows);
+      Running& running = batch_.passes_[own[0].stream];
+      const std::size_t before = running.ran + running.windows_placed;
+      running.windows_placed += own.size();
+      if (running.windows_placed > running.count || !running.pot->place(running.pass.first + before, own))
+        running.problem = wrong_cells;
+      rows = rows.subspan(own.size());
     }
   }
 
@@ -57,17 +67,25 @@ class Batch::Hearing final : public Listener {
   }
 
  private:
+  static constexpr const char* wrong_cells = "it puts tokens into other cells than those of their positions";
+
+  static std::span<const CacheRow> of_first_stream(std::span<const CacheRow> rows) noexcept {
+    const auto end = std::ranges::find_if(
+        rows, [stream = rows[0].stream](const CacheRow& row) { return row.stream != stream; });
+    return rows.first(static_cast<std::size_t>(end - rows.begin()));
+  }
+
   /// Neighbours of one stream. A context of one sequence has one.
-  void place(std::span<const CacheRow> rows) noexcept {
+  void place(std::size_t part, std::span<const CacheRow> rows) noexcept {
     Running& running = batch_.passes_[rows[0].stream];
     const std::size_t before = running.ran + running.placed, first = running.pass.first + before;
     if (running.placed + rows.size() > running.count || !running.pot->place(first, rows)) {
-      running.problem = "it puts tokens into other cells than those of their positions";
+      running.problem = wrong_cells;
       return;
     }
     running.placed += rows.size();
     batch_.parts_.push_back(
-        {&running, {.part = batch_.parts_.size(), .first = first, .count = rows.size(), .before = before}});
+        {&running, {.part = part, .first = first, .count = rows.size(), .before = before}});
   }
 
   const char* show(std::size_t layer, const Part& part, const ggml_tensor& node) {
@@ -108,6 +126,8 @@ void Batch::add(CachePot& pot, const infinipot::Pass& pass) {
   if (&pot.context() != &context_ || &pot.tap() != &tap_)
     throw std::invalid_argument(
         "llama.cpp batch: the pot is of another context, or was made with another tap");
+  if (pot.shifts())
+    throw std::invalid_argument("llama.cpp batch: a pot whose gaps llama.cpp closes is not run in batches");
   if (of(pot.sequence()).pot != nullptr)
     throw std::invalid_argument("llama.cpp batch: sequence " + std::to_string(pot.sequence()) +
                                 " has a pass already; each has one at a time");
@@ -120,6 +140,7 @@ void Batch::add(CachePot& pot, const infinipot::Pass& pass) {
     throw std::invalid_argument("llama.cpp batch: queries of " + std::to_string(pass.tokens.size()) +
                                 " tokens are wanted at once, but n_ubatch is " +
                                 std::to_string(micro_batch_));
+  pot.prepare(pass.first, pass.tokens.size() == 1 && !pass.logits->probe());
   const std::size_t layers = layers_needed(pass);
   of(pot.sequence()) = {.pot = &pot,
                         .pass = pass,
@@ -160,7 +181,7 @@ void Batch::choose() noexcept {
   chosen_.clear();
   for (const llama_seq_id sequence : waiting_) {
     Running& running = of(sequence);
-    running.placed = 0;
+    running.placed = running.windows_placed = 0;
     running.count = std::min(running.left(), room);
     if (running.pass.queries != nullptr && running.count < running.left()) running.count = 0;
     if (running.count == 0) continue;

@@ -46,16 +46,16 @@ class Batch {
   infinipot::Shape shape() const noexcept { return tap_.cache()->shape(); }
   std::size_t vocab_size() const noexcept { return vocab_size_; }
   bool shows_queries() const noexcept { return tap_.shows() == Shows::queries; }
-  infinipot::AttentionForm attention_form(std::size_t /*layer*/) const noexcept { return shown_.form(); }
+  infinipot::AttentionForm attention_form(std::size_t layer) const noexcept { return shown_.form(layer); }
 
   std::size_t sequences() const noexcept { return passes_.size(); }
   /// Calls of llama_decode() so far.
   std::uint64_t decodes() const noexcept { return decodes_; }
 
   /// Takes the next pass of the pot's sequence. Its tokens and sinks must stay until it is among the outcomes
-  /// or removed. Throws, before anything changes, std::invalid_argument if the pot is of another context, its
-  /// sequence has a pass here already, or there are more queries to show than n_ubatch;
-  /// std::out_of_range if the pot has no room for the tokens.
+  /// or removed. Throws, before anything changes, std::invalid_argument if the pot is of another context or
+  /// one whose gaps llama.cpp closes (CachePotSettings::k_shift), its sequence has a pass here already, or
+  /// there are more queries to show than n_ubatch; std::out_of_range if the pot has no room for the tokens.
   void add(CachePot& pot, const infinipot::Pass& pass);
 
   /// Takes it back, if there is one; the reader's failed() must follow.
@@ -76,13 +76,14 @@ class Batch {
   struct Running {
     CachePot* pot = nullptr;  // null: there is none
     infinipot::Pass pass;
-    std::size_t layers = 0;         // of the pot, to be computed
-    bool apart = false;             // not in micro-batches with passes that have other numbers of tokens
-    std::size_t ran = 0;            // tokens that were decoded before
-    std::size_t count = 0;          // tokens in this batch
-    std::size_t at = 0;             // place of the first one there
-    std::size_t placed = 0;         // tokens whose cells are known
-    const char* problem = nullptr;  // what was not as it should be
+    std::size_t layers = 0;          // of the pot, to be computed
+    bool apart = false;              // not in micro-batches with passes that have other numbers of tokens
+    std::size_t ran = 0;             // tokens that were decoded before
+    std::size_t count = 0;           // tokens in this batch
+    std::size_t at = 0;              // place of the first one there
+    std::size_t placed = 0;          // tokens whose cells are known
+    std::size_t windows_placed = 0;  // the same in layers with windows
+    const char* problem = nullptr;   // what was not as it should be
 
     std::size_t left() const noexcept { return pass.tokens.size() - ran; }
     bool watched() const noexcept { return pass.queries != nullptr || pass.attention != nullptr; }

@@ -3,7 +3,9 @@
 
 #include <ggml.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -21,6 +23,8 @@ struct CacheLayer {
   ggml_tensor* values;  ///< null where values are read from the key's row (MLA)
 };
 
+class Cache;
+
 /// Found out once for each context (find_cache()), and the same for all its pots.
 struct CacheFacts {
   infinipot::Shape shape;                        ///< of a pot
@@ -32,6 +36,8 @@ struct CacheFacts {
   RowCodec keys, values;    ///< of one head's row; values have a width of 0 if there are none
   bool transposed = false;  ///< whether values are
   bool on_host = false;     ///< whether all of it is in this machine's memory
+  /// The same of the layers that see the last tokens only (windows); null if there are none.
+  std::shared_ptr<const Cache> windows = nullptr;
 };
 
 class Cache {
@@ -48,6 +54,10 @@ class Cache {
   const infinipot::Shape& shape() const noexcept { return facts_.shape; }
   const infinipot::Rope& rope() const noexcept { return facts_.rope; }
   const std::vector<std::size_t>& layers_without_rope() const noexcept { return facts_.layers_without_rope; }
+  /// Whether RoPE turns a pot layer's keys.
+  bool rotates(std::size_t layer) const noexcept {
+    return rope().rotary_dim() > 0 && !std::ranges::binary_search(layers_without_rope(), layer);
+  }
   const std::vector<CacheLayer>& layers() const noexcept { return facts_.layers; }
   std::size_t cells() const noexcept { return facts_.cells; }
   std::size_t streams() const noexcept { return facts_.streams; }
@@ -55,10 +65,12 @@ class Cache {
   const RowCodec& values() const noexcept { return facts_.values; }
   bool transposed() const noexcept { return facts_.transposed; }
   bool on_host() const noexcept { return facts_.on_host; }
+  const std::shared_ptr<const Cache>& windows() const noexcept { return facts_.windows; }
 
   /// Keys and values of one token in all layers.
   std::size_t bytes_per_token() const noexcept {
-    return shape().heads() * (keys().bytes() + values().bytes());
+    const std::size_t others = windows() == nullptr ? 0 : windows()->bytes_per_token();
+    return shape().heads() * (keys().bytes() + values().bytes()) + others;
   }
 
   /// The pot's layer that is this one of the model's; no_layer if the pot does not hold it.

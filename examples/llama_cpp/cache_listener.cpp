@@ -131,6 +131,7 @@ void CacheListener::written(Written what, std::size_t model_layer, const ggml_te
 bool CacheListener::attention(std::size_t model_layer, const ggml_tensor& node) noexcept {
   SeenLayer& seen = layer(model_layer);
   const ggml_tensor *queries = node.src[0], *keys = node.src[1];
+  seen.sinks = node.src[node.op == GGML_OP_SOFT_MAX ? 2 : 4] != nullptr;
   if (node.op == GGML_OP_SOFT_MAX) {
     const ggml_tensor* const scores =
         before(node.src[0], [](const ggml_tensor& n) { return n.op == GGML_OP_MUL_MAT; });

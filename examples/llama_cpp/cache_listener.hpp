@@ -26,6 +26,7 @@ struct SeenLayer {
   std::size_t model_layer = 0;
   SeenRows keys, values;
   std::size_t query_heads = 0, kv_heads = 0, head_dim = 0;  ///< as attention has them
+  bool sinks = false;  ///< whether a part of the attention may go to none of the entries (learned sinks)
   infinipot::Rope rope = {};  ///< of keys; without frequencies if none turns them
 };
 
@@ -38,6 +39,9 @@ class CacheListener final : public Listener {
 
   bool wants_written() const noexcept override { return true; }
   void written(Written what, std::size_t layer, const ggml_tensor& node) noexcept override;
+  void written_elsewhere(const ggml_tensor& cache) noexcept override {
+    problem_ = std::string("it also writes to ") + cache.name + ", of which a pot holds nothing";
+  }
   bool wants_attention() const noexcept override { return true; }
   bool attention(std::size_t layer, const ggml_tensor& node) noexcept override;
 

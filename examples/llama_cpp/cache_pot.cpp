@@ -1,6 +1,7 @@
 #include "cache_pot.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
@@ -76,27 +77,33 @@ CachePot::CachePot(GraphTap& tap, llama_context& context, llama_seq_id sequence,
       settings_(settings),
       batch_(checked(context, sequence, settings), sequence),
       cache_(cache_of(tap, context, sequence)),
-      pot_(make_pot()) {}
+      pot_(make_pot(cache_, settings.granularity)),
+      states_(context, sequence) {
+  if (settings.k_shift && (cache_->windows() != nullptr || states_.any()))
+    refuse("where llama.cpp shifts, models with windows or recurrent layers cannot be read");
+  if (cache_->windows() != nullptr) windows_ = make_pot(cache_->windows(), infinipot::Granularity::shared);
+}
 
-CachePot::AnyPot CachePot::make_pot() const {
-  infinipot::PotSettings settings{.shape = cache_->shape(),
+CachePot::AnyPot CachePot::make_pot(const std::shared_ptr<const Cache>& cache,
+                                    infinipot::Granularity granularity) const {
+  infinipot::PotSettings settings{.shape = cache->shape(),
                                   .capacity = settings_.capacity,
                                   .max_keep = settings_.max_keep,
-                                  .granularity = settings_.granularity,
-                                  .rope = cache_->rope(),
-                                  .layers_without_rope = cache_->layers_without_rope()};
-  if (settings_.k_shift) return ShiftedPot(std::move(settings), cache_, context(), sequence());
-  const std::size_t stream = cache_->stream_of(static_cast<std::size_t>(sequence()));
-  if (cache_->on_host() && !cache_->transposed() &&
-      (cache_->keys().type == cache_->values().type || cache_->values().width == 0)) {
-    if (cache_->keys().type == GGML_TYPE_F32)
-      return pot_over<infinipot::f32>(std::move(settings), *cache_, stream);
-    if (cache_->keys().type == GGML_TYPE_F16)
-      return pot_over<infinipot::f16>(std::move(settings), *cache_, stream);
-    if (cache_->keys().type == GGML_TYPE_BF16)
-      return pot_over<infinipot::bf16>(std::move(settings), *cache_, stream);
+                                  .granularity = granularity,
+                                  .rope = cache->rope(),
+                                  .layers_without_rope = cache->layers_without_rope()};
+  if (settings_.k_shift) return ShiftedPot(std::move(settings), cache, context(), sequence());
+  const std::size_t stream = cache->stream_of(static_cast<std::size_t>(sequence()));
+  if (cache->on_host() && !cache->transposed() &&
+      (cache->keys().type == cache->values().type || cache->values().width == 0)) {
+    if (cache->keys().type == GGML_TYPE_F32)
+      return pot_over<infinipot::f32>(std::move(settings), *cache, stream);
+    if (cache->keys().type == GGML_TYPE_F16)
+      return pot_over<infinipot::f16>(std::move(settings), *cache, stream);
+    if (cache->keys().type == GGML_TYPE_BF16)
+      return pot_over<infinipot::bf16>(std::move(settings), *cache, stream);
   }
-  return RowPot(std::move(settings), cache_, stream);
+  return RowPot(std::move(settings), cache, stream);
 }
 
 std::size_t CachePot::cells_taken() const noexcept {
@@ -113,13 +120,35 @@ void CachePot::take_cells(std::size_t first, std::size_t count) {
   }
 }
 
-void CachePot::free_cells(std::size_t first) {
-  if (!llama_memory_seq_rm(memory(), sequence(), static_cast<llama_pos>(first), -1))
-    refuse<std::runtime_error>("llama_memory_seq_rm refused to remove positions from ", first, " on");
+const infinipot::Selection& CachePot::newest(std::size_t size, std::size_t keep) {
+  if (!newest_ || newest_->keep() != keep) newest_.emplace(std::size_t{1}, keep);
+  std::iota(newest_->lane(0).begin(), newest_->lane(0).end(), static_cast<infinipot::Index>(size - keep));
+  return *newest_;
+}
+
+void CachePot::check_file() const {
+  if (windows_) refuse("layers with windows are not in a pot file, so the pot cannot go on from one");
+  if (states_.any()) refuse("recurrent layers are not in a pot file, so the pot cannot go on from one");
+}
+
+void CachePot::outdate(std::size_t end) noexcept {
+  for (AnyPot* const any : {&pot_, windows_ ? &*windows_ : nullptr})
+    if (auto* const pot = any != nullptr ? std::get_if<RowPot>(any) : nullptr) pot->outdate(end);
+}
+
+void CachePot::decode_again(std::size_t first, std::span<const infinipot::Token> tokens) {
+  while (!tokens.empty()) {
+    const std::size_t count = std::min(batch_.most(), tokens.size());
+    states_.save(first, false);
+    batch_.decode(tokens.first(count), first, count);
+    first += count;
+    tokens = tokens.subspan(count);
+  }
+  outdate(first);
 }
 
 bool CachePot::place(std::size_t first, std::span<const CacheRow> rows) noexcept {
-  if (auto* const pot = std::get_if<RowPot>(&pot_)) pot->outdate(first + rows.size());
+  outdate(first + rows.size());
   if (auto* const pot = std::get_if<ShiftedPot>(&pot_)) {
     pot->place(first, rows);
     return true;
@@ -134,17 +163,32 @@ void CachePot::append(std::span<const infinipot::Entry> added) {
   const std::size_t size = entries().size(), taken = cells_taken();
   if (taken == size && shifts() && !added.empty())
     refuse<std::runtime_error>("where llama.cpp shifts, entries cannot be written without a forward pass");
-  if (taken == size)
-    take_cells(size, added.size());
-  else if (taken != size + added.size())
+  if (taken == size && !added.empty()) {
+    if (rows_written_ != 0 && (windows_ || states_.any()))
+      refuse<std::runtime_error>(
+          "archived rows lack those of layers with windows, and the states of recurrent layers; "
+          "archive token ids instead");
+    if (states_.any()) {
+      std::vector<infinipot::Token> tokens;
+      for (const infinipot::Entry& entry : added) tokens.push_back(entry.token);
+      decode_again(size, tokens);
+    } else {
+      take_cells(size, added.size());
+    }
+  } else if (taken != size + added.size())
     refuse<std::runtime_error>("cells of ", taken, " entries are written, but there are to be ",
                                size + added.size());
+  rows_written_ = 0;
   visit([&](auto& pot) { pot.append(added); });
+  if (windows_) std::visit([&](auto& pot) { pot.append(added); }, *windows_);
 }
 
 void CachePot::truncate(std::size_t size) {
-  free_cells(size);
+  const std::size_t known = states_.cut(size);
+  const auto tokens = entries().tokens(0).first(size);
+  if (known < size) decode_again(known, tokens.subspan(known));
   visit([&](auto& pot) { pot.truncate(size); });
+  if (windows_) std::visit([&](auto& pot) { pot.truncate(size); }, *windows_);
 }
 
 CachePot CachePot::fork(llama_seq_id sequence) const {
@@ -177,14 +221,20 @@ void CachePot::assign(const CachePot& other, std::size_t count) {
            capacity());
   if (const std::size_t survivors = std::min(other.survivors(), count); survivors > max_keep())
     refuse("cannot copy ", survivors, " survivors into a pot whose max_keep is ", max_keep());
+  const std::vector<std::uint8_t> states = other.states_.states_behind(count, other.entries().size());
   truncate(0);
   if (!shifts()) take_cells(0, count);
-  std::visit(
-      [&](auto& pot) { pot.assign(std::get<std::remove_reference_t<decltype(pot)>>(other.pot_), count); },
-      pot_);
+  const auto assign_in = [count](AnyPot& any, const AnyPot& from) {
+    std::visit([&](auto& pot) { pot.assign(std::get<std::remove_reference_t<decltype(pot)>>(from), count); },
+               any);
+  };
+  assign_in(pot_, other.pot_);
+  if (windows_) assign_in(*windows_, *other.windows_);
+  states_.take(states);
 }
 
 void CachePot::save(std::ostream& out, std::span<const std::byte> extra) const {
+  check_file();
   std::visit(
       [&](const auto& pot) {
         if constexpr (requires { pot.save(out, extra); })
@@ -198,6 +248,7 @@ void CachePot::save(std::ostream& out, std::span<const std::byte> extra) const {
 }
 
 void CachePot::restore(std::span<const std::byte> file) {
+  check_file();
   std::visit(
       [&](auto& pot) {
         if constexpr (requires { pot.restore(file); })
@@ -208,7 +259,7 @@ void CachePot::restore(std::span<const std::byte> file) {
           refuse("where llama.cpp shifts, a pot cannot be restored");
       },
       pot_);
-  free_cells(0);
+  states_.cut(0);
   take_cells(0, entries().size());
 }
 

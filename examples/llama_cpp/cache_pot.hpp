@@ -3,8 +3,11 @@
 
 #include <llama.h>
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <span>
 #include <type_traits>
@@ -13,6 +16,7 @@
 #include "cache.hpp"
 #include "graph_tap.hpp"
 #include "infinipot/infinipot.hpp"
+#include "recurrent_state.hpp"
 #include "row_pot.hpp"
 #include "sequence_batch.hpp"
 #include "shifted_pot.hpp"
@@ -30,6 +34,11 @@ struct CachePotSettings {
 /// The store of one sequence of a context, in llama.cpp's own memory. Entry i is in cell i of the sequence,
 /// at position i. A distillation moves rows and turns keys in place; llama.cpp is only told that the cells
 /// behind are free (llama_memory_seq_rm()), and never shifts. Meets all concepts of stores.
+///
+/// Layers that see a window only are no part of the pot. Their rows move with it: the newest stay, whatever
+/// was selected, at the end, so that the next tokens see those just before them. Recurrent layers go on as
+/// they are. A model of either kind can be read again from token ids, but not be saved, nor recalled from
+/// archived rows.
 ///
 /// In host memory, with flash attention and f32, f16 or bf16 it is infinipot::Pot over llama.cpp's rows; else
 /// a RowPot. The sequence belongs to the pot: nobody else may decode into it, or remove from it.
@@ -59,31 +68,39 @@ class CachePot {
   infinipot::Granularity granularity() const noexcept { return settings_.granularity; }
   infinipot::KeyStorage key_storage() const noexcept { return infinipot::KeyStorage::rotated; }
   const infinipot::Rope& rope() const noexcept { return cache_->rope(); }
+  bool rotates(std::size_t layer) const noexcept { return cache_->rotates(layer); }
   const infinipot::EntryTable& entries() const noexcept {
     return visit([](const auto& pot) -> const infinipot::EntryTable& { return pot.entries(); });
   }
 
   /// Entries whose rows were written, by a forward pass or by write_projected(), or that were just truncated;
-  /// of the latter llama.cpp is told that their cells are taken, which computes nothing. Throws
-  /// std::runtime_error if it has no cells for them.
+  /// of the latter llama.cpp is told that their cells are taken, which computes nothing, but of a model with
+  /// recurrent layers they are decoded again. Throws std::runtime_error if llama.cpp has no cells for them,
+  /// or if they are archived rows and there are recurrent layers or windows, which they lack.
   void append(std::span<const infinipot::Entry> added);
 
-  /// Throws std::runtime_error if llama.cpp refuses, which for the caches that the constructor accepts it
-  /// never does; then nothing has changed.
+  /// Throws std::runtime_error if llama.cpp refuses, which it never does of models without recurrent layers.
+  /// Of others, whose states are copied before each call of several tokens only (RecurrentState), tokens may
+  /// have to be decoded again, and it throws below what the last distillation left. Then nothing has changed.
   void truncate(std::size_t size);
 
   /// Throws std::runtime_error as truncate() does; entries are then as selected.
   template <infinipot::Executor X = infinipot::Serial>
   void keep(const infinipot::Selection& kept, X executor = {}) {
-    std::visit(
-        [&](auto& pot) {
-          if constexpr (requires { pot.keep(kept, executor); })
-            pot.keep(kept, executor);
-          else
-            pot.keep(kept);
-        },
-        pot_);
-    if (!shifts()) free_cells(kept.keep());
+    const auto keep_in = [&](AnyPot& any, const infinipot::Selection& selected) {
+      std::visit(
+          [&](auto& pot) {
+            if constexpr (requires { pot.keep(selected, executor); })
+              pot.keep(selected, executor);
+            else
+              pot.keep(selected);
+          },
+          any);
+    };
+    const std::size_t size = entries().size();
+    keep_in(pot_, kept);
+    if (windows_) keep_in(*windows_, newest(size, kept.keep()));
+    if (!shifts()) states_.move(size, kept.keep());
   }
 
   infinipot::FloatRows key_rows(std::size_t layer, std::size_t kv_head, std::size_t first, std::size_t count,
@@ -102,6 +119,7 @@ class CachePot {
   }
   void write_projected(std::size_t layer, std::size_t kv_head, std::size_t entry, float* key,
                        const float* value) noexcept {
+    std::atomic_ref(rows_written_).store(1, std::memory_order_relaxed);
     visit([&](auto& pot) {
       if constexpr (requires { pot.write_projected(layer, kv_head, entry, key, value); })
         pot.write_projected(layer, kv_head, entry, key, value);
@@ -110,6 +128,7 @@ class CachePot {
   /// As infinipot::Pot::write().
   void write(std::size_t layer, std::size_t kv_head, std::size_t entry, const float* key,
              const float* value) noexcept {
+    std::atomic_ref(rows_written_).store(1, std::memory_order_relaxed);
     visit([&](auto& pot) {
       if constexpr (requires { pot.write(layer, kv_head, entry, key, value); })
         pot.write(layer, kv_head, entry, key, value);
@@ -125,8 +144,9 @@ class CachePot {
   /// not fit.
   void assign(const CachePot& other, std::size_t count);
 
-  /// infinipot::save_pot(), and restore_pot(), which throws std::invalid_argument. A quantised pot is in a
-  /// file as f32.
+  /// infinipot::save_pot(), and restore_pot(). A quantised pot is in a file as f32. Throw
+  /// std::invalid_argument, also if the model has layers with windows or recurrent ones, of which such a file
+  /// has nothing.
   void save(std::ostream& out, std::span<const std::byte> extra) const;
   void restore(std::span<const std::byte> file);
 
@@ -134,6 +154,10 @@ class CachePot {
   const Cache& cache() const noexcept { return *cache_; }
   llama_context& context() const noexcept { return batch_.context(); }
   llama_seq_id sequence() const noexcept { return batch_.sequence(); }
+
+  /// Before a forward pass of tokens from entry `first` on, or of a single one; what it changes can then be
+  /// taken back by truncate().
+  void prepare(std::size_t first, bool single) { states_.save(first, single); }
 
   /// Whether llama.cpp closes the gaps, so that entries may be in any cells. Rows cannot be written to such a
   /// pot; append() says so.
@@ -147,18 +171,25 @@ class CachePot {
   using AnyPot = std::variant<infinipot::Pot<infinipot::f32>, infinipot::Pot<infinipot::f16>,
                               infinipot::Pot<infinipot::bf16>, RowPot, ShiftedPot>;
 
-  AnyPot make_pot() const;
+  AnyPot make_pot(const std::shared_ptr<const Cache>& cache, infinipot::Granularity granularity) const;
+  const infinipot::Selection& newest(std::size_t size, std::size_t keep);
+  void check_file() const;
   llama_memory_t memory() const noexcept { return llama_get_memory(&context()); }
   std::size_t cells_taken() const noexcept;
   std::size_t survivors() const noexcept;
   void take_cells(std::size_t first, std::size_t count);
-  void free_cells(std::size_t first);
+  void decode_again(std::size_t first, std::span<const infinipot::Token> tokens);
+  void outdate(std::size_t end) noexcept;
 
   GraphTap& tap_;
   CachePotSettings settings_;
   SequenceBatch batch_;
   std::shared_ptr<const Cache> cache_;
   AnyPot pot_;
+  std::optional<AnyPot> windows_;  // of the layers that have one; shared, and never scored
+  std::optional<infinipot::Selection> newest_;
+  RecurrentState states_;
+  std::uint8_t rows_written_ = 0;  // by write_projected(), since the last append()
 };
 
 }  // namespace llama_cpp

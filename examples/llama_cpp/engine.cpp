@@ -28,6 +28,7 @@ class Engine::Pass final : public Listener {
         first_(first),
         begin_(first),
         end_(first),
+        windows_end_(first),
         layers_(layers),
         attention_(attention),
         queries_(queries),
@@ -41,8 +42,12 @@ class Engine::Pass final : public Listener {
   void rows(std::span<const CacheRow> rows) noexcept override {
     begin_ = end_;
     end_ += rows.size();
-    if (!engine_.pot_.place(begin_, rows))
-      problem_ = "it puts tokens into other cells than those of their positions";
+    if (!engine_.pot_.place(begin_, rows)) problem_ = wrong_cells;
+  }
+
+  void window_rows(std::span<const CacheRow> rows) noexcept override {
+    if (!engine_.pot_.place(windows_end_, rows)) problem_ = wrong_cells;
+    windows_end_ += rows.size();
   }
 
   bool wants_attention() const noexcept override { return attention_ != nullptr || queries_ != nullptr; }
@@ -61,9 +66,12 @@ class Engine::Pass final : public Listener {
   }
 
  private:
+  static constexpr const char* wrong_cells = "it puts tokens into other cells than those of their positions";
+
   Engine& engine_;
   std::size_t first_;        // entry of the call's first token
   std::size_t begin_, end_;  // entries of the micro-batch that runs
+  std::size_t windows_end_;  // the same as end_, in layers with windows
   std::size_t layers_;       // of the pot, to be computed
   infinipot::AttentionSink* attention_;
   infinipot::QuerySink* queries_;
@@ -115,6 +123,7 @@ void Engine::run(std::span<const Token> tokens, infinipot::LogitsSink& logits, P
     throw std::out_of_range("llama.cpp: " + std::to_string(tokens.size()) + " tokens from position " +
                             std::to_string(pass.first()) + " on do not fit in a pot of " +
                             std::to_string(capacity));
+  pot_.prepare(pass.first(), tokens.size() == 1 && !logits.probe());
   for (std::size_t done = 0; done < tokens.size();) {
     const auto batch = tokens.subspan(done, std::min(batch_.most(), tokens.size() - done));
     decode(batch, pass.first() + done, done, logits);

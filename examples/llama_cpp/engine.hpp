@@ -46,8 +46,8 @@ class Engine {
   /// Whether the context shows queries, not probabilities.
   bool shows_queries() const noexcept { return tap_.shows() == Shows::queries; }
 
-  /// What the model does between q.k and the softmax, while a forward pass shows its queries.
-  infinipot::AttentionForm attention_form(std::size_t /*layer*/) const noexcept { return shown_.form(); }
+  /// What the model does between q.k and the softmax, once a forward pass has shown the layer's queries.
+  infinipot::AttentionForm attention_form(std::size_t layer) const noexcept { return shown_.form(layer); }
 
  private:
   class Pass;  // what a forward pass hears

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <span>
 #include <sstream>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "cache_listener.hpp"
+#include "find_windows.hpp"
 #include "rope_node.hpp"
 #include "sequence_batch.hpp"
 
@@ -160,9 +162,12 @@ double turn_error(std::span<const float> a, std::span<const float> b, const infi
 }
 
 /// The keys that were written at `position` must be those at 0, turned by it.
-void check_turn(const CacheFacts& facts, const SeenLayer& near, const SeenLayer& at, llama_pos position) {
+/// With learned sinks a token that is alone is not all that it attends to, so that the cache's rounding of
+/// keys, which differs by position, reaches the layers above.
+void check_turn(const CacheFacts& facts, const SeenLayer& near, const SeenLayer& at, llama_pos position,
+                bool sinks) {
   // Sines of large angles in floats: a turn of 777 is off by some 1e-4.
-  constexpr double allowed = 2e-3;
+  constexpr double of_angles = 2e-3;
   const infinipot::Rope& rope = near.rope;
   std::vector<float> memory(infinipot::AngleTable::floats(rope, static_cast<std::size_t>(position) + 1));
   const infinipot::AngleTable angles(rope, static_cast<std::size_t>(position) + 1, memory);
@@ -177,7 +182,8 @@ void check_turn(const CacheFacts& facts, const SeenLayer& near, const SeenLayer&
     const double unturned = relative_error(found, turned);
     infinipot::rotate(turned.data(), angles[static_cast<std::size_t>(position)], rope.pairing,
                       infinipot::Turn::forward, width, turned.data());
-    const double error = turn_error(found, turned, rope);
+    const double error = turn_error(found, turned, rope),
+                 allowed = of_angles + (sinks ? 8 * rounding_of(facts.keys, turned) : 0);
     if (!(error <= allowed))
       refuse("keys of layer ", near.model_layer, ", head ", head, " at position ", position,
              " are not those at position 0, ",
@@ -187,17 +193,56 @@ void check_turn(const CacheFacts& facts, const SeenLayer& near, const SeenLayer&
   }
 }
 
+std::string architecture_of(const llama_model& model) {
+  char text[128] = {};
+  llama_model_meta_val_str(&model, "general.architecture", text, sizeof text);
+  return text;
+}
+
 void check_model(const llama_context& context, llama_seq_id sequence) {
   const llama_model& model = *llama_get_model(&context);
-  if (llama_model_is_recurrent(&model) || llama_model_is_hybrid(&model))
-    refuse("the model has a recurrent memory, from which no entries can be removed");
+  const std::string architecture = architecture_of(model);
+  if (llama_model_is_recurrent(&model))
+    refuse(architecture, " models have recurrent layers alone, and no entries that a pot could hold");
   if (llama_model_has_encoder(&model)) refuse("the model has an encoder; only decoders are supported");
-  if (llama_model_n_swa(&model) > 0)
-    refuse("the model has layers with a sliding window of ", llama_model_n_swa(&model),
-           " tokens, which forget entries on their own");
+  if (llama_model_is_hybrid(&model) && llama_model_n_swa(&model) > 0)
+    refuse(architecture,
+           " models have recurrent layers beside layers with windows, of which llama.cpp saves and "
+           "restores both or neither");
+  if (architecture == "llama4" && llama_model_n_swa(&model) > 0)
+    refuse(
+        "most layers of llama4 models see chunks of text that begin at fixed positions, where a pot's "
+        "entries do "
+        "not stay");
   if (llama_get_memory(&context) == nullptr) refuse("the context has no cache");
   if (llama_memory_seq_pos_max(llama_get_memory(&context), sequence) >= 0)
     refuse("sequence ", sequence, " holds tokens already");
+}
+
+/// The layers of a pot and of its windows.
+struct Parts {
+  std::vector<SeenLayer> whole, windows;
+};
+
+Parts parts_of(std::span<const SeenLayer> layers, std::span<const std::size_t> windows) {
+  Parts parts;
+  for (const SeenLayer& layer : layers)
+    (std::ranges::binary_search(windows, layer.model_layer) ? parts.windows : parts.whole).push_back(layer);
+  return parts;
+}
+
+/// What is known of some layers, once they have proved it.
+CacheFacts proved_facts(std::span<const SeenLayer> near, std::span<const SeenLayer> at, llama_pos position,
+                        bool sinks) {
+  CacheFacts facts = facts_of(near);
+  for (std::size_t i = 0; i < near.size(); ++i) {
+    for (const SeenLayer& layer : {std::cref(near[i]), std::cref(at[i])}) {
+      check_stored(facts, layer, layer.keys, facts.keys, "keys");
+      check_stored(facts, layer, layer.values, facts.values, "values");
+    }
+    check_turn(facts, near[i], at[i], position, sinks);
+  }
+  return facts;
 }
 
 }  // namespace
@@ -209,22 +254,25 @@ std::shared_ptr<const Cache> find_cache(GraphTap& tap, llama_context& context, l
   const llama_pos position = std::max(1, std::min(far, llama_model_n_ctx_train(&model) - 1));
   SequenceBatch batch(context, sequence);
 
-  CacheListener near = decode_alone(tap, batch, token, 0);
+  const CacheListener near = decode_alone(tap, batch, token, 0),
+                      at = decode_alone(tap, batch, token, position);
   if (near.layers().empty())
     throw std::runtime_error(
         "llama.cpp does not show its cache: was the context made with GraphTap::install()?");
   if (!near.problem().empty()) refuse(near.problem());
-  CacheFacts facts = facts_of(near.layers());
-
-  const CacheListener at = decode_alone(tap, batch, token, position);
-  for (std::size_t i = 0; i < near.layers().size(); ++i) {
-    for (const CacheListener* seen : {&std::as_const(near), &at}) {
-      const SeenLayer& layer = seen->layers()[i];
-      check_stored(facts, layer, layer.keys, facts.keys, "keys");
-      check_stored(facts, layer, layer.values, facts.values, "values");
-    }
-    check_turn(facts, near.layers()[i], at.layers()[i], position);
-  }
+  const std::vector<std::size_t> windows = find_windows(batch, near.layers());
+  const Parts first = parts_of(near.layers(), windows), second = parts_of(at.layers(), windows);
+  if (first.whole.empty())
+    refuse("all layers of ", architecture_of(model), " models see the last ", llama_model_n_swa(&model),
+           " tokens only; there is nothing that a pot could hold");
+  const bool sinks = std::ranges::any_of(near.layers(), &SeenLayer::sinks);
+  CacheFacts facts = proved_facts(first.whole, second.whole, position, sinks);
+  if (first.windows.empty()) return std::make_shared<const Cache>(std::move(facts));
+  CacheFacts of_windows = proved_facts(first.windows, second.windows, position, sinks);
+  if (of_windows.cells != facts.cells)
+    refuse("layers with a window of ", llama_model_n_swa(&model), " tokens have ", of_windows.cells,
+           " cells, the others ", facts.cells, "; make the context with swa_full = true");
+  facts.windows = std::make_shared<const Cache>(std::move(of_windows));
   return std::make_shared<const Cache>(std::move(facts));
 }
 

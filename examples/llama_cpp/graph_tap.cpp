@@ -32,6 +32,13 @@ std::optional<Write> write_of(const ggml_tensor& node) noexcept {
   return std::nullopt;
 }
 
+/// Whether a node writes to a cache other than those of keys, values and recurrent states.
+bool is_other_cache(const ggml_tensor& node) noexcept {
+  const std::string_view name = node.op == GGML_OP_SET_ROWS ? root_of(node).name : "";
+  return name.starts_with("cache_") && !name.starts_with("cache_r_l") && !name.starts_with("cache_s_l") &&
+         !write_of(node);
+}
+
 /// The layer of whose attention a node is the softmax or the whole.
 std::optional<std::size_t> layer_of_attention(const ggml_tensor& node) noexcept {
   if (node.op == GGML_OP_SOFT_MAX) return layer_of(node.name, "kq_soft_max-");
@@ -41,7 +48,7 @@ std::optional<std::size_t> layer_of_attention(const ggml_tensor& node) noexcept 
 
 }  // namespace
 
-void GraphTap::tell_rows(const ggml_tensor& node) noexcept {
+std::span<const CacheRow> GraphTap::rows_of(const ggml_tensor& node) noexcept {
   // The rows to write are an input of the graph, so they are known before anything is computed. They count
   // through the parts of all sequences.
   const ggml_tensor& written = *node.src[1];
@@ -50,18 +57,23 @@ void GraphTap::tell_rows(const ggml_tensor& node) noexcept {
   rows_.resize(static_cast<std::size_t>(written.ne[0]));
   for (std::size_t i = 0; i < rows_.size(); ++i)
     rows_[i] = {static_cast<std::uint32_t>(rows[i] / cells), static_cast<std::uint32_t>(rows[i] % cells)};
-  listener_->rows(rows_);
+  return rows_;
 }
 
 bool GraphTap::wants(const ggml_tensor& node) noexcept {
   if (listener_ == nullptr) return false;
   if (listener_->takes_cells_alone()) return true;
   if (const auto write = write_of(node)) {
-    if (cache_ != nullptr && write->what == Written::keys &&
-        write->layer == cache_->layers().front().model_layer)
-      tell_rows(node);
+    if (cache_ != nullptr && write->what == Written::keys) {
+      const auto begins = [&](const Cache& cache) {
+        return write->layer == cache.layers().front().model_layer;
+      };
+      if (begins(*cache_)) listener_->rows(rows_of(node));
+      if (cache_->windows() != nullptr && begins(*cache_->windows())) listener_->window_rows(rows_of(node));
+    }
     return listener_->wants_written();
   }
+  if (is_other_cache(node)) listener_->written_elsewhere(root_of(node));
   if (!layer_of_attention(node)) return false;
   shows_ = node.op == GGML_OP_SOFT_MAX ? Shows::probabilities : Shows::queries;
   return listener_->wants_attention();

@@ -39,6 +39,9 @@ class Listener {
   /// one sequence are neighbours. Only once the cache is known (GraphTap::know()).
   virtual void rows(std::span<const CacheRow> /*rows*/) noexcept {}
 
+  /// The same of layers with windows, which have cells of their own.
+  virtual void window_rows(std::span<const CacheRow> /*rows*/) noexcept {}
+
   /// Whether to show attention. What is not wanted costs next to nothing.
   virtual bool wants_attention() const noexcept { return false; }
 
@@ -52,6 +55,9 @@ class Listener {
 
   /// One layer's keys or values of a micro-batch have been written: `node` is a GGML_OP_SET_ROWS.
   virtual void written(Written /*what*/, std::size_t /*layer*/, const ggml_tensor& /*node*/) noexcept {}
+
+  /// Something is written to a cache that holds neither keys nor values of a layer.
+  virtual void written_elsewhere(const ggml_tensor& /*cache*/) noexcept {}
 
   /// Whether nothing at all is to be computed: a micro-batch is to take its cells and no more.
   virtual bool takes_cells_alone() const noexcept { return false; }
@@ -96,7 +102,7 @@ class GraphTap {
 
   bool wants(const ggml_tensor& node) noexcept;
   bool take(const ggml_tensor& node) noexcept;
-  void tell_rows(const ggml_tensor& node) noexcept;
+  std::span<const CacheRow> rows_of(const ggml_tensor& node) noexcept;
 
   Listener* listener_ = nullptr;
   std::optional<Shows> shows_;

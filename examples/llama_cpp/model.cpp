@@ -99,6 +99,7 @@ llama_context_params context_parameters(const ContextSettings& settings) noexcep
   llama_context_params parameters = llama_context_default_params();
   parameters.n_ctx = static_cast<std::uint32_t>(settings.cells * settings.sequences);
   parameters.n_seq_max = static_cast<std::uint32_t>(settings.sequences);
+  parameters.swa_full = true;  // so that layers with windows have a cell for each position, as others do
   parameters.kv_unified = settings.sequences == 1;
   // llama.cpp aborts where a batch is smaller than one token of each sequence.
   parameters.n_batch = static_cast<std::uint32_t>(std::max(settings.batch, settings.sequences));

@@ -24,22 +24,28 @@ struct ShownPart {
 /// Reads nodes for pots of one cache. Functions return null, or what of a node was not expected.
 class ShownAttention {
  public:
-  explicit ShownAttention(const Cache& cache) : cache_(cache) {}
+  explicit ShownAttention(const Cache& cache)
+      : cache_(cache), forms_(cache.shape().layers), sinks_(cache.shape().layers) {}
 
   /// `node` is a GGML_OP_SOFT_MAX, (cells, tokens, query_heads, sequences).
   const char* probabilities(const ggml_tensor& node, std::size_t layer, const ShownPart& part,
                             infinipot::AttentionSink& sink);
 
-  /// `node` is a GGML_OP_FLASH_ATTN_EXT, of queries (head_dim, tokens, query_heads, sequences). Sets form().
+  /// `node` is a GGML_OP_FLASH_ATTN_EXT, of queries (head_dim, tokens, query_heads, sequences). Sets
+  /// form(layer).
   const char* queries(const ggml_tensor& node, std::size_t layer, const ShownPart& part,
                       infinipot::QuerySink& sink);
 
-  /// What the model does between q.k and the softmax of the layer shown last.
-  const infinipot::AttentionForm& form() const noexcept { return form_; }
+  /// What the model does between q.k and the softmax of a layer that was shown.
+  const infinipot::AttentionForm& form(std::size_t layer) const noexcept { return forms_[layer]; }
 
  private:
+  /// Takes a layer's learned sinks, if there are any. Returns whether they are as expected.
+  bool learn(const ggml_tensor* sinks, std::size_t layer);
+
   const Cache& cache_;
-  infinipot::AttentionForm form_;
+  std::vector<infinipot::AttentionForm> forms_;  // (layers)
+  std::vector<std::vector<float>> sinks_;        // (layers, query_heads) learned; none of most models
   TensorBytes bytes_;
   std::vector<float> unrotated_;  // queries without llama.cpp's Hadamard rotation
 };

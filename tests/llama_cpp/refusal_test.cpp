@@ -43,15 +43,13 @@ TEST(CachePotRefuses, NoPositionsThatLlamaCppCannotShift) {
   EXPECT_EQ(refusal_of(test::tiny_mrope_file()), "accepted");
 }
 
-TEST(CachePotRefuses, SlidingWindows) {
-  EXPECT_EQ(refusal_of(test::tiny_sliding_window_file(16)),
-            "llama.cpp pot: the model has layers with a sliding window of 16 tokens, which forget entries on "
-            "their own");
+TEST(CachePotRefuses, NoSlidingWindows) {
+  EXPECT_EQ(refusal_of(test::tiny_sliding_window_file(16)), "accepted");
 }
 
 TEST(CachePotRefuses, RecurrentMemories) {
   EXPECT_EQ(refusal_of(test::tiny_recurrent_file()),
-            "llama.cpp pot: the model has a recurrent memory, from which no entries can be removed");
+            "llama.cpp pot: mamba models have recurrent layers alone, and no entries that a pot could hold");
 }
 
 /// What making a context for a cache says, in one flash attention setting or the other.

@@ -100,10 +100,12 @@ inline std::vector<std::byte> tiny_file(const smollm2::test::TinyLlama& model) {
 using smollm2::test::tiny_chatting_file;
 using smollm2::test::tiny_chatting_writer;
 
-/// The same as a model of another architecture, whose own metadata and `numbers` are to be added.
+/// The same as a model of another architecture, whose own metadata and `numbers` are to be added. `kv_heads`
+/// has those of each layer, if they differ.
 inline smollm2::test::GgufWriter tiny_file_of(const std::string& architecture,
                                               const smollm2::test::TinyLlama& model,
-                                              const std::map<std::string, std::size_t>& numbers = {}) {
+                                              const std::map<std::string, std::size_t>& numbers = {},
+                                              const std::vector<std::int32_t>& kv_heads = {}) {
   smollm2::test::GgufWriter writer;
   writer.string("general.architecture", architecture).string("tokenizer.ggml.model", "no_vocab");
   const auto add = [&](const std::map<std::string, std::size_t>& more) {
@@ -115,8 +117,11 @@ inline smollm2::test::GgufWriter tiny_file_of(const std::string& architecture,
        {"feed_forward_length", model.feed_forward},
        {"context_length", 512},
        {"vocab_size", model.vocab_size},
-       {"attention.head_count", model.query_heads},
-       {"attention.head_count_kv", model.kv_heads}});
+       {"attention.head_count", model.query_heads}});
+  if (kv_heads.empty())
+    add({{"attention.head_count_kv", model.kv_heads}});
+  else
+    writer.ints(architecture + ".attention.head_count_kv", kv_heads);
   add(numbers);
   writer.f32(architecture + ".attention.layer_norm_rms_epsilon", model.epsilon);
   for (const auto& [name, tensor] : model.tensors)
