@@ -18,6 +18,7 @@
 #include "scheduler.hpp"
 #include "smollm2/test_files.hpp"
 #include "talks.hpp"
+#include "tiny_families.hpp"
 #include "tiny_models.hpp"
 
 namespace llama_cpp {
@@ -263,6 +264,26 @@ TEST_F(LlamaBatch, CachesOfOtherTypes) {
     SCOPED_TRACE(ggml_type_name(type));
     const auto all = scripts(8);
     Together together(*model_, context_settings(true, type), pot_settings(), all);
+    together.add_all();
+    together.scheduler.run();
+    together.expect_as_alone();
+  }
+}
+
+// Layers with windows, recurrent ones, and those of keys without values.
+TEST_F(LlamaBatch, ModelsOfOtherFamilies) {
+  for (const test::TinyFamily& family : test::tiny_families()) {
+    SCOPED_TRACE(family.name);
+    const test::TemporaryModel file(family.file);
+    const llama_model_ptr model = load_model(file.path());
+    auto all = scripts(4);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      all[i].number = i % 2 == 0 ? 0 : 2;  // catalysts, and none
+      for (Tokens* const tokens : {&all[i].text, &all[i].question})
+        for (Token& token : *tokens) token %= static_cast<Token>(family.vocab_size);
+    }
+    const ContextSettings settings = context_settings(false);
+    Together together(*model, settings, pot_settings(), all);
     together.add_all();
     together.scheduler.run();
     together.expect_as_alone();
