@@ -6,8 +6,8 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -29,7 +29,7 @@ struct Options {
   std::string model, document, json;
   std::vector<std::size_t> sequences{1, 2, 4, 8, 16};
   std::size_t pot = 512, keep = 256, chunk = 128, catalyst = 16, repeat = 3;
-  int threads = 2;
+  int threads = 1;
 };
 
 /// A sequence's pot and reader, and the token that it reads.
@@ -76,11 +76,12 @@ void generate(Batch& batch, Speakers speakers, std::size_t tokens) {
   }
 }
 
+/// Of all threads: what other programs do meanwhile hardly matters.
 template <class F>
-double seconds(const F& run) {
-  const auto start = std::chrono::steady_clock::now();
+double processor_seconds(const F& run) {
+  const std::clock_t start = std::clock();
   run();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
 }
 
 double median(std::vector<double> values) {
@@ -105,7 +106,7 @@ std::vector<Token> tokens_of(const llama_model& model, const std::string& path, 
 
 struct Row {
   std::size_t sequences = 0, tokens = 0;
-  std::vector<double> together, in_turn;  // seconds
+  std::vector<double> together, in_turn;  // processor seconds
 
   double rate(const std::vector<double>& times) const {
     return static_cast<double>(sequences * tokens) / median(times);
@@ -135,8 +136,8 @@ Row measure(const Options& o, llama_model& model, std::size_t sequences) {
   finish(batch, speakers);
   Row row{.sequences = sequences, .tokens = most, .together = {}, .in_turn = {}};
   for (std::size_t round = 0; round < o.repeat; ++round) {
-    row.together.push_back(seconds([&] { generate(batch, speakers, most); }));
-    row.in_turn.push_back(seconds([&] {
+    row.together.push_back(processor_seconds([&] { generate(batch, speakers, most); }));
+    row.in_turn.push_back(processor_seconds([&] {
       for (std::size_t i = 0; i < sequences; ++i) generate(batch, Speakers(speakers).subspan(i, 1), most);
     }));
   }
@@ -147,11 +148,11 @@ void run(const Options& o) {
   llama_cpp::keep_quiet();
   const llama_model_ptr model = llama_cpp::load_model(o.model);
   nlohmann::ordered_json result = nlohmann::ordered_json::array();
-  std::printf("%9s %12s %12s %8s\n", "sequences", "together", "in turn", "ratio");
+  std::printf("%9s %15s %15s %8s\n", "sequences", "together", "in turn", "ratio");
   for (const std::size_t sequences : o.sequences) {
     const Row row = measure(o, *model, sequences);
-    std::printf("%9zu %8.1f t/s %8.1f t/s %8.2f\n", sequences, row.rate(row.together), row.rate(row.in_turn),
-                row.ratio());
+    std::printf("%9zu %7.1f tokens/s %7.1f tokens/s %6.2f\n", sequences, row.rate(row.together),
+                row.rate(row.in_turn), row.ratio());
     std::fflush(stdout);
     result.push_back({{"sequences", sequences},
                       {"tokens", row.tokens},
@@ -168,7 +169,7 @@ int main(int argc, char** argv) {
   Options o;
   CLI::App app(
       "How much faster sequences of one context generate in one batch than one after the other, each with a\n"
-      "pot of its own and a distillation on the way. Both take turns; prints medians.",
+      "pot of its own and a distillation on the way. Both take turns; prints medians of processor time.",
       "infinipot-llama-batch");
   app.add_option("--model", o.model, "GGUF file")->required()->check(CLI::ExistingFile);
   app.add_option("--document", o.document, "text to read")->required()->check(CLI::ExistingFile);
