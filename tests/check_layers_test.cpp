@@ -213,6 +213,73 @@ TEST(CheckLayers, AWindowBesideTheStore) {
   expect_right(with_outside({.window = 30, .sinks = {1, 2, 0, -1}}));
 }
 
+/// The same engine, whose attention_form() is another.
+struct OtherForm {
+  toy::QueryEngine<Pot<float>>& engine;
+  std::function<void(infinipot::AttentionForm&)> change;
+
+  Shape shape() const { return engine.shape(); }
+  std::size_t vocab_size() const { return engine.vocab_size(); }
+  infinipot::AttentionForm attention_form(std::size_t layer) const {
+    auto form = engine.attention_form(layer);
+    change(form);
+    return form;
+  }
+  void forward(std::span<const Token> some, std::size_t first, infinipot::LogitsSink& logits) {
+    engine.forward(some, first, logits);
+  }
+  void forward(std::span<const Token> some, std::size_t first, infinipot::LogitsSink& logits,
+               infinipot::QuerySink& sink) {
+    engine.forward(some, first, logits, sink);
+  }
+};
+
+AdapterReport with_form(const toy::Model& model, std::function<void(infinipot::AttentionForm&)> change) {
+  Pot<float> pot(settings_of(model));
+  toy::QueryEngine<Pot<float>> engine(model, pot);
+  OtherForm other{engine, std::move(change)};
+  return check_adapter(other, pot, tokens);
+}
+
+TEST(CheckLayers, SinksThatTheFormLacks) {
+  for (const float by : {0.0F, 3.0F})
+    expect_only(with_form(with_sinks(by), [](auto& form) { form.sinks = {}; }), Flaw::sinks,
+                {"in layer 0", "something takes attention that is no entry", "AttentionForm::sinks"});
+}
+
+TEST(CheckLayers, SinksThatTheEngineLacks) {
+  const std::vector<float> sinks(4, 2);
+  const toy::Model model(plain_rope(8, 100), wide);
+  EXPECT_TRUE(with_form(model, [](auto&) {}));
+  expect_only(with_form(model, [&](auto& form) { form.sinks = sinks; }), Flaw::sinks,
+              {"attention_form(0) has learned sinks", "the engine pays all of it to entries"});
+}
+
+TEST(CheckLayers, AWindowAtThePositionsOfTheStore) {
+  for (const std::size_t window : {6U, 30U}) {
+    const toy::Model model = with_outside({.window = window});
+    Pot<float> pot(settings_of(model));
+    toy::QueryEngine<Pot<float>> engine(model, pot);
+    const AdapterReport right = check_adapter(engine, pot, tokens);
+    EXPECT_TRUE(right) << right;
+    EXPECT_NE(right.what().find("remembers tokens beside the store"), std::string::npos) << right;
+    engine.outside.quirks.store_positions = true;
+    expect_only(check_adapter(engine, pot, tokens), Flaw::stream_positions,
+                {"after a keep() not those that came last", "LogitsSink::stream_offset()"});
+  }
+}
+
+TEST(CheckLayers, AStateThatIsNotPutBackAfterAProbe) {
+  const toy::Model model = with_outside({.recurrence = 0.5F});
+  Pot<float> pot(settings_of(model));
+  toy::QueryEngine<Pot<float>> engine(model, pot);
+  const AdapterReport right = check_adapter(engine, pot, tokens);
+  EXPECT_TRUE(right) << right;
+  EXPECT_NE(right.what().find("going back in a text was not checked"), std::string::npos) << right;
+  engine.outside.quirks.keeps_probes = true;
+  expect_only(check_adapter(engine, pot, tokens), Flaw::probe_trace, {"after a probe"});
+}
+
 TEST(CheckLayers, ARecurrentState) { expect_right(with_outside({.recurrence = 0.5F})); }
 
 }  // namespace

@@ -49,9 +49,9 @@ class OutsideMemory {
 
   /// A call is over, or has thrown.
   void end(bool thrown) noexcept {
-    if (!thrown && !(probe_ && !quirks.keeps_probes)) return;
-    state_ = before_;
+    if (!thrown && !probe_) return;
     reached_ = reached_before_;
+    if (thrown || !quirks.keeps_probes) state_ = before_;
   }
 
   /// Adds what comes of it to a token's vector (width); `normed` is that vector at length 1.

@@ -19,6 +19,8 @@
 #include "infinipot/check/rope_claim.hpp"
 #include "infinipot/check/rounding.hpp"
 #include "infinipot/check/score_check.hpp"
+#include "infinipot/check/sink_check.hpp"
+#include "infinipot/check/stream_check.hpp"
 #include "infinipot/check/text_rows.hpp"
 #include "infinipot/check/watched_pass.hpp"
 #include "infinipot/concepts.hpp"
@@ -48,10 +50,11 @@ class AdapterCheck {
     EmptyAgain<S> empty(store_);
     check_repeated_token();
     check_text_rows();
-    ResultsCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, tolerance(), settles_, report_).run();
+    ResultsCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, tolerance(), report_).run();
     check_attention();
     if (report_.ok()) check_scores();
     if (report_.ok()) check_keep();
+    if (report_.ok()) check_stream();
     if (!report_.ok()) report_.note("query heads and keep() are checked when all else is right");
     check_capacity();
     check_guards();
@@ -105,9 +108,7 @@ class AdapterCheck {
     const RopeClaim claim = claim_of(store_, rounding_);
     if (claim.storage == KeyStorage::unrotated && seen.queries.numbers.empty())
       report_.note("RoPE was not checked: keys are stored unrotated and no queries are shown");
-    RopeCheck check(seen, claim, report_);
-    ropes_ = check.run();
-    settles_ = check.settles();
+    ropes_ = RopeCheck(seen, claim, report_).run();
   }
 
   /// That a call showed each layer's queries once, of all its tokens.
@@ -156,6 +157,8 @@ class AdapterCheck {
         return;
       }
       ScoreCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, rounding_, report_).run();
+      if (report_.ok())
+        SinkCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, rounding_, report_).run();
     } else if (queries_shown(engine_)) {
       report_.note("the order of query heads was not checked: the store has no write()");
     }
@@ -163,6 +166,13 @@ class AdapterCheck {
 
   void check_keep() {
     KeepCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, rounding_, ropes_, report_).run();
+  }
+
+  void check_stream() {
+    if constexpr (WritableStore<S>)
+      StreamCheck<Engine, S>(engine_, store_, tokens_.first(16), options_.chunk, report_).run();
+    else
+      report_.note("what the engine remembers beside the store was not looked for: the store has no write()");
   }
 
   void check_capacity() {
@@ -188,7 +198,6 @@ class AdapterCheck {
   const CheckOptions& options_;
   Rounding rounding_;
   AdapterReport report_;
-  bool settles_ = false;                        // whether a repeated token becomes the same only slowly
   std::vector<Rope> ropes_;                     // (layers) that keys have; empty if that is not known
   std::vector<std::vector<std::byte>> guards_;  // as they were
 };
@@ -201,8 +210,9 @@ class AdapterCheck {
 /// Rows and strides; that one token, repeated, has keys and queries that are rotations of one another by the
 /// store's Rope, in every layer and head; that queries are shown once, in order, and score the store's keys
 /// as the engine does; that the same tokens give the same logits one by one, at once, in odd pieces, after
-/// others were written and dropped, and after a probe; NuC; attention probabilities; keep(); and that the
-/// last row is there. What cannot be checked with this engine and store is in notes().
+/// others were written and dropped, and after a probe; NuC; attention probabilities; learned sinks; keep();
+/// that windows go on with the stream after it, though not at which positions (check/stream_check.hpp says
+/// why); and that the last row is there. What cannot be checked with this engine and store is in notes().
 ///
 /// Logits are compared by the root mean square of their differences relative to their spread over the
 /// vocabulary: 2 %, plus three times the rounding of keys and values (Rounding) and of 8-bit activations

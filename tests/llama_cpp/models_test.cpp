@@ -59,7 +59,10 @@ std::ostream& operator<<(std::ostream& out, const Memory& memory) {
 
 /// A model's file, read.
 struct Loaded {
-  explicit Loaded(const TinyFamily& family) : file(family.file), model(load_model(file.path())) {}
+  explicit Loaded(const TinyFamily& family) : file(family.file) {
+    keep_quiet();
+    model = load_model(file.path());
+  }
   TemporaryModel file;
   llama_model_ptr model;
 };
@@ -93,10 +96,7 @@ class PlainRun {
   llama_context_ptr context_;
 };
 
-class Families : public testing::TestWithParam<TinyFamily> {
- protected:
-  Families() { keep_quiet(); }
-};
+class Families : public testing::TestWithParam<TinyFamily> {};
 
 std::string name_of(const testing::TestParamInfo<TinyFamily>& info) {
   std::string name;
@@ -289,6 +289,44 @@ TEST_P(Families, AreForked) {
   reader.feed(std::span(all).subspan(100, 20));
   reader.feed(std::span(all).subspan(120));
   EXPECT_LT(difference(reader.logits(), logits), 2e-5);
+}
+
+/// Wants no logits, and queries as they come.
+struct NoLogits final : infinipot::LogitsSink {
+  explicit NoLogits(std::size_t tokens) : LogitsSink(tokens) {}
+  void row(std::size_t /*token*/, std::span<const float> /*logits*/) noexcept override {}
+};
+struct DroppedQueries final : infinipot::QuerySink {
+  void layer(std::size_t /*layer*/, const infinipot::Queries& /*queries*/) noexcept override {}
+};
+struct DroppedAttention final : infinipot::AttentionSink {
+  void row(std::size_t /*layer*/, std::size_t /*head*/, std::size_t /*token*/,
+           std::span<const float> /*paid*/) noexcept override {}
+};
+
+TEST(Sinks, AreThoseOfTheFile) {
+  const TinyFamily family = test::tiny_gpt_oss();
+  const Loaded loaded(family);
+  for (const bool flash_attention : {true, false}) {
+    GraphTap tap;
+    const llama_context_ptr context =
+        make_context(*loaded.model, tap, {.cells = capacity, .flash_attention = flash_attention});
+    CachePot pot(tap, *context, 0, {.capacity = capacity});
+    Engine engine(tap, pot);
+    NoLogits logits(5);
+    DroppedQueries queries;
+    DroppedAttention attention;
+    if (flash_attention)
+      engine.forward(text(5, family), 0, logits, static_cast<infinipot::QuerySink&>(queries));
+    else
+      engine.forward(text(5, family), 0, logits, static_cast<infinipot::AttentionSink&>(attention));
+    // The pot's layers are the model's 1 and 3.
+    const auto tensors = test::tiny::gpt_oss({}, 4, 20).tensors;
+    for (const std::size_t layer : {0U, 1U})
+      EXPECT_TRUE(
+          std::ranges::equal(engine.attention_form(layer).sinks,
+                             tensors.at("blk." + std::to_string(2 * layer + 1) + ".attn_sinks.weight")));
+  }
 }
 
 std::string refusal_of(const std::vector<std::byte>& file, bool swa_full) {

@@ -32,15 +32,16 @@ class RopeCheck {
         layers_((std::max)(seen.keys.layers, seen.queries.layers)),
         settling_(seen, claim.ropes, claim.rounding) {}
 
-  /// Whether what a repeated token becomes changes in some layer.
-  bool settles() const { return !settling_.layers().empty(); }
-
   /// The Rope that keys are stored with, by layer; empty if that is not known.
   std::vector<Rope> run() {
     if (const auto settling = settling_.layers(); !settling.empty())
       report_.note("what a repeated token becomes in ", words(settling),
                    " changes, more and more slowly, as learned sinks and recurrent states make it: judged by "
                    "its second half, and frequencies more loosely");
+    if (const auto restless = settling_.restless_layers(); !restless.empty())
+      report_.note("keys, values and queries of ", words(restless),
+                   " were not judged by a repeated token: layers below change what it becomes, and it does "
+                   "not settle");
     if (!seen_.keys.numbers.empty()) {
       if (!check_values()) return {};
       if (claim_.storage == KeyStorage::unrotated)
@@ -72,7 +73,7 @@ class RopeCheck {
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
       const RopeFit still = fit_pairs(layers[layer], {});
       const double allowed = RopeFit::allowed(layers[layer]);
-      if (still.unexplained <= allowed) continue;
+      if (still.unexplained <= allowed || settling_.restless(layer)) continue;
       if (depends_on_entry_alone(layer)) {
         report_.found(
             Flaw::swapped_strides, "values of a repeated token in layer ", layer,
@@ -143,6 +144,7 @@ class RopeCheck {
     if (layers.empty()) return;
     std::vector<std::size_t> turning;
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+      if (settling_.restless(layer)) continue;
       const RopeFit best = fit_rope(layers[layer], {});
       if (best.unexplained > RopeFit::allowed(layers[layer]) || !explains({}, layers[layer], best))
         turning.push_back(layer);
@@ -169,6 +171,7 @@ class RopeCheck {
     effective_ = claim_.ropes;
     std::vector<std::size_t> others;
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+      if (settling_.restless(layer)) continue;
       const RopeFit best = fit_rope(layers[layer], claim_.ropes[layer]);
       const bool right = claim_.stated && best.unexplained <= RopeFit::allowed(layers[layer]) &&
                          explains(claim_.ropes[layer], layers[layer], best);
@@ -305,6 +308,7 @@ class RopeCheck {
     std::vector<std::size_t> unsure;
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
       if (effective_.empty()) return;  // the keys' rotation is not known: there is a finding
+      if (settling_.restless(layer)) continue;
       const Rope& rope = effective_[layer];
       const RopeFit best = fit_rope(layers[layer], rope);
       if (best.unexplained <= RopeFit::allowed(layers[layer]) && matches_keys(layer, layers[layer], best))
@@ -353,7 +357,8 @@ class RopeCheck {
   void name_other_rotations(std::span<const Traces> layers) {
     std::vector<std::size_t> others;
     for (std::size_t layer = 0; layer < layers.size(); ++layer)
-      if (!explains(claim_.ropes[layer], layers[layer], fit_rope(layers[layer], claim_.ropes[layer])))
+      if (!settling_.restless(layer) &&
+          !explains(claim_.ropes[layer], layers[layer], fit_rope(layers[layer], claim_.ropes[layer])))
         others.push_back(layer);
     for (const LayerGroup& group : groups_of(layers, others))
       if (group.fit.turns() && is_explained(group)) name_other_rotation("queries", group);

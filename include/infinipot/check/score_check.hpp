@@ -29,6 +29,18 @@ concept WritableStore = ReadableEntries<S> && requires(S& store, std::size_t n, 
   store.write(n, n, n, row, row);
 };
 
+/// Writes an entry whose key is rotated, however the store keeps it.
+template <WritableStore S>
+void write_rotated(S& store, std::size_t layer, std::size_t head, std::size_t entry, const float* rotated,
+                   const float* value) {
+  std::vector<float> key(rotated, rotated + Shape(store.shape()).head_dim);
+  if (claimed_storage(store) == KeyStorage::unrotated) {
+    const Rope rope = claimed_rope(store, layer);
+    turn(rope, -static_cast<double>(entry), 1 / rope.attention_factor, key.data());
+  }
+  store.write(layer, head, entry, key.data(), value);
+}
+
 template <class Engine, class S>
 class ScoreCheck {
  public:
@@ -216,12 +228,7 @@ class ScoreCheck {
   }
 
   void write(std::size_t layer, std::size_t head, std::size_t entry, const float* rotated) {
-    std::vector<float> key(rotated, rotated + shape_.head_dim);
-    if (claimed_storage(store_) == KeyStorage::unrotated) {
-      const Rope rope = claimed_rope(store_, layer);
-      turn(rope, -static_cast<double>(entry), 1 / rope.attention_factor, key.data());
-    }
-    store_.write(layer, head, entry, key.data(), rows_.values.at(layer, head, entry));
+    write_rotated(store_, layer, head, entry, rotated, rows_.values.at(layer, head, entry));
   }
 
   Engine& engine_;

@@ -1,0 +1,199 @@
+// Whether attention_form() has learned sinks where the engine has.
+//
+// All values of a prefix are made that of the next token. Its attention then gives this value whatever it
+// pays whom, but for what sinks take: only with sinks do logits change as keys are moved along its query.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "infinipot/cap/attention_form.hpp"
+#include "infinipot/check/adapter_report.hpp"
+#include "infinipot/check/results_check.hpp"
+#include "infinipot/check/rope_words.hpp"
+#include "infinipot/check/rounding.hpp"
+#include "infinipot/check/score_check.hpp"
+#include "infinipot/check/text_rows.hpp"
+#include "infinipot/check/uneven_scores.hpp"
+#include "infinipot/check/watched_pass.hpp"
+#include "infinipot/concepts.hpp"
+#include "infinipot/shape.hpp"
+#include "infinipot/version.hpp"
+
+namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
+
+template <class Engine, class S>
+class SinkCheck {
+ public:
+  SinkCheck(Engine& engine, S& store, std::span<const Token> tokens, std::size_t chunk, Rounding rounding,
+            AdapterReport& report)
+      : engine_(engine),
+        store_(store),
+        shape_(store.shape()),
+        prefix_(tokens.first(tokens.size() - 1)),
+        token_(tokens.last(1)),
+        chunk_(chunk),
+        rounding_(rounding),
+        report_(report) {}
+
+  void run() requires YieldsQueries<Engine> && WritableStore<S> {
+    if (shape_.value_channels() == 0) {
+      report_.note("learned sinks were not looked for: values are read from the keys' rows");
+      return;
+    }
+    rows_ = run_text(engine_, store_, prefix_, chunk_);
+    own_ = EntryNumbers(shape_.layers, shape_.kv_heads, 1, shape_.value_channels());
+    queries_ = EntryNumbers(shape_.layers, shape_.query_heads, 1, shape_.head_dim);
+    const auto unmoved = logits(true);
+    noise_ = difference(unmoved, logits(false));
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer)
+      if (!check_layer(layer)) return;
+  }
+
+ private:
+  /// How far keys are moved, in their lengths.
+  static constexpr float far = 2;
+
+  bool check_layer(std::size_t layer) {
+    const double along =
+        difference(with_keys(layer, -far, Values::kept), with_keys(layer, far, Values::kept));
+    const double alike = difference(with_keys(layer, -far, Values::own), with_keys(layer, far, Values::own));
+    restore(layer);
+    const double rounding = 0.05 + 8 * (rounding_.relative + rounding_.of_largest) *
+                                       std::sqrt(static_cast<double>(shape_.head_dim));
+    const bool taken = alike > rounding * along + 3 * noise_ + 1e-5;
+    const AttentionForm form = this->form(layer);
+    const bool stated = std::ranges::any_of(form.sinks, is_finite<float>);
+    if (taken && !stated) {
+      report_.found(Flaw::sinks, "in layer ", layer,
+                    ", what attention gives depends on the keys though all values are the same (",
+                    rounded(100 * alike, 3),
+                    " % of the logits' spread): something takes attention that is no entry, as learned sinks "
+                    "do. attention_form(",
+                    layer, ") has none (AttentionForm::sinks)");
+      return false;
+    }
+    if (taken || !stated || form.sinks.size() != shape_.query_heads) return true;
+    if (const double share = largest_change_of_share(layer, form); share > 0.3) {
+      report_.found(Flaw::sinks, "attention_form(", layer, ") has learned sinks, by which up to ",
+                    rounded(100 * share, 3),
+                    " % of the attention should have gone elsewhere as keys were "
+                    "moved, but the engine pays all of it to entries");
+      return false;
+    }
+    return true;
+  }
+
+  AttentionForm form(std::size_t layer) {
+    if constexpr (requires { AttentionForm(engine_.attention_form(layer)); })
+      return engine_.attention_form(layer);
+    else
+      return {};
+  }
+
+  struct OneToken final : QuerySink {
+    explicit OneToken(EntryNumbers& numbers) noexcept : kept(numbers) {}
+    void layer(std::size_t layer, const Queries& queries) noexcept override {
+      for (std::size_t head = 0; layer < kept.layers && head < kept.heads; ++head)
+        std::copy_n(queries.at(0, head), kept.width, kept.at(layer, head, 0));
+    }
+    EntryNumbers& kept;
+  };
+
+  /// After the token at the end of the prefix; nothing is appended.
+  std::vector<float> logits(bool look) {
+    const std::size_t first = prefix_.size();
+    KeptLogits kept(1, 0, static_cast<std::size_t>(engine_.vocab_size()), {}, true);
+    if (look) {
+      OneToken queries(queries_);
+      engine_.forward(token_, first, kept, static_cast<QuerySink&>(queries));
+      for (std::size_t layer = 0; layer < shape_.layers; ++layer)
+        for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+          const FloatRows value = store_.value_rows(layer, head, first, 1, own_.at(layer, head, 0));
+          if (value.data != own_.at(layer, head, 0))
+            std::copy_n(value.data, own_.width, own_.at(layer, head, 0));
+        }
+    } else {
+      engine_.forward(token_, first, kept);
+    }
+    store_.truncate(first);
+    return kept.logits(0);
+  }
+
+  enum class Values : bool { kept, own };
+
+  /// A key moved along the first query that reads its head.
+  std::vector<float> moved(std::size_t layer, std::size_t head, std::size_t entry, float by) const {
+    const float* const key = rows_.keys.at(layer, head, entry);
+    const float* const query = queries_.at(layer, head * shape_.group(), 0);
+    const double size =
+        std::sqrt(squares_of(key, shape_.head_dim) / (std::max)(squares_of(query, shape_.head_dim), 1e-30));
+    std::vector<float> result(key, key + shape_.head_dim);
+    for (std::size_t k = 0; k < result.size(); ++k) result[k] += by * static_cast<float>(size) * query[k];
+    return result;
+  }
+
+  std::vector<float> with_keys(std::size_t layer, float by, Values values) {
+    for (std::size_t head = 0; head < shape_.kv_heads; ++head)
+      for (std::size_t entry = 0; entry < prefix_.size(); ++entry)
+        write_rotated(store_, layer, head, entry, moved(layer, head, entry, by).data(),
+                      values == Values::own ? own_.at(layer, head, 0) : rows_.values.at(layer, head, entry));
+    return logits(false);
+  }
+
+  void restore(std::size_t layer) {
+    for (std::size_t head = 0; head < shape_.kv_heads; ++head)
+      for (std::size_t entry = 0; entry < prefix_.size(); ++entry)
+        write_rotated(store_, layer, head, entry, rows_.keys.at(layer, head, entry),
+                      rows_.values.at(layer, head, entry));
+  }
+
+  /// What the form's sinks take with keys moved away from the queries, less what they take with keys moved
+  /// towards them.
+  double largest_change_of_share(std::size_t layer, const AttentionForm& form) const {
+    double most = 0;
+    for (std::size_t head = 0; head < shape_.kv_heads; ++head)
+      most = (std::max)(most, share(layer, head, form, -far) - share(layer, head, form, far));
+    return most;
+  }
+
+  /// Of the prefix alone: the token's own key takes something too, but not from a comparison of the two.
+  double share(std::size_t layer, std::size_t kv_head, const AttentionForm& form, float by) const {
+    const std::size_t head = kv_head * shape_.group();
+    if (!is_finite(form.sinks[head])) return 0;
+    std::vector<float> logits(prefix_.size() + 1);
+    const float* const query = queries_.at(layer, head, 0);
+    for (std::size_t entry = 0; entry < prefix_.size(); ++entry) {
+      const auto key = moved(layer, kv_head, entry, by);
+      double score = 0;
+      for (std::size_t k = 0; k < key.size(); ++k)
+        score += static_cast<double>(query[k]) * static_cast<double>(key[k]);
+      score *= static_cast<double>(form.scale_for(shape_.head_dim));
+      const auto cap = static_cast<double>(form.soft_cap);
+      logits[entry] = static_cast<float>(cap == 0 ? score : cap * std::tanh(score / cap));
+    }
+    if (form.bias != nullptr) form.bias->add(head, prefix_.size(), logits);
+    double paid = 0;
+    for (std::size_t entry = 0; entry < prefix_.size(); ++entry)
+      if (is_finite(logits[entry]))
+        paid += std::exp(static_cast<double>(logits[entry]) - static_cast<double>(form.sinks[head]));
+    return 1 / (1 + paid);
+  }
+
+  Engine& engine_;
+  S& store_;
+  Shape shape_;
+  std::span<const Token> prefix_, token_;
+  std::size_t chunk_;
+  Rounding rounding_;
+  AdapterReport& report_;
+  TextRows rows_;
+  EntryNumbers own_;      // (layers, kv_heads, 1, value_channels): the token's values
+  EntryNumbers queries_;  // (layers, query_heads, 1, head_dim), of the token
+  double noise_ = 0;      // of logits, from call to call
+};
+
+}  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail
