@@ -280,6 +280,25 @@ TEST(CheckLayers, AStateThatIsNotPutBackAfterAProbe) {
   expect_only(check_adapter(engine, pot, tokens), Flaw::probe_trace, {"after a probe"});
 }
 
+/// As if another of the model's layers read the keys of layer 1.
+TEST(CheckLayers, LayersThatReadTheSameKeys) {
+  const toy::Model model(plain_rope(8, 100), wide);
+  Pot<float> pot(settings_of(model));
+  toy::QueryEngine<Pot<float>> engine(model, pot);
+  broken::Adapter<toy::QueryEngine<Pot<float>>> adapter{engine};
+  adapter.queries = [&](infinipot::QuerySink& to, std::size_t layer, std::vector<float>& queries,
+                        std::size_t count) {
+    const auto show = [&] { to.layer(layer, infinipot::contiguous_queries(queries.data(), count, wide)); };
+    show();
+    if (layer != 1) return;
+    for (float& x : queries) x *= 0.5F;
+    show();
+  };
+  const AdapterReport report = check_adapter(adapter, pot, tokens);
+  EXPECT_TRUE(report) << report;
+  EXPECT_NE(report.what().find("several of the model's layers read one layer"), std::string::npos) << report;
+}
+
 TEST(CheckLayers, ARecurrentState) { expect_right(with_outside({.recurrence = 0.5F})); }
 
 }  // namespace

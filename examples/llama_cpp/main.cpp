@@ -102,7 +102,8 @@ class Backend {
     if (options_.archive.empty() && options_.policy != "expected_attention") return {};
     ContextSettings settings = settings_;
     settings.cells = options_.pot;
-    settings.batch = 1;
+    settings.sequences = 1;
+    settings.batch = 16;
     GraphTap tap;
     const llama_context_ptr context = make_context(*model_, tap, settings);
     return find_cache(tap, *context, 0)->rope();

@@ -86,15 +86,17 @@ void check_measurable(const Engine& engine, const S& store, const MeasureOptions
 /// Puts layers together that turn alike. Those whose vectors turn most exactly come first, by themselves: the
 /// others join them, however much they move besides, unless they turn otherwise.
 inline std::vector<LayerGroup> measured_groups(std::span<const Traces> layers) {
+  // What a short convolution makes of a repeated token is settled for good after a few.
+  const auto still = [](const Traces& traces) { return traces.drift <= 1e-5; };
   std::vector<RopeFit> own;
   double least = RopeFit::certain;
   for (const Traces& traces : layers) {
     own.push_back(fit_rope(traces, {}));
-    if (traces.drift == 0) least = (std::min)(least, own.back().unexplained);
+    if (still(traces)) least = (std::min)(least, own.back().unexplained);
   }
   std::vector<std::size_t> exact, others;
   for (std::size_t layer = 0; layer < layers.size(); ++layer)
-    (layers[layer].drift == 0 && own[layer].unexplained <= (std::max)(4 * least, 1e-3) ? exact : others)
+    (still(layers[layer]) && own[layer].unexplained <= (std::max)(4 * least, 1e-3) ? exact : others)
         .push_back(layer);
   std::vector<LayerGroup> groups = group_layers(layers, exact, {});
   std::vector<std::size_t> rest;

@@ -61,7 +61,7 @@ class StreamCheck {
  private:
   static std::vector<Token> reversed(std::vector<Token> tokens) {
     std::ranges::reverse(tokens);
-    if (tokens.front() == tokens.back()) std::ranges::rotate(tokens, tokens.begin() + 1);
+    if (tokens.front() == tokens.back()) std::rotate(tokens.begin(), tokens.begin() + 1, tokens.end());
     return tokens;
   }
 

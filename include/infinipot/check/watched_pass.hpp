@@ -144,6 +144,11 @@ class KeptQueries final : public QuerySink {
       other_count_ = queries.count;
       return;
     }
+    if (times_[layer] > 1 &&
+        !kept(layer, queries)) {  // of another of the model's layers, which reads the same keys
+      --times_[layer];
+      shares_ = true;
+    }
     for (std::size_t head = 0; head < queries_.heads; ++head)
       for (std::size_t token = 0; token < count_; ++token)
         std::copy_n(queries.at(token, head), queries_.width, queries_.at(layer, head, first_ + token));
@@ -155,15 +160,28 @@ class KeptQueries final : public QuerySink {
 
   static constexpr std::size_t none = all_layers;
 
+  /// How often each layer was shown, but for those of the model that read the same layer of the store.
   std::span<const std::size_t> times() const noexcept { return times_; }
+  bool shares() const noexcept { return shares_; }                   ///< whether there are such
   std::size_t outside() const noexcept { return outside_; }          ///< a layer that there is not
   std::size_t other_count() const noexcept { return other_count_; }  ///< of tokens, not the call's
   std::size_t count() const noexcept { return count_; }
 
  private:
+  /// Whether these queries are those that were shown before.
+  bool kept(std::size_t layer, const Queries& queries) const noexcept {
+    for (std::size_t head = 0; head < queries_.heads; ++head)
+      for (std::size_t token = 0; token < count_; ++token) {
+        const float* const query = queries.at(token, head);
+        if (!std::equal(query, query + queries_.width, queries_.at(layer, head, first_ + token)))
+          return false;
+      }
+    return true;
+  }
+
   const S& store_;
   std::size_t first_, count_;
-  bool all_keys_;
+  bool all_keys_, shares_ = false;
   EntryNumbers& queries_;
   EntryNumbers& keys_;
   std::vector<std::size_t> times_;  // (layers)
