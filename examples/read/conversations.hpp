@@ -21,7 +21,7 @@ inline constexpr const char* about_conversations =
     "a\n"
     "\"name\". A turn is an object with \"document\" (a file), \"question\" and \"answer_prefix\", as the "
     "options of\n"
-    "these names; a turn needs a document or a question, and only the question's turns are answered:\n"
+    "these names; a turn needs a document or a question; those with a question are answered:\n"
     "  [{\"name\": \"tea\", \"turns\": [{\"document\": \"tea.txt\", \"question\": \"Who drank it?\"},\n"
     "                             {\"question\": \"And when?\"}]}]\n"
     "Each has a pot of its own; --parallel of them run in one batch, the others wait for their turn.\n";
