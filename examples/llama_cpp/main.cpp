@@ -2,6 +2,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -13,6 +16,7 @@
 #include "find_cache.hpp"
 #include "graph_tap.hpp"
 #include "model.hpp"
+#include "parallel.hpp"
 #include "policies.hpp"
 #include "run_program.hpp"
 #include "text.hpp"
@@ -105,6 +109,12 @@ class Backend {
     return find_cache(tap, *context, 0)->rope();
   }
 
+  /// Those of a file, several at once.
+  int converse(const reading::Program& program, const Options& options) {
+    settings_.cells = options.pot;
+    return run_conversations({*model_, text_, settings_, pot_settings(options), rope()}, program, options);
+  }
+
   Memory memory(const Options& options, std::size_t batch, bool forks) {
     settings_.cells = options.pot;
     settings_.sequences = forks ? 2 : 1;
@@ -147,6 +157,7 @@ const reading::Program program{
     .context_shift = true,
     .reads_entries = true,
     .owns_pots = true,
+    .parallel = true,
     .more_options = {
         {"--cache-type",
          &Options::cache_type,
@@ -164,11 +175,20 @@ const reading::Program program{
         {"--rpc", &Options::rpc, {}, "HOST:PORT,...", "llama.cpp RPC servers that share the layers", ""},
     }};
 
+/// ggml aborts where it does not know how to go on, such as when an RPC server is gone.
+void end_in_one_line(const char* message) {
+  const char* const behind_place = std::strstr(message, ": ");  // FILE:LINE: MESSAGE
+  std::fprintf(stderr, "%s: llama.cpp has given up: %s\n", program.name.c_str(),
+               behind_place != nullptr ? behind_place + 2 : message);
+  std::_Exit(2);
+}
+
 }  // namespace
 }  // namespace llama_cpp
 
 int main(int argc, char** argv) {
   llama_cpp::keep_quiet();
+  ggml_set_abort_callback(llama_cpp::end_in_one_line);
   llama_backend_init();
   return reading::run_program(llama_cpp::program, argc, argv,
                               [](reading::Options& options) { return llama_cpp::Backend(options); });

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <stdexcept>
@@ -100,7 +101,10 @@ llama_context_params context_parameters(const ContextSettings& settings) noexcep
   parameters.n_seq_max = static_cast<std::uint32_t>(settings.sequences);
   parameters.swa_full = true;  // so that layers with windows have a cell for each position, as others do
   parameters.kv_unified = settings.sequences == 1;
-  parameters.n_batch = parameters.n_ubatch = static_cast<std::uint32_t>(settings.batch);
+  // llama.cpp aborts where a batch is smaller than one token of each sequence.
+  parameters.n_batch = static_cast<std::uint32_t>(std::max(settings.batch, settings.sequences));
+  parameters.n_ubatch =
+      static_cast<std::uint32_t>(settings.micro_batch > 0 ? settings.micro_batch : parameters.n_batch);
   parameters.n_threads = parameters.n_threads_batch = settings.threads;
   parameters.flash_attn_type =
       settings.flash_attention ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;

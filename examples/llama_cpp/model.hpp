@@ -22,9 +22,10 @@ void keep_quiet();
 llama_model_ptr load_model(const std::string& path, const std::vector<std::string>& servers = {});
 
 struct ContextSettings {
-  std::size_t cells = 0;      ///< of each sequence; llama.cpp rounds up to a multiple of 256
-  std::size_t sequences = 1;  ///< each with cells of its own
-  std::size_t batch = 512;    ///< most tokens per llama_decode(), which go through the layers together
+  std::size_t cells = 0;        ///< of each sequence; llama.cpp rounds up to a multiple of 256
+  std::size_t sequences = 1;    ///< each with cells of its own
+  std::size_t batch = 512;      ///< most tokens per llama_decode()
+  std::size_t micro_batch = 0;  ///< most that go through the layers together; 0 means all of them
   int threads = 1;
   ggml_type cache_type = GGML_TYPE_F16;
   bool flash_attention = true;

@@ -30,6 +30,7 @@ concept StoreWithEngine = requires(M& memory) {
 ///     std::uint64_t bytes_per_token() const;  // keys and values of one token in all layers
 ///     infinipot::Rope rope() const;           // optional: the model's, where policies observe its queries
 ///     infinipot::KeyChannels key_channels();  // optional: what codes need to know about its keys
+///     int converse(const Program&, const Options&);  // optional: options.conversations; the exit status
 ///     Memory memory(const Options& options, std::size_t batch, bool forks);
 ///
 /// memory() makes an empty store of options.pot entries, of which a distillation keeps options.keep, with

@@ -51,6 +51,23 @@ void check_turns(const Options& options) {
     throw UsageError("--chat: reads questions from standard input, so it cannot be a --document too");
 }
 
+void check_conversations(const Options& options) {
+  for (const auto& [name, given] : {std::pair("--chat", options.chat),
+                                    {"--check", options.check},
+                                    {"--archive", !options.archive.empty()},
+                                    {"--save", !options.save.empty()},
+                                    {"--load", !options.load.empty()},
+                                    {"--report", !options.report.empty()},
+                                    {"--report-kept", options.report_kept},
+                                    {"--nuc", options.nuc},
+                                    {"--timeline", options.timeline > 0}})
+    if (given)
+      throw UsageError(std::string(name) + ": not with --conversations, which are several (see --help)");
+  if (options.policy == "full" || options.policy == "context_shift")
+    throw UsageError("--policy " + options.policy +
+                     ": not with --conversations, whose pots are made before their texts are known");
+}
+
 void check_needs(const Options& options) {
   const bool json = !options.json.empty();
   if (options.report_kept && !json) throw UsageError("--report-kept: adds to the JSON, so it needs --json");
@@ -59,6 +76,8 @@ void check_needs(const Options& options) {
     throw UsageError("--nuc: adds to the JSON or to the page, so it needs --json or --report");
   if (options.report == "-") throw UsageError("--report: must be a file; one of that name is ./-");
   if (options.save == "-") throw UsageError("--save: must be a file; one of that name is ./-");
+  if (options.parallel > 0 && options.conversations.empty())
+    throw UsageError("--parallel: is of conversations, so it needs --conversations");
   check_archive(options);
   if (options.policy != "full") return;
   for (const auto& [name, given] : {std::pair("--chat", options.chat),

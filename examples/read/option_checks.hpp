@@ -20,6 +20,9 @@ inline bool reads_documents(const Options& options) {
 /// Throws UsageError unless the turns make something to do, or nothing where only the adapter is checked.
 void check_turns(const Options& options);
 
+/// Throws UsageError for what makes no sense together with --conversations.
+void check_conversations(const Options& options);
+
 /// Refuses what would be measured and written nowhere, and what belongs to an archive that is not given.
 /// Throws UsageError.
 void check_needs(const Options& options);

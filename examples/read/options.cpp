@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <iostream>
+#include <utility>
 
 #include "argument_list.hpp"
 #include "arguments.hpp"
+#include "conversations.hpp"
 #include "infinipot/version.hpp"
 #include "option_checks.hpp"
 #include "policies.hpp"
@@ -60,6 +62,14 @@ void add_more(CLI::App& app, const Program& program, Options& o, const std::stri
 void add_input(CLI::App& app, const Program& program, Options& o, TurnTexts& texts) {
   start_group(app, "Model and text");
   add_text(app, "--model", o.model, Text::not_empty, "FILE", program.model_help)->required();
+  if (program.parallel) {
+    add_text(
+        app, "--conversations", o.conversations, Text::not_empty, "FILE",
+        "read the documents and answer the questions of many conversations, which share the context [none]");
+    add_number<std::size_t>(app, "--parallel", o.parallel, {1, 256, Bounds::technical},
+                            "conversations that run at once, in one batch",
+                            std::to_string(usual_parallel) + ", with --conversations");
+  }
   add_texts(app, "--document", texts.documents, Text::not_empty, "FILE|-",
             "text to read before the question; - is standard input. The k-th is read before the k-th "
             "question");
@@ -278,6 +288,18 @@ std::vector<Turn> turns_of(const Options& options, const TurnTexts& texts) {
   return turns;
 }
 
+/// Where a file has all of them.
+void refuse_texts(const TurnTexts& texts) {
+  for (const auto& [name, given] : {std::pair("--document", &texts.documents),
+                                    {"--question", &texts.questions},
+                                    {"--answer-prefix", &texts.answer_prefixes},
+                                    {"--answer", &texts.answers},
+                                    {"--needle", &texts.needles}})
+    if (!given->empty())
+      throw UsageError(std::string(name) +
+                       ": not with --conversations, whose file has all texts (see --help)");
+}
+
 [[noreturn]] void refuse_unknown(const std::string& argument) {
   const std::string cause = argument.starts_with('-')
                                 ? "unknown argument " + smollm2::quoted(argument)
@@ -300,7 +322,8 @@ std::optional<Options> parse_options(const Program& program, int argc, const cha
   TurnTexts texts;
   CLI::App app(description, program.name);
   app.get_formatter()->column_width(names_width);
-  app.footer(about_texts + (about_archive + program.notes) + about_exit);
+  app.footer(about_texts + ((program.parallel ? about_conversations : "") + (about_archive + program.notes)) +
+             about_exit);
   options.policy.clear();  // complete() knows the usual one
   add_input(app, program, options, texts);
   add_archive(app, program, options);
@@ -327,9 +350,11 @@ std::optional<Options> parse_options(const Program& program, int argc, const cha
     if (!unknown.empty()) refuse_unknown(unknown.front());
     throw UsageError(std::string(error.what()) + " (see --help)");
   }
+  if (!options.conversations.empty()) refuse_texts(texts);
   options.turns = turns_of(options, texts);
-  check_turns(options);
+  options.conversations.empty() ? check_turns(options) : check_conversations(options);
   complete(options, program);
+  if (!options.conversations.empty() && options.parallel == 0) options.parallel = usual_parallel;
   check_needs(options);
   check(options);
   return options;

@@ -77,12 +77,18 @@ struct Options {
   std::string save;                   ///< a file for the pot as it is at the end; empty for none
   std::string load;                   ///< a pot to go on from; empty for none
 
+  std::string conversations;  ///< a file of conversations, instead of the turns; empty for none
+  std::size_t parallel = 0;   ///< of them that run at once; not given means usual_parallel
+
   // What only some programs have (Program::more_options).
   std::string cache_type;       ///< element type of keys and values: f32, f16 or q8_0
   std::string flash_attention;  ///< on or off
   std::string positions;        ///< reindexed or growing
   std::string rpc;              ///< host:port,... of other machines that compute; empty for none
 };
+
+/// Conversations of a file that run at once.
+inline constexpr std::size_t usual_parallel = 4;
 
 /// Steps of recall before an answer, where there is an archive.
 inline constexpr std::size_t usual_recall = 1;
@@ -114,6 +120,7 @@ struct Program {
   bool context_shift = false;  ///< whether it has this policy
   bool reads_entries = false;  ///< whether it has policies that score by keys and values
   bool owns_pots = false;      ///< whether it can have several pots, and files of them
+  bool parallel = false;       ///< whether several conversations can share a batch
   /// What an archive can keep of an entry for this store; the first is the default.
   std::vector<std::string> archive_types{"int8", "int4", "f16", "f32", "tokens"};
   std::vector<MoreOption> more_options = {};

@@ -72,6 +72,8 @@ std::vector<File> inputs(const Options& options) {
     if (!turn.document.empty())
       files.push_back(
           {"a document", turn.document == "-" ? identity_of(STDIN_FILENO) : identity_of(turn.document)});
+  if (!options.conversations.empty())
+    files.push_back({"that of --conversations", identity_of(options.conversations)});
   if (options.chat) files.push_back({"where the questions come from", identity_of(STDIN_FILENO)});
   return files;
 }

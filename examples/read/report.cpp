@@ -11,6 +11,7 @@
 #include <system_error>
 #include <tuple>
 
+#include "conversations.hpp"
 #include "whole_file.hpp"
 #include "write_all.hpp"
 
@@ -89,6 +90,10 @@ Json settings(const Options& options, const Program& program) {
             {"recall_pot", options.recall_pot > 0 ? Json(options.recall_pot) : Json(nullptr)},
             {"save", text_or_null(options.save)},
             {"load", text_or_null(options.load)}};
+  if (program.parallel) {
+    json["conversations"] = text_or_null(options.conversations);
+    json["parallel"] = options.conversations.empty() ? Json(nullptr) : Json(options.parallel);
+  }
   for (const MoreOption& more : program.more_options) json[setting_name(more.name)] = options.*more.target;
   return json;
 }
@@ -169,6 +174,18 @@ Json to_json(const Report& report, const Options& options, const Program& progra
   return json;
 }
 
+/// A document of JSON to a file or to standard output.
+void write_document(const std::string& path, const Json& json) {
+  // Names of files may be anything.
+  const std::string text = json.dump(2, ' ', false, Json::error_handler_t::replace);
+  if (path != "-") return write_whole("--json", path, text + "\n");
+  try {
+    write_all(STDOUT_FILENO, text + "\n");
+  } catch (const std::system_error& error) {
+    throw UsageError("cannot write to standard output: " + error.code().message());
+  }
+}
+
 /// A line of Linux's /proc/self/status.
 std::optional<std::uint64_t> status_bytes(const std::string& name) {
   std::ifstream status("/proc/self/status");
@@ -223,15 +240,22 @@ double Report::prefill_seconds() const {
 
 void write_json(const std::string& path, const Report& report, const Options& options,
                 const Program& program) {
-  // Names of files may be anything.
-  const std::string text =
-      to_json(report, options, program).dump(2, ' ', false, Json::error_handler_t::replace);
-  if (path != "-") return write_whole("--json", path, text + "\n");
-  try {
-    write_all(STDOUT_FILENO, text + "\n");
-  } catch (const std::system_error& error) {
-    throw UsageError("cannot write to standard output: " + error.code().message());
+  write_document(path, to_json(report, options, program));
+}
+
+void write_json(const std::string& path, const ConversationsReport& report, const Program& program) {
+  Json json{{"seconds", number(report.seconds)},
+            {"tokens", report.tokens},
+            {"tokens_per_second", number(static_cast<double>(report.tokens) / report.seconds)},
+            {"batches", report.batches},
+            {"peak_rss_bytes", peak_rss_bytes()},
+            {"conversations", Json::array()}};
+  for (const ConversationReport& one : report.conversations) {
+    Json of_one{{"name", one.name}, {"error", text_or_null(one.error)}};
+    of_one.update(to_json(one.report, one.options, program));
+    json["conversations"].push_back(std::move(of_one));
   }
+  write_document(path, json);
 }
 
 std::string page_title(const Options& options, const Program& program) {

@@ -57,6 +57,8 @@ int run_program(const Program& program, int argc, const char* const* argv, const
     check_outputs(*options);
     auto backend = make_backend(*options);
     if (options->check) return check(backend, *options);
+    if constexpr (requires { backend.converse(program, *options); })
+      if (!options->conversations.empty()) return backend.converse(program, *options);
     const InterruptGuard interrupts;  // before this there is nothing to lose
     const bool files = !options->json.empty() || !options->report.empty() || !options->save.empty() ||
                        !options->archive.empty();

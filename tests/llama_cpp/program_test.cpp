@@ -156,7 +156,7 @@ TEST_F(LlamaProgram, ReportHasWhatTheOtherProgramsHas) {
   EXPECT_EQ(keys(found), keys(expected));
   EXPECT_EQ(keys(found.at("turns").at(0)), keys(expected.at("turns").at(0)));
   std::set<std::string> settings = keys(expected.at("settings"));
-  settings.insert({"cache_type", "flash_attention", "rpc"});
+  settings.insert({"cache_type", "flash_attention", "rpc", "conversations", "parallel"});
   settings.erase("positions");  // of infinipot-read alone
   EXPECT_EQ(keys(found.at("settings")), settings);
 }
