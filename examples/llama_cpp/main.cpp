@@ -84,7 +84,7 @@ class Backend {
  public:
   /// The options must outlive the object.
   explicit Backend(Options& options)
-      : options_(options),
+      : options_(checked(options)),
         model_(load_model(options.model, separated(options.rpc))),
         text_(*model_, options.model) {
     if (options.threads == 0) options.threads = std::max(1U, std::thread::hardware_concurrency());
@@ -136,8 +136,10 @@ class Backend {
   }
 
   static CachePotSettings pot_settings(const Options& options) {
-    return {
-        .capacity = options.pot, .max_keep = options.keep, .granularity = reading::granularity_of(options)};
+    return {.capacity = options.pot,
+            .max_keep = options.keep,
+            .granularity = reading::granularity_of(options),
+            .k_shift = options.policy == "context_shift"};
   }
 
   const Options& options_;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <stdexcept>
@@ -15,6 +16,12 @@
 
 namespace llama_cpp {
 namespace {
+
+/// Empty if the model has none of that name.
+std::string metadata(const llama_model& model, const char* key) {
+  char text[128] = {};
+  return llama_model_meta_val_str(&model, key, text, sizeof text) < 0 ? "" : text;
+}
 
 [[noreturn]] void fail(const std::string& what, const ErrorLog& log) {
   const std::string cause = log.cause();
@@ -113,7 +120,28 @@ llama_context_params context_parameters(const ContextSettings& settings) noexcep
   return parameters;
 }
 
+namespace {
+
+/// Refuses what llama.cpp aborts on without flash attention: heads of which two share a block.
+void check_blocks(const llama_model& model, ggml_type type) {
+  const auto heads = llama_model_n_head(&model);
+  const std::string architecture = metadata(model, "general.architecture");
+  const std::string length = metadata(model, (architecture + ".attention.key_length").c_str());
+  const int head_dim = !length.empty() ? std::atoi(length.c_str())
+                       : heads > 0     ? llama_model_n_embd(&model) / heads
+                                       : 0;
+  const auto block = static_cast<int>(ggml_blck_size(type));
+  if (head_dim % block != 0)
+    throw std::invalid_argument(std::string("llama.cpp cannot hold keys of type ") + ggml_type_name(type) +
+                                ": heads of this model have " + std::to_string(head_dim) +
+                                " numbers, which is no multiple of " + std::to_string(block) +
+                                "; use f16 or f32");
+}
+
+}  // namespace
+
 llama_context_ptr make_context(llama_model& model, GraphTap& tap, const ContextSettings& settings) {
+  check_blocks(model, settings.key_type());
   llama_context_params parameters = context_parameters(settings);
   tap.install(parameters);
   const ErrorLog log;

@@ -40,7 +40,8 @@ struct ContextSettings {
 /// The same in llama.cpp's terms, without a tap.
 llama_context_params context_parameters(const ContextSettings& settings) noexcept;
 
-/// A context that shows itself to the tap. Throws std::runtime_error with llama.cpp's own reason.
+/// A context that shows itself to the tap. Throws std::invalid_argument for a quantised type whose blocks
+/// heads do not fill, std::runtime_error with llama.cpp's own reason.
 llama_context_ptr make_context(llama_model& model, GraphTap& tap, const ContextSettings& settings);
 
 }  // namespace llama_cpp

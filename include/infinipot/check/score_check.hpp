@@ -62,8 +62,8 @@ class ScoreCheck {
     }
     rows_ = run_text(engine_, store_, prefix_, chunk_);
     unmoved_ = logits(true);
-    noise_ = difference(unmoved_, logits(false));
     const Part all{};
+    noise_ = (std::max)(difference(unmoved_, logits(false)), change(Direction::slightly, all));
     const double along = change(Direction::along, all);
     if (along <= noise_ + 1e-6) {
       report_.found(Flaw::keys_unread,
@@ -84,7 +84,7 @@ class ScoreCheck {
   }
 
  private:
-  enum class Direction : std::uint8_t { along, across };
+  enum class Direction : std::uint8_t { along, across, slightly };
   enum class Order : std::uint8_t { shown, transposed };
 
   /// Keys to move: of one layer and kv head, or of all.
@@ -100,6 +100,9 @@ class ScoreCheck {
     return 0.02 +
            4 * (rounding_.relative + rounding_.of_largest) * std::sqrt(static_cast<double>(shape_.head_dim));
   }
+  /// How far keys move to see whether an engine, such as one that rounds activations to 8 bits, makes much of
+  /// little; in their lengths.
+  static constexpr double slight = 1e-3;
   /// Of one head it is far above that where queries are others.
   static constexpr double certainty = 0.35;
 
@@ -212,16 +215,16 @@ class ScoreCheck {
     const float* const key = rows_.keys.at(layer, head, entry);
     const Vector from(key, key + shape_.head_dim);
     Vector by(shape_.head_dim);
-    if (direction == Direction::across) {
+    if (direction != Direction::along) {
       for (double& x : by) x = draw();
-      remove(basis, by);
+      if (direction == Direction::across) remove(basis, by);
     } else {
       for (const Vector& along : basis) {
         const double part = draw();
         for (std::size_t k = 0; k < by.size(); ++k) by[k] += part * along[k];
       }
     }
-    scale_to(length(from) / 2, by);
+    scale_to(length(from) * (direction == Direction::slightly ? slight : 0.5), by);
     std::vector<float> moved(by.size());
     for (std::size_t k = 0; k < by.size(); ++k) moved[k] = static_cast<float>(from[k] + by[k]);
     write(layer, head, entry, moved.data());
@@ -240,7 +243,7 @@ class ScoreCheck {
   AdapterReport& report_;
   TextRows rows_;
   std::vector<float> unmoved_;  // logits after the token
-  double noise_ = 0;            // of logits, from call to call
+  double noise_ = 0;            // of logits, from call to call and when keys move a little
   EntryNumbers queries_;        // (layers, query_heads, 1, head_dim), of the token
   std::uint64_t state_ = 1;
 };

@@ -55,12 +55,13 @@ class SinkCheck {
 
  private:
   /// How far keys are moved, in their lengths.
-  static constexpr float far = 2;
+  static constexpr float reach = 2;
 
   bool check_layer(std::size_t layer) {
     const double along =
-        difference(with_keys(layer, -far, Values::kept), with_keys(layer, far, Values::kept));
-    const double alike = difference(with_keys(layer, -far, Values::own), with_keys(layer, far, Values::own));
+        difference(with_keys(layer, -reach, Values::kept), with_keys(layer, reach, Values::kept));
+    const double alike =
+        difference(with_keys(layer, -reach, Values::own), with_keys(layer, reach, Values::own));
     restore(layer);
     const double rounding = 0.05 + 8 * (rounding_.relative + rounding_.of_largest) *
                                        std::sqrt(static_cast<double>(shape_.head_dim));
@@ -156,7 +157,7 @@ class SinkCheck {
   double largest_change_of_share(std::size_t layer, const AttentionForm& form) const {
     double most = 0;
     for (std::size_t head = 0; head < shape_.kv_heads; ++head)
-      most = (std::max)(most, share(layer, head, form, -far) - share(layer, head, form, far));
+      most = (std::max)(most, share(layer, head, form, -reach) - share(layer, head, form, reach));
     return most;
   }
 
