@@ -106,7 +106,7 @@ void expect_right(llama_model& model, const ContextSettings& settings,
   EXPECT_TRUE(report) << report;
   // Of queries and probabilities a context shows one, and only that is left out. Rows are read and written
   // without the rotation that llama.cpp gives those of quantised caches.
-  for (const char* left_out : {"RoPE", "keys", "another basis", "order of query heads"})
+  for (const char* left_out : {"RoPE", "keys were not", "another basis", "order of query heads"})
     EXPECT_EQ(report.what().find(left_out), std::string::npos) << report;
   EXPECT_NE(report.what().find(settings.flash_attention ? "(attention_form() was not checked"
                                                         : "(queries were not checked"),
