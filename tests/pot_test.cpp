@@ -346,9 +346,9 @@ struct Memory {
     };
     const std::size_t d = shape.head_dim, v = shape.value_channels();
     Memory memory(shape, capacity, guard + size(d) + guard + size(v) + guard);
-    const auto rows = [&](T* data, std::size_t channels) {
+    const auto rows = [&](T* first, std::size_t channels) {
       const auto entry = static_cast<std::ptrdiff_t>(shape.kv_heads * channels + gap);
-      return strided_rows(data, shape.layers, static_cast<std::ptrdiff_t>(capacity) * entry,
+      return strided_rows(first, shape.layers, static_cast<std::ptrdiff_t>(capacity) * entry,
                           static_cast<std::ptrdiff_t>(channels), entry);
     };
     T* const keys = memory.data.data() + guard;

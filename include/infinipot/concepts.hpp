@@ -146,8 +146,8 @@ concept ChoosesWhatToShow = YieldsQueries<E> && YieldsAttention<E> && requires(c
   { view.shows_queries() } -> std::convertible_to<bool>;
 };
 
-/// What the passes of an engine that is only described can show besides logits. Either: one of the two, as its
-/// shows_queries() says.
+/// What the passes of an engine that is only described can show besides logits. Either: one of the two, as
+/// its shows_queries() says.
 enum class Shows : std::uint8_t { logits, queries, attention, either };
 
 /// An engine that is only described: without forward(), for somebody else runs its passes (Ccd::next()). A
