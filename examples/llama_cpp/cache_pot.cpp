@@ -1,6 +1,7 @@
 #include "cache_pot.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <numeric>
 #include <sstream>
 #include <stdexcept>
@@ -107,7 +108,8 @@ CachePot::AnyPot CachePot::make_pot(const std::shared_ptr<const Cache>& cache,
 }
 
 std::size_t CachePot::cells_taken() const noexcept {
-  return static_cast<std::size_t>(llama_memory_seq_pos_max(memory(), sequence()) + 1);  // -1 if there is none
+  return static_cast<std::size_t>(std::int64_t{llama_memory_seq_pos_max(memory(), sequence())} +
+                                  1);  // -1 if there is none
 }
 
 void CachePot::take_cells(std::size_t first, std::size_t count) {

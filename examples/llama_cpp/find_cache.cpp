@@ -48,7 +48,7 @@ CacheListener decode_alone(GraphTap& tap, SequenceBatch& batch, llama_token toke
 /// The one of all layers' `what` that a pot's settings have room for.
 template <class T, class Of>
 T same_in_all(std::span<const SeenLayer> layers, const char* what, const Of& of) {
-  const T first = of(layers.front());
+  T first = of(layers.front());
   for (const SeenLayer& layer : layers)
     if (!(of(layer) == first))
       refuse("layers ", layers.front().model_layer, " and ", layer.model_layer,

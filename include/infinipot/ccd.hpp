@@ -248,11 +248,11 @@ class Ccd {
   void stop_archiving() noexcept { machine_.archive = {}; }
 
   /// Called after every distillation. It may allocate; it must not call back into the reader.
-  void on_distillation(Observer observer) { machine_.observer = std::move(observer); }
+  void on_distillation(const Observer& observer) { machine_.observer = observer; }
 
   /// Called at every distillation once the choice is made, before anything goes. It may allocate; it must not
   /// call back into the reader. If it throws, nothing is distilled.
-  void on_choice(ChoiceObserver observer) { machine_.choice_observer = std::move(observer); }
+  void on_choice(const ChoiceObserver& observer) { machine_.choice_observer = observer; }
 
   const CcdStats& stats() const noexcept { return machine_.stats; }
   const CcdSettings& settings() const noexcept { return machine_.settings(); }
