@@ -77,10 +77,28 @@ struct Shape {
   }
 
   /// n = (layer, kv head) pairs per lane; lane i has the pairs [i * n, (i + 1) * n).
-  std::size_t heads_per_lane(Granularity granularity) const noexcept { return heads() / lanes(granularity); }
+  std::size_t heads_per_lane(Granularity granularity) const noexcept {
+    switch (granularity) {
+      case Granularity::head:
+        return 1;
+      case Granularity::layer:
+        return kv_heads;
+      case Granularity::shared:
+        break;
+    }
+    return heads();
+  }
 
   std::size_t lane_of(std::size_t layer, std::size_t kv_head, Granularity granularity) const noexcept {
-    return head_of(layer, kv_head) / heads_per_lane(granularity);
+    switch (granularity) {
+      case Granularity::head:
+        return head_of(layer, kv_head);
+      case Granularity::layer:
+        return layer;
+      case Granularity::shared:
+        break;
+    }
+    return 0;
   }
 
   /// Throws std::invalid_argument if a dimension is 0 or kv_heads does not divide query_heads.
