@@ -33,9 +33,11 @@ std::string text_of(const Json& object, const char* name, const std::string& pat
 
 void refuse_others(const Json& object, std::initializer_list<std::string_view> known, const std::string& path,
                    const std::string& where) {
-  for (const auto& [name, value] : object.items())
-    if (std::find(known.begin(), known.end(), name) == known.end())
-      refuse(path, where + ": there is no \"" + name + "\"");
+  for (const auto& [name, value] : object.items()) {
+    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+    std::string what = where;
+    refuse(path, what.append(": there is no \"").append(name).append("\""));
+  }
 }
 
 Turn turn_of(const Json& json, const std::string& path, const std::string& where) {
