@@ -141,6 +141,13 @@ TEST(FuzzSeeds, AreWrittenIfWanted) {
     archive.type = static_cast<infinipot::ArchiveType>(type);
     write_archive(names[type], archive);
   }
+  infinipot::ArchiveSettings other_values = archive;
+  other_values.type = infinipot::ArchiveType::codes8;
+  other_values.shape.value_dim = 6;
+  write_archive("wide_values", other_values);
+  other_values.shape.value_dim = 0;
+  other_values.rope = others.rope;
+  write_archive("latent", other_values);
   archive.limit = 1500;
   archive.fingerprint = "tiny";
   write_archive("limited_tokens", archive);
@@ -159,7 +166,7 @@ TEST(FuzzSeeds, ArePotFiles) {
 
 TEST(FuzzSeeds, AreArchives) {
   const std::vector<std::string> files = read_all(seeds("archive"));
-  EXPECT_EQ(files.size(), 7U);
+  EXPECT_EQ(files.size(), 9U);
   for (const std::string& file : files) {
     auto bytes = std::as_bytes(std::span(file));
     EXPECT_TRUE(fuzz::try_archive(bytes));

@@ -32,12 +32,12 @@ inline std::string file_of(std::span<const std::byte> bytes) {
 }
 
 struct Halves final : infinipot::RowSource {
-  std::size_t head_dim = 0;
+  infinipot::Shape shape;
   void key(std::size_t, std::size_t, std::size_t, float* key) const noexcept override {
-    std::fill_n(key, head_dim, 0.5F);
+    std::fill_n(key, shape.head_dim, 0.5F);
   }
   void value(std::size_t, std::size_t, std::size_t, float* value) const noexcept override {
-    std::fill_n(value, head_dim, -0.5F);
+    std::fill_n(value, shape.value_channels(), -0.5F);
   }
 };
 
@@ -45,14 +45,15 @@ struct Halves final : infinipot::RowSource {
 inline void read_all(infinipot::FileArchive& archive) {
   const infinipot::Shape shape = archive.shape();
   infinipot::StoredBlock block;
-  std::vector<float> row(archive.has_rows() ? shape.head_dim : 0);
+  std::vector<float> key(archive.has_rows() ? shape.head_dim : 0);
+  std::vector<float> value(archive.has_rows() ? shape.value_channels() : 0);
   for (std::uint64_t position = 0; archive.read(position, block);) {
     for (std::size_t i = 0; i < block.entries().size(); ++i) {
       if (block.entries()[i].position < position) std::abort();
       position = block.entries()[i].position + 1;
       for (std::size_t pair = 0; archive.has_rows() && pair < shape.heads(); ++pair) {
-        block.key(pair / shape.kv_heads, pair % shape.kv_heads, i, row.data());
-        block.value(pair / shape.kv_heads, pair % shape.kv_heads, i, row.data());
+        block.key(pair / shape.kv_heads, pair % shape.kv_heads, i, key.data());
+        if (!value.empty()) block.value(pair / shape.kv_heads, pair % shape.kv_heads, i, value.data());
       }
     }
     if (block.entries().empty()) std::abort();
@@ -62,7 +63,7 @@ inline void read_all(infinipot::FileArchive& archive) {
 /// Goes on with the archive, beyond its limit if it has a small one.
 inline void append_some(infinipot::FileArchive& archive) {
   Halves rows;
-  rows.head_dim = archive.shape().head_dim;
+  rows.shape = archive.shape();
   for (int round = 0; round < 4; ++round) {
     std::vector<infinipot::Entry> entries(archive.settings().block % 8 + 1);
     for (std::size_t i = 0; i < entries.size(); ++i) entries[i].position = archive.end() + i;
@@ -82,9 +83,10 @@ inline bool try_archive(std::span<const std::byte> bytes) {
     return false;
   }
   const infinipot::Shape& shape = info.settings.shape;
-  const double block_bytes = static_cast<double>(shape.layers) * static_cast<double>(shape.kv_heads) *
-                             static_cast<double>(shape.head_dim + 2) * 8 *
-                             static_cast<double>(info.settings.block);
+  const double block_bytes =
+      static_cast<double>(shape.layers) * static_cast<double>(shape.kv_heads) *
+      (static_cast<double>(shape.head_dim) + static_cast<double>(shape.value_channels()) + 4) * 4 *
+      static_cast<double>(info.settings.block);
   if (block_bytes > most_block_bytes) return true;
   using infinipot::Access;
   for (const Access access : {Access::read, Access::append, Access::append}) {
