@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <span>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -15,6 +17,7 @@
 
 #include "allocation_counter.hpp"
 #include "infinipot/concepts.hpp"
+#include "infinipot/pot/pot_file.hpp"
 #include "reference/random.hpp"
 #include "reference/reference_pot.hpp"
 #include "reference/reference_rope.hpp"
@@ -112,7 +115,8 @@ class Engine {
     return selection;
   }
 
-  void expect_holds(const Pot<T>& pot) {
+  /// Keys were rounded `roundings` times at most.
+  void expect_holds(const Pot<T>& pot, int roundings = 1) {
     ASSERT_EQ(pot.size(), model_.size());
     for (std::size_t layer = 0; layer < settings_.shape.layers; ++layer)
       for (std::size_t head = 0; head < settings_.shape.kv_heads; ++head)
@@ -120,8 +124,8 @@ class Engine {
           SCOPED_TRACE(testing::Message() << "layer " << layer << " head " << head << " entry " << i);
           const reference::Item& item = model_.head(layer, head)[i];
           ASSERT_NO_FATAL_FAILURE(expect_record(pot, model_.lane(layer, head), i, item));
-          ASSERT_NO_FATAL_FAILURE(
-              expect_key(pot.keys(layer).row(head, i), reference::rope_of(settings_, layer), i, item));
+          ASSERT_NO_FATAL_FAILURE(expect_key(pot.keys(layer).row(head, i),
+                                             reference::rope_of(settings_, layer), i, item, roundings));
           for (std::size_t c = 0; c < settings_.shape.value_channels(); ++c)
             ASSERT_EQ(pot.values(layer).row(head, i)[c], reference::stored<T>(item.value[c]));
         }
@@ -153,13 +157,16 @@ class Engine {
     ASSERT_EQ(pot.entries().survived(lane)[i], item.survived);
   }
 
-  void expect_key(const T* key, const Rope& rope, std::size_t i, const reference::Item& item) const {
+  void expect_key(const T* key, const Rope& rope, std::size_t i, const reference::Item& item,
+                  int roundings) const {
     const std::size_t d = settings_.shape.head_dim;
     if (settings_.key_storage == KeyStorage::unrotated) {
       for (std::size_t c = 0; c < d; ++c) ASSERT_EQ(key[c], reference::stored<T>(item.raw_key[c]));
     } else {
       const auto exact = reference::rotated(item.raw_key, rope, static_cast<double>(i));
-      ASSERT_LE(reference::stored_error(key, exact, item.raw_key, rope), 1);
+      // A key that was rounded is longer by a unit roundoff at most, and so is the next one's bound.
+      ASSERT_LE(reference::stored_error(key, exact, item.raw_key, rope),
+                roundings * (1 + (roundings - 1) * reference::roundoff<T>));
     }
   }
 
@@ -232,6 +239,34 @@ TYPED_TEST(Pots, TruncationBelowTheSurvivorsForgetsTheirOrigins) {
     engine.model().keep(kept);
     ASSERT_NO_FATAL_FAILURE(engine.expect_holds(pot));
   }
+}
+
+TYPED_TEST(Pots, TakeEntriesOfALargerOneThatStoodBeyondTheirPositions) {
+  for_all_settings<TypeParam>([](const PotSettings& settings) {
+    PotSettings larger = settings;
+    larger.capacity = 3 * settings.capacity;
+    larger.max_keep = settings.max_keep;
+    Pot<TypeParam> from(larger), pot(settings);
+    Engine<TypeParam> engine(larger, settings.capacity);
+    engine.feed(larger.capacity, {&from});
+    const Selection first = engine.select(settings.max_keep);
+    from.keep(first);
+    engine.model().keep(first);
+    engine.feed(1, {&from});
+    pot.assign(from, from.size());
+    ASSERT_NO_FATAL_FAILURE(engine.expect_holds(pot));
+    for (int round = 0; round < 2; ++round) {
+      const Selection kept = engine.select((pot.size() + 1) / 2);
+      pot.keep(kept);
+      engine.model().keep(kept);
+      ASSERT_NO_FATAL_FAILURE(engine.expect_holds(pot, 2));
+      std::ostringstream file;
+      infinipot::save_pot(pot, file);
+      const std::string bytes = file.str();
+      const auto loaded = infinipot::load_pot<TypeParam>(std::as_bytes(std::span(bytes)));
+      ASSERT_NO_FATAL_FAILURE(engine.expect_holds(loaded, 2));
+    }
+  });
 }
 
 TYPED_TEST(Pots, KeepingNothingEmptiesThem) {

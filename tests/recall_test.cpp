@@ -648,14 +648,15 @@ TEST(Projected, KeysComeBackAsTheyWere) {
         rope.attention_factor = factor;
         Pot<T> pot({.shape = {1, 2, 2, 8}, .capacity = 300, .key_storage = storage, .rope = rope});
         double norm = 0, worst = 0;
+        const std::size_t d = pot.shape().head_dim;
         for (std::size_t entry = 0; entry < 300; entry += 23) {
-          std::vector<float> key(8), value(8), back(8);
-          for (std::size_t i = 0; i < 8; ++i)
-            key[i] = static_cast<float>(toy::hash(entry * 8 + i) % 1000) / 250 - 2;
+          std::vector<float> key(d), value(d), back(d);
+          for (std::size_t i = 0; i < d; ++i)
+            key[i] = static_cast<float>(toy::hash(entry * d + i) % 1000) / 250 - 2;
           std::vector<float> scratch = key;
           pot.write_projected(0, 1, entry, scratch.data(), value.data());
           pot.read_projected(0, 1, entry, back.data());
-          for (std::size_t i = 0; i < 8; ++i) {
+          for (std::size_t i = 0; i < d; ++i) {
             norm = std::max(norm, std::abs(static_cast<double>(key[i])));
             worst = std::max(worst, std::abs(static_cast<double>(key[i]) - static_cast<double>(back[i])));
           }
