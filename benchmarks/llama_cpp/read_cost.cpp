@@ -11,6 +11,7 @@
 #include <functional>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -23,6 +24,7 @@
 
 namespace {
 
+using infinipot::Granularity;
 using infinipot::Token;
 using llama_cpp::CachePot;
 using llama_cpp::ContextSettings;
@@ -52,47 +54,84 @@ struct Setting {
   }
 };
 
+/// Tokens that are read one by one just after a distillation.
+constexpr std::size_t tokens_after = 32;
+
 double seconds(const std::function<void()>& run) {
   const auto start = std::chrono::steady_clock::now();
   run();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// llama.cpp alone: chunks go through a context of the pot's size. Where a distillation would be due, the
-/// last entries are cut off to leave as many as it would keep, so that attention spans as many as with a pot.
+/// llama.cpp alone, without callbacks.
+class Plain {
+ public:
+  explicit Plain(const Setting& setting)
+      : setting_(setting),
+        context_(llama_init_from_model(&setting.model, llama_cpp::context_parameters(setting.context()))),
+        batch_(llama_batch_init(static_cast<std::int32_t>(setting.options.chunk), 0, 1)) {
+    if (context_ == nullptr) throw std::runtime_error("cannot make a context");
+  }
+  Plain(const Plain&) = delete;
+  Plain& operator=(const Plain&) = delete;
+  ~Plain() { llama_batch_free(batch_); }
+
+  /// At most a chunk of the text's tokens, at the end of the cache.
+  void decode(std::size_t first, std::size_t count, bool all_logits) {
+    batch_.n_tokens = static_cast<std::int32_t>(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      batch_.token[i] = setting_.text[first + i];
+      batch_.pos[i] = static_cast<llama_pos>(position_ + i);
+      batch_.n_seq_id[i] = 1;
+      batch_.seq_id[i][0] = 0;
+      batch_.logits[i] = all_logits || i + 1 == count;
+    }
+    if (llama_decode(context_.get(), batch_) != 0) throw std::runtime_error("llama_decode failed");
+    llama_synchronize(context_.get());
+    position_ += count;
+  }
+
+  void cut(std::size_t size) {
+    llama_memory_seq_rm(llama_get_memory(context_.get()), 0, static_cast<llama_pos>(size), -1);
+    position_ = size;
+  }
+
+  std::size_t position() const { return position_; }
+
+ private:
+  const Setting& setting_;
+  llama_context_ptr context_;
+  llama_batch batch_;
+  std::size_t position_ = 0;
+};
+
+/// Chunks go through a context of the pot's size. Where a distillation would be due, the last entries are cut
+/// off to leave as many as it would keep, so that attention spans as many as with a pot.
 double plain(const Setting& setting, bool all_logits) {
   const Options& o = setting.options;
-  GraphTap unused;
-  ContextSettings settings = setting.context();
-  llama_context_params parameters = llama_cpp::context_parameters(settings);
-  const llama_context_ptr context(llama_init_from_model(&setting.model, parameters));
-  if (context == nullptr) throw std::runtime_error("cannot make a context");
-  llama_batch batch = llama_batch_init(static_cast<std::int32_t>(o.chunk), 0, 1);
-  const double time = seconds([&] {
-    std::size_t position = 0;
-    for (std::size_t done = 0; done < setting.text.size();) {
-      const std::size_t limit = o.pot - o.catalyst;
-      if (position == limit) {
-        llama_memory_seq_rm(llama_get_memory(context.get()), 0, static_cast<llama_pos>(o.keep), -1);
-        position = o.keep;
-      }
-      const std::size_t count = std::min({o.chunk, setting.text.size() - done, limit - position});
-      batch.n_tokens = static_cast<std::int32_t>(count);
-      for (std::size_t i = 0; i < count; ++i) {
-        batch.token[i] = setting.text[done + i];
-        batch.pos[i] = static_cast<llama_pos>(position + i);
-        batch.n_seq_id[i] = 1;
-        batch.seq_id[i][0] = 0;
-        batch.logits[i] = all_logits || i + 1 == count;
-      }
-      if (llama_decode(context.get(), batch) != 0) throw std::runtime_error("llama_decode failed");
-      llama_synchronize(context.get());
-      done += count;
-      position += count;
+  const std::size_t limit = o.pot - o.catalyst;
+  Plain context(setting);
+  return seconds([&] {
+    for (std::size_t done = 0, count = 0; done < setting.text.size(); done += count) {
+      if (context.position() == limit) context.cut(o.keep);
+      count = std::min({o.chunk, setting.text.size() - done, limit - context.position()});
+      context.decode(done, count, all_logits);
     }
   });
-  llama_batch_free(batch);
-  return time;
+}
+
+/// Single tokens behind as many entries as a distillation keeps, and one.
+double plain_tokens(const Setting& setting) {
+  const Options& o = setting.options;
+  Plain context(setting);
+  const std::size_t entries = o.keep + 1;
+  for (std::size_t done = 0, count = 0; done < entries; done += count) {
+    count = std::min(o.chunk, entries - done);
+    context.decode(done, count, false);
+  }
+  return seconds([&] {
+    for (std::size_t i = 0; i < tokens_after; ++i) context.decode(entries + i, 1, true);
+  });
 }
 
 /// A pot that cuts off its end instead of choosing and moving.
@@ -103,30 +142,77 @@ struct CutPot : CachePot {
 
 /// The library's loop over llama.cpp.
 template <class Pot>
-double read(const Setting& setting, double alpha, bool head = false, bool k_shift = false) {
+class Reading {
+ public:
+  Reading(const Setting& setting, double alpha, Granularity granularity, bool k_shift = false)
+      : setting_(setting),
+        context_(llama_cpp::make_context(setting.model, tap_, setting.context())),
+        pot_(tap_, *context_, 0,
+             {.capacity = setting.options.pot,
+              .max_keep = setting.options.keep,
+              .granularity = granularity,
+              .k_shift = k_shift}),
+        engine_(tap_, pot_),
+        reader_(engine_, pot_, infinipot::Infinipot(policy(setting, alpha)),
+                {.keep = setting.options.keep, .chunk = setting.options.chunk}) {}
+
+  double feed(std::size_t first, std::size_t count) {
+    return seconds([&] { reader_.feed(std::span(setting_.text).subspan(first, count)); });
+  }
+
+  std::size_t entries() const { return pot_.entries().size(); }
+
+ private:
+  static infinipot::InfinipotSettings policy(const Setting& setting, double alpha) {
+    infinipot::InfinipotSettings policy;
+    policy.alpha = alpha;
+    policy.over_heads = infinipot::ReduceHeads::max_share;
+    policy.kernel = 9;
+    // Even where no catalyst runs, so that all distil at the same size.
+    policy.longest_catalyst = setting.options.catalyst;
+    if (alpha < 1) policy.catalysts = {setting.catalyst};
+    return policy;
+  }
+
+  const Setting& setting_;
+  GraphTap tap_;
+  llama_context_ptr context_;
+  Pot pot_;
+  Engine engine_;
+  infinipot::Ccd<Engine, Pot, infinipot::Infinipot> reader_;
+};
+
+template <class Pot>
+double read(const Setting& setting, double alpha, Granularity granularity = Granularity::shared) {
+  return Reading<Pot>(setting, alpha, granularity).feed(0, setting.text.size());
+}
+
+/// Single tokens just after a distillation.
+double tokens_behind(const Setting& setting, Granularity granularity, bool k_shift = false) {
   const Options& o = setting.options;
-  GraphTap tap;
-  const llama_context_ptr context = llama_cpp::make_context(setting.model, tap, setting.context());
-  Pot pot(tap, *context, 0,
-          {.capacity = o.pot,
-           .max_keep = o.keep,
-           .granularity = head ? infinipot::Granularity::head : infinipot::Granularity::shared,
-           .k_shift = k_shift});
-  Engine engine(tap, pot);
-  infinipot::InfinipotSettings policy;
-  policy.alpha = alpha;
-  policy.over_heads = infinipot::ReduceHeads::max_share;
-  policy.kernel = 9;
-  policy.longest_catalyst = o.catalyst;  // even where no catalyst runs, so that all distil at the same size
-  if (alpha < 1) policy.catalysts = {setting.catalyst};
-  infinipot::Ccd reader(engine, pot, infinipot::Infinipot(policy), {.keep = o.keep, .chunk = o.chunk});
-  return seconds([&] { reader.feed(setting.text); });
+  Reading<CachePot> reading(setting, 0.25, granularity, k_shift);
+  const std::size_t read = o.pot - o.catalyst + 1;
+  reading.feed(0, read);
+  if (reading.entries() != o.keep + 1) throw std::logic_error("not just after a distillation");
+  double time = 0;
+  for (std::size_t i = 0; i < tokens_after; ++i) time += reading.feed(read + i, 1);
+  return time;
 }
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const std::size_t n = values.size();
   return (values[(n - 1) / 2] + values[n / 2]) / 2;
+}
+
+using Steps = std::vector<std::pair<std::string, std::function<double()>>>;
+using Times = std::vector<std::vector<double>>;
+
+Times in_turn(const Steps& steps, std::size_t rounds) {
+  Times times(steps.size());
+  for (std::size_t round = 0; round < rounds; ++round)
+    for (std::size_t i = 0; i < steps.size(); ++i) times[i].push_back(steps[i].second());
+  return times;
 }
 
 std::vector<Token> tokens_of(const llama_model& model, const std::string& path, std::size_t wanted) {
@@ -154,16 +240,18 @@ void run(const Options& o) {
   const Setting setting{o, *model, text, catalyst};
 
   // Each step includes those before it.
-  const std::vector<std::pair<std::string, std::function<double()>>> steps{
-      {"prefill", [&] { return plain(setting, false); }},
-      {"logits", [&] { return plain(setting, true); }},
-      {"callback_and_nuc", [&] { return read<CutPot>(setting, 1); }},
-      {"catalyst", [&] { return read<CutPot>(setting, 0.25); }},
-      {"choice", [&] { return read<CachePot>(setting, 0.25); }},
-      {"choice_per_head", [&] { return read<CachePot>(setting, 0.25, true); }}};
-  std::vector<std::vector<double>> times(steps.size());
-  for (std::size_t round = 0; round < o.repeat; ++round)
-    for (std::size_t i = 0; i < steps.size(); ++i) times[i].push_back(steps[i].second());
+  const Steps steps{{"prefill", [&] { return plain(setting, false); }},
+                    {"logits", [&] { return plain(setting, true); }},
+                    {"callback_and_nuc", [&] { return read<CutPot>(setting, 1); }},
+                    {"catalyst", [&] { return read<CutPot>(setting, 0.25); }},
+                    {"choice", [&] { return read<CachePot>(setting, 0.25); }},
+                    {"choice_per_head", [&] { return read<CachePot>(setting, 0.25, Granularity::head); }}};
+  const Times times = in_turn(steps, o.repeat);
+  const Steps tokens{{"llama.cpp", [&] { return plain_tokens(setting); }},
+                     {"pot", [&] { return tokens_behind(setting, Granularity::shared); }},
+                     {"pot_per_head", [&] { return tokens_behind(setting, Granularity::head); }},
+                     {"k_shift", [&] { return tokens_behind(setting, Granularity::shared, true); }}};
+  const Times token_times = in_turn(tokens, o.repeat);
 
   nlohmann::ordered_json result{{"model", std::filesystem::path(o.model).filename().string()},
                                 {"tokens", o.tokens},
@@ -187,6 +275,15 @@ void run(const Options& o) {
   const double beyond = (median(times[4]) - median(times[1])) / prefill;
   std::printf("beyond the logits: %.1f%% of prefill\n", 100 * beyond);
   result["beyond_logits"] = beyond;
+
+  std::printf("\n%-18s %10s %22s\n", "after distilling", "tokens/s", "time, of llama.cpp's");
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    const double time = median(token_times[i]), of_plain = time / median(token_times[0]);
+    std::printf("%-18s %10.0f %21.1f%%\n", tokens[i].first.c_str(), static_cast<double>(tokens_after) / time,
+                100 * of_plain);
+    result["tokens_after"].push_back(
+        {{"step", tokens[i].first}, {"seconds", time}, {"of_llama_cpp", of_plain}});
+  }
   if (!o.json.empty()) std::ofstream(o.json) << result.dump(2) << "\n";
 }
 
@@ -199,7 +296,9 @@ int main(int argc, char** argv) {
       "with\n"
       "one thing more at each step: plain prefill, logits of every token, callback and NuC, catalyst, "
       "choice\n"
-      "of entries, choice per head. Steps take turns; prints medians.",
+      "of entries, choice per head. Then what single tokens take just after a distillation, against "
+      "llama.cpp's\n"
+      "own behind as many entries. Steps take turns; prints medians.",
       "infinipot-llama-cost");
   app.add_option("--model", o.model, "GGUF file")->required()->check(CLI::ExistingFile);
   app.add_option("--document", o.document, "text to read")->required()->check(CLI::ExistingFile);

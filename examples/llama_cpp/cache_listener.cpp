@@ -5,7 +5,6 @@
 #include <cstring>
 #include <exception>
 #include <optional>
-#include <string_view>
 
 #include "hadamard.hpp"
 #include "rope_node.hpp"
@@ -20,8 +19,14 @@ ggml_tensor* cache_of(const ggml_tensor& node) noexcept {
   return root;
 }
 
+/// A product with a square matrix that came into the graph and is none of the model's weights. Names do not
+/// tell: what goes to another device has one of the copy's.
 bool is_hadamard(const ggml_tensor& node) noexcept {
-  return node.op == GGML_OP_MUL_MAT && std::string_view(node.src[0]->name).ends_with("_rot");
+  if (node.op != GGML_OP_MUL_MAT) return false;
+  const ggml_tensor& matrix = *node.src[0];
+  return matrix.op == GGML_OP_NONE && matrix.type == GGML_TYPE_F32 && matrix.ne[0] == matrix.ne[1] &&
+         matrix.buffer != nullptr &&
+         ggml_backend_buffer_get_usage(matrix.buffer) != GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
 }
 
 /// Whether a node's numbers are those of its first source, moved or scaled: not the model's weights times

@@ -174,7 +174,7 @@ void expect_plain_logits(llama_model& model, const TinyFamily& family, const Mem
   const auto plain = plain_logits(model, family, memory);
   // Keys that moved are rounded once more than those that did not; and a few tokens, whose attention is
   // divided evenly, are far more sensitive than most.
-  const double tolerance = 6 * rounding_of(plain, exact_logits) + 2e-5;
+  const double tolerance = 6 * rounding_of(plain, exact_logits) + family.float_error;
   EXPECT_LT(tolerance, 0.5) << "this says nothing";
   std::size_t call = 0, read = 0;
   for (const auto& tokens : calls(family)) {
@@ -288,7 +288,7 @@ TEST_P(Families, AreForked) {
   const std::vector<float> logits(second.logits().begin(), second.logits().end());
   reader.feed(std::span(all).subspan(100, 20));
   reader.feed(std::span(all).subspan(120));
-  EXPECT_LT(difference(reader.logits(), logits), 2e-5);
+  EXPECT_LT(difference(reader.logits(), logits), family.float_error);
 }
 
 /// Wants no logits, and queries as they come.
@@ -428,13 +428,13 @@ TEST_P(Families, GoBack) {
   pot.truncate(left);
   Last anew(dropped);
   engine.forward(std::span(all).subspan(read - dropped, dropped), left, anew);
-  EXPECT_LT(difference(anew.logits, right), 2e-5);
+  EXPECT_LT(difference(anew.logits, right), family.float_error);
   pot.append(entries);
   pot.truncate(left + 5);
   pot.append(std::span(entries).subspan(5, dropped - 6));
   Last last(1);
   engine.forward(std::span(all).subspan(read - 1, 1), size - 1, last);
-  EXPECT_LT(difference(last.logits, right), 2e-5);
+  EXPECT_LT(difference(last.logits, right), family.float_error);
   pot.append(std::span(entries).last(1));
   if (family.count('r') > 0) {
     EXPECT_THROW(pot.truncate(keep - 1), std::runtime_error);

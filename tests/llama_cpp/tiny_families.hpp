@@ -29,6 +29,8 @@ struct TinyFamily {
   std::size_t window = 0;                     ///< how many tokens layers with windows see, the last included
   std::size_t vocab_size = 53;
   bool experts = false;  ///< whether tokens go through some of several feed-forward parts
+  /// What floats that are added in another order may change of logits, ||a - b|| / ||b||.
+  double float_error = 2e-5;
 
   friend std::ostream& operator<<(std::ostream& out, const TinyFamily& family) { return out << family.name; }
 
@@ -156,6 +158,8 @@ inline TinyFamily tiny_smollm3(const TinySizes& sizes = {}) {
 inline TinyFamily tiny_gemma3(TinySizes sizes = {}, std::size_t window = 24, std::size_t pattern = 3) {
   sizes.layers = 6;
   TinyFamily family = tiny::family("gemma3", sizes, "wwgwwg", infinipot::Pairing::half_split);
+  // llama.cpp's GELU rounds to 11 bits, where the last bit of a float decides between neighbours.
+  family.float_error = 0x1p-11;
   family.window = window;
   tiny::TinyLlama model = with_head_norms(tiny::llama(sizes));
   tiny::for_blocks(model, [&](const std::string& block) {
