@@ -73,8 +73,9 @@ class Pot<T> : public detail::PotBase {
           std::copy_n(other.keys(layer).row(head, entry), d, keys(layer).row(head, entry));
           if (v > 0) std::copy_n(other.values(layer).row(head, entry), v, values(layer).row(head, entry));
         }
+        if (originals_.empty() || !rotates(layer)) continue;
         const auto rows = other.origins(shape().head_of(layer, head) / shape().heads_per_lane(granularity()));
-        for (std::size_t i = 0; i < survivors && !originals_.empty() && rotates(layer); ++i) {
+        for (std::size_t i = 0; i < survivors; ++i) {
           // A key first written beyond this pot's positions goes on from what it is now, rounded once more.
           const bool known = rows.position[rows.row[i]] < capacity();
           const T* const key =
