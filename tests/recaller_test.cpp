@@ -188,6 +188,37 @@ TEST(Recaller, GivenUpByProgressLeavesTheReaderAsItWas) {
   EXPECT_TRUE(state(read) == before);
 }
 
+TEST(Recaller, KeepsTheNewestEntriesInASmallPot) {
+  const toy::Model model;
+  const auto text = toy::text(150, 3);
+  constexpr std::size_t recent = 8;
+  for (const std::size_t keep : {20U, 36U, 38U}) {
+    Pot<float> pot = toy::make_pot(model, 40, 38, Granularity::shared);
+    toy::QueryEngine<Pot<float>> engine(model, pot);
+    Ccd reader(engine, pot, StreamingLlm(), {.keep = keep, .sinks = 2});
+    VectorArchive archive(model.shape);
+    reader.archive_to(archive);
+    reader.feed(text);
+    const auto no_recent = [](const std::vector<Token>& catalyst) {
+      return Infinipot({.catalysts = {catalyst}, .alpha = 0});
+    };
+    EXPECT_TRUE(recall(reader, archive, question, {.recent = recent}, no_recent).done);
+    ASSERT_EQ(pot.size(), std::min<std::size_t>(keep, 36)) << "in front of the question";
+    for (std::size_t i = 1; i <= recent; ++i)
+      EXPECT_EQ(pot.entries().positions(0)[pot.size() - i], text.size() - i);
+  }
+}
+
+TEST(Recaller, InAPotTooSmallForTheNewestEntriesIsRefused) {
+  Reading read;
+  Pot<float> pot = toy::make_pot(read.model, 14, 12, Granularity::shared);
+  toy::QueryEngine<Pot<float>> engine(read.model, pot);
+  const std::string before = state(read);
+  expect_invalid([&] { recall(read.reader, engine, pot, read.archive, question, {.recent = 11}); },
+                 {"a pot of 14", "the 11 newest", "4 tokens"});
+  EXPECT_TRUE(state(read) == before);
+}
+
 TEST(Recaller, OfAReaderThatReadsMeanwhileIsRefused) {
   Reading read;
   Pot<float> pot = toy::make_pot(read.model, 40, 20, Granularity::shared);

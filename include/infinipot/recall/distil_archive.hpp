@@ -142,10 +142,11 @@ class ArchiveDistiller {
     step_began_ = time_.seconds();
     ++recalled_.steps;
     work.truncate(0);
-    working_.emplace(
-        engine, work, P(make_(std::move(catalyst_))),
-        CcdSettings{.keep = keep_, .sinks = reader_.settings().sinks, .chunk = reader_.settings().chunk},
-        ReaderAccess::executor(reader_));
+    P policy(make_(std::move(catalyst_)));
+    const CcdSettings settings{.keep = room_beside_newest(work.capacity(), longest_probe(policy)),
+                               .sinks = reader_.settings().sinks,
+                               .chunk = reader_.settings().chunk};
+    working_.emplace(engine, work, std::move(policy), settings, ReaderAccess::executor(reader_));
     put_leading(work);
     replay_.begin(parts_, known_);
     stage_ = Stage::replay;
@@ -158,6 +159,16 @@ class ArchiveDistiller {
     if (capacity <= keep_ || capacity - keep_ <= longest)
       invalid("a pot of ", capacity, " entries, of which ", keep_, " stay, has no room for a catalyst of ",
               longest, " tokens and one more");
+  }
+
+  /// keep_, or less so that the newest entries fit behind what a step found without another distillation,
+  /// which could drop them.
+  std::size_t room_beside_newest(std::size_t capacity, std::size_t probe) const {
+    if (newest_.empty()) return keep_;
+    if (capacity <= probe || capacity - probe <= newest_.size())
+      invalid("a pot of ", capacity, " entries has no room for the ", newest_.size(),
+              " newest that are to stay and a catalyst of ", probe, " tokens");
+    return (std::min)(keep_, capacity - probe - newest_.size());
   }
 
   /// The reader's leading entries, as they are.
