@@ -252,6 +252,30 @@ TYPED_TEST(PotFiles, HostileOnesDoNoHarm) {
   EXPECT_GT(accepted, 20U) << "all were refused at once, so nothing was tried";
 }
 
+/// Rows of so many bytes that the number overflows, to 0.
+template <class T>
+void expect_too_wide_values_are_refused(std::uint64_t value_dim) {
+  constexpr std::size_t value_dim_at = 120;
+  PotSettings settings = small_settings();
+  settings.shape.value_dim = 0;
+  for (const bool empty : {false, true}) {
+    Bytes file = saved(empty ? Pot<T>(settings) : used_pot<T>(settings, 1, 28));
+    ASSERT_EQ(infinipot::check_pot_file(file).settings.shape.value_channels(), 0U);
+    std::memcpy(file.data() + value_dim_at, &value_dim, sizeof value_dim);
+    fuzz::repair_checksums(file);
+    EXPECT_THROW(infinipot::load_pot<T>(file), std::invalid_argument) << empty;
+    if (!empty) {
+      EXPECT_THROW(infinipot::check_pot_file(file), std::invalid_argument);
+    }
+  }
+}
+
+TEST(PotFile, OfValuesTooWideForAnyMemoryIsRefused) {
+  expect_too_wide_values_are_refused<float>(std::uint64_t{1} << 62U);
+  expect_too_wide_values_are_refused<f16>(std::uint64_t{1} << 63U);
+  expect_too_wide_values_are_refused<int8>(17361641481138401520U);
+}
+
 // --- What is refused, and why ---
 
 std::string message_of(const auto& call) {
@@ -261,6 +285,17 @@ std::string message_of(const auto& call) {
     return error.what();
   }
   return "nothing thrown";
+}
+
+TEST(PotFile, OfPositionsThatNoTextHasIsRefused) {
+  for (const std::uint64_t position : {std::uint64_t{1} << 62U, ~std::uint64_t{0}}) {
+    Pot<float> pot(small_settings());
+    pot.append(std::vector{Entry{position - 1}});
+    if (position - 1 < std::uint64_t{1} << 62U) infinipot::check_pot_file(saved(pot));
+    pot.append(std::vector{Entry{position}});
+    EXPECT_NE(message_of([&] { infinipot::check_pot_file(saved(pot)); }).find("is that of no text"),
+              std::string::npos);
+  }
 }
 
 TEST(PotFile, OfAnotherPotIsRefusedWithTheReason) {

@@ -407,6 +407,12 @@ TEST(QuantizedPot, HeadsMayNotBeTooWide) {
               Pot<int4>({.shape = {1, 1, 1, 1025}, .capacity = 4, .rope = {}});
             }).find("head_dim 1025"),
             std::string::npos);
+  // The last one's rows would have 2^64 bytes of 8-bit codes: 0.
+  for (const std::size_t wide : {std::size_t{1025}, std::size_t{17361641481138401520U}})
+    EXPECT_NE(message_of([&] {
+                Pot<int8>({.shape = {1, 1, 1, 4, wide}, .capacity = 4, .rope = {}});
+              }).find("value_dim " + std::to_string(wide)),
+              std::string::npos);
 }
 
 }  // namespace

@@ -69,6 +69,8 @@ inline ReaderMemory memory_from(std::span<const std::byte> bytes) {
   memory.unread = in.get<Token>();
   memory.uses_nuc = in.get<std::uint32_t>();
   memory.stats.tokens_read = in.get<std::uint64_t>();
+  if (memory.stats.tokens_read > positions_end)
+    invalid("the ", what, " is of ", memory.stats.tokens_read, " tokens, which no text has");
   memory.stats.distillations = in.get<std::uint64_t>();
   memory.stats.nan_scores = in.get<std::uint64_t>();
   memory.size = static_cast<std::size_t>(in.get<std::uint64_t>());

@@ -14,6 +14,9 @@
 
 namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 
+/// Positions from here on are those of no text.
+inline constexpr std::uint64_t positions_end = std::uint64_t{1} << 62U;
+
 /// Throws std::invalid_argument unless the machine is little-endian.
 inline void check_endianness() {
   if constexpr (std::endian::native != std::endian::little)

@@ -87,7 +87,9 @@ inline std::uint64_t lanes_of(const PotSettings& settings) noexcept {
                             settings.granularity == Granularity::head ? settings.shape.kv_heads : 1);
 }
 
+/// On overflow a size that no file has.
 inline std::uint64_t bytes_of_row(ElementCode element, std::size_t channels) noexcept {
+  if (channels > ~std::size_t{0} / sizeof(f32)) return ~std::uint64_t{0};
   switch (element) {
     case ElementCode::float32:
       return PotAccess::row_size<f32>(channels);
@@ -305,6 +307,8 @@ inline void check_records(std::span<const std::byte> file, const PotHeader& head
       if (i != 0 &&
           file_number<std::uint64_t>(positions, at) <= file_number<std::uint64_t>(positions, at - 1))
         invalid("the pot file's positions do not ascend at ", at);
+      if (const auto position = file_number<std::uint64_t>(positions, at); position >= positions_end)
+        invalid("the pot file's position ", position, " at ", at, " is that of no text");
     }
     for (std::size_t i = 0; i < info.survivors; ++i, ++moved)
       if (const auto first = file_number<Index>(firsts, moved); first < i || first >= info.settings.capacity)

@@ -98,7 +98,7 @@ class Pot<T> : public detail::PotBase {
  public:
   using element = T;
 
-  /// The largest head_dim.
+  /// The most channels of a key or value.
   static constexpr std::size_t most_channels = 1024;
 
   /// Throws std::invalid_argument for settings out of range, std::bad_alloc.
@@ -111,6 +111,9 @@ class Pot<T> : public detail::PotBase {
         value_bytes_(detail::row_bytes<T>(shape().value_channels())) {
     if (shape().head_dim > most_channels)
       detail::invalid("head_dim ", shape().head_dim, " of a quantised pot is out of range 1 .. ",
+                      most_channels);
+    if (shape().value_channels() > most_channels)
+      detail::invalid("value_dim ", shape().value_channels(), " of a quantised pot is out of range 0 .. ",
                       most_channels);
     const bool known = !channels.centre.empty() || !channels.spread.empty();
     if (known) channels.validate(shape());
