@@ -50,7 +50,8 @@ struct ReaderAccess;  // replays archives (recall/reader_access.hpp)
 ///   }
 ///
 /// Do not move a reader between next() and done(). While anything is in flight, whatever else would change
-/// the reader, fork() and memory() throw std::invalid_argument.
+/// the reader, but for its observers and stop_archiving(), throws std::invalid_argument; so do fork() and
+/// memory().
 template <class Engine, class S, class P, Executor X = Serial>
 class Ccd {
   using Needs = detail::Needs<Engine, S, P>;
@@ -107,8 +108,8 @@ class Ccd {
   const Pass* next() { return machine_.next(); }
 
   /// The pass was run: its tokens' keys and values are in the store, and its sinks were given what they
-  /// wanted. Throws std::invalid_argument if they were not, or if there is no pass, and what the store
-  /// throws; then the pass leaves no trace and what was started is given up.
+  /// wanted. Throws std::invalid_argument if they were not, and what the store throws; then the pass leaves
+  /// no trace and what was started is given up. Without a pass, throws and changes nothing.
   void done() { machine_.done(); }
 
   /// The pass could not be run, or the whole is not wanted any more: leaves no trace of the pass, if there is

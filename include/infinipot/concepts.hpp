@@ -35,7 +35,8 @@ class LogitsSink {
   std::span<const Token> targets() const noexcept { return targets_; }
 
   /// What to add to the call's positions to get those in the stream: 0 until something was dropped. For
-  /// layers that go on at the stream's positions.
+  /// layers that go on at the stream's positions. Right for the call's first token, and for all of them
+  /// unless entries with gaps between are read anew after a recall.
   std::uint64_t stream_offset() const noexcept { return stream_offset_; }
 
   /// Whether the call is a probe, such as a catalyst: its entries are dropped once it has returned.
@@ -112,9 +113,9 @@ class AttentionSink {
 /// The store holds the layers that keep the whole context; what else a model remembers stays the engine's.
 /// Layers with a sliding window go on at the stream's positions (LogitsSink::stream_offset()) in a ring of
 /// window - 1 entries and the longest call of forward(). Recurrent and convolutional states are put back
-/// after a call that is a probe() or that throws. Where a call begins at an earlier place in the stream than
-/// the one before has reached, since a policy reads the last tokens anew, both go back there, or forward()
-/// throws.
+/// after a call that is a probe() or that throws. A call may begin elsewhere in the stream than where the one
+/// before ended: earlier, since a policy reads the last tokens anew; anywhere, since a text is recalled; or
+/// where it was before either. Both then go there, or forward() throws.
 template <class E>
 concept ForwardPass = requires(E& engine, const E& view, std::span<const Token> tokens, std::size_t first,
                                LogitsSink& logits) {

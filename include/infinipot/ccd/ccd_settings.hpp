@@ -37,7 +37,7 @@ struct Distillation {
   std::uint64_t number = 0;        ///< from 1
   std::size_t entries_before = 0;  ///< per lane (EntryTable::size)
   std::size_t nan_scores = 0;      ///< scores that were NaN and counted as lowest
-  double seconds = 0;              ///< all of it
+  double seconds = 0;              ///< all of it, and what a scheduler did between the passes
   double probe_seconds = 0;        ///< of that, the catalyst's forward passes and their scoring
   double cap_seconds = 0;          ///< of that, the scoring; 0 if the engine shows probabilities, not queries
   const Selection& kept;           ///< valid during the call only

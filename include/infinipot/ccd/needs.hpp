@@ -79,7 +79,8 @@ struct Needs {
   static_assert(
       !watches || can_show_queries<Engine> || by_attention,
       "infinipot: this policy scores entries by attention, so the engine needs a second forward() that also "
-      "takes a QuerySink& or an AttentionSink&; see YieldsQueries in infinipot/concepts.hpp");
+      "takes a QuerySink& or an AttentionSink&; see YieldsQueries in infinipot/concepts.hpp (or "
+      "DescribedPass, whose `shows` says so)");
   static_assert(!watches || !can_show_queries<Engine> || ReadableKeys<S> || by_attention,
                 "infinipot: to score by an engine's queries the store needs key_rows(); see ReadableKeys in "
                 "infinipot/concepts.hpp");
@@ -89,7 +90,8 @@ struct Needs {
                 "infinipot/policy.hpp");
   static_assert(!observes || can_show_queries<Engine>,
                 "infinipot: this policy observes queries, so the engine needs a second forward() that also "
-                "takes a QuerySink&; see YieldsQueries in infinipot/concepts.hpp");
+                "takes a QuerySink&; see YieldsQueries in infinipot/concepts.hpp (or DescribedPass, whose "
+                "`shows` says so)");
   static_assert(!observes || ObservesQueries<P>,
                 "infinipot: a policy that observes queries needs begin(), observe(), commit() and forget(); "
                 "see ObservesQueries in infinipot/policy.hpp");
