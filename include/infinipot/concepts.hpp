@@ -34,7 +34,7 @@ class LogitsSink {
   /// Fewer than the call's tokens; empty if all logits are wanted. Valid during the call.
   std::span<const Token> targets() const noexcept { return targets_; }
 
-  /// What to add to the call's positions to get those in the stream: 0 until something was dropped. For
+  /// What to add to the call's positions to get those in the stream: 0 while the store holds all of it. For
   /// layers that go on at the stream's positions. Right for the call's first token, and for all of them
   /// unless entries with gaps between are read anew after a recall.
   std::uint64_t stream_offset() const noexcept { return stream_offset_; }

@@ -1,6 +1,6 @@
 """Reads a stream through a model of Hugging Face transformers whose cache and positions are steered as a pot would
 steer them, in double precision, and writes down what comes of it. A golden file has no weights: `weights` makes
-them from their names, as tests/models/weights.hpp does.
+them from their names, as tests/models/golden_model.hpp does.
 
 A layer that keeps the whole context has a PotLayer: at most CAPACITY entries at the positions 0, 1, 2, ..., other
 tokens in each kv head. Window layers keep their own, at the stream's positions.
