@@ -290,9 +290,10 @@ TEST(FileArchive, RefusesWhatIsNoArchiveInWords) {
   refused("infinpot and so on, and so on", {other, "not an archive"});
   refused(file.substr(0, 100), {other, "cut short"});
   std::string changed = file;
-  for (const char version : {0, 3}) {
+  for (const char version : {'\0', '\3'}) {
     changed[8] = version;
-    refused(changed, {other, "version " + std::to_string(version), "reads versions 1 .. 2"});
+    refused(changed,
+            {other, "version " + std::to_string(static_cast<int>(version)), "reads versions 1 .. 2"});
   }
   changed = file;
   changed[50] = 'x';

@@ -117,6 +117,41 @@ TEST(Sinks, SayWhereTheStreamIsToAResumedReader) {
   EXPECT_EQ(noting.calls.back().offset, 100 - size);
 }
 
+TEST(Sinks, SayWhereTheStreamIsWhenSomethingIsRecalled) {
+  const toy::Model model;
+  const std::vector<Token> question{7, 21, 3};
+  const auto text = toy::text(110, 1);
+  for (const bool rows : {true, false}) {
+    auto pot = toy::make_pot(model, 40, 20, Granularity::shared);
+    toy::QueryEngine<Pot<float>> engine(model, pot);
+    Noting noting{engine};
+    Ccd reader(noting, pot, StreamingLlm(), {.keep = 20, .sinks = 2, .chunk = 5});
+    VectorArchive archive(model.shape, rows);
+    reader.archive_to(archive);
+    reader.feed(text);
+    noting.calls.clear();
+    ASSERT_TRUE(recall(reader, archive, question, {.read_anew = true, .recent = 3}).done);
+    std::size_t probes = 0, anew = 0;
+    for (const Noting::Call& call : noting.calls) {
+      const std::uint64_t at = call.first + call.offset;
+      ASSERT_LE(at, text.size());
+      if (call.probe) {
+        EXPECT_EQ(call.tokens, question);
+        ++probes;
+      } else {
+        EXPECT_EQ(call.tokens.front(), text[at]);
+        ++anew;
+      }
+    }
+    EXPECT_GT(probes, 3U);
+    EXPECT_GE(anew, rows ? 3U : 3U + 100 / 5);
+    const std::size_t size = pot.size();
+    reader.feed(1);
+    EXPECT_EQ(noting.calls.back().first, size);
+    EXPECT_EQ(noting.calls.back().offset, text.size() - size);
+  }
+}
+
 // ---------------------------------------------------------------- several layers that read one
 
 /// As if the last layer's keys were read by several layers of the model.
