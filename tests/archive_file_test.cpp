@@ -123,7 +123,7 @@ TEST(FileArchive, IsLaidOutAsDescribed) {
   }
   const std::string file = content(path);
   EXPECT_EQ(file.substr(0, 8), "infinarc");
-  EXPECT_EQ(number_at<std::uint32_t>(file, 8), 2U);
+  EXPECT_EQ(number_at<std::uint32_t>(file, 8), 1U);
   const auto header = number_at<std::uint32_t>(file, 12);
   EXPECT_EQ(number_at<std::uint32_t>(file, 16), 0U) << "type";
   EXPECT_EQ(number_at<std::uint32_t>(file, 20), 0U) << "pairing";
@@ -173,81 +173,6 @@ TEST(FileArchive, IsLaidOutAsDescribed) {
   EXPECT_EQ(at, file.size());
 }
 
-// What the library of that version wrote: a ring of blocks of int4 codes, of 40 entries the last ones, all of
-// token 0, keys 0.5, values -0.5.
-const char version_1[] =
-    "696e66696e61726301000000ac00000003000000000000000400000002000000000000000200000000000000010000000000"
-    "000004000000000000000400000000000000dc050000000000000100000000000000000000000000f03f000000000000f03f"
-    "00000000000000000000000000000000000000000000000000000000000000000000803f0000803f0000803f0000803f0000"
-    "803f0000803f0000803f0000803f74696e7937a55d1c000000000000000000000000000000000000000069626c6b37a55d1c"
-    "0f000000000000000b000000000000002700000000000000010000000000000058000000000000001d000000000000008036"
-    "91111b06acfe0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
-    "0000000000000000000000000000000000000000000000380000000000b80000000000380000000000b80000000000000000"
-    "000000000000000000000000000000000000000000000000000000000000000000000000000000b800000000003800000000"
-    "00b80000000000380000000000b8000000000000000000000000000000000000000000000000000000000000000000006962"
-    "6c6b37a55d1c0b0000000000000007000000000000001d000000000000000100000000000000580000000000000013000000"
-    "000000008036911149b9cd300000000000000000000000000000000000000000000000000000000000000000000000000000"
-    "0000000000000000000000000000000000000000000000000000000000380000000000b80000000000380000000000b80000"
-    "0000000000000000000000000000000000000000000000000000000000000000000000000000000069626c6b37a55d1c0c00"
-    "00000000000009000000000000001e000000000000000400000000000000a00000000000000018000000000000003466af74"
-    "de7d532900000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
-    "000000000000000000000000000000000000000000380000000000b80000000000380000000000b800000000003800000000"
-    "00b80000000000380000000000b80000000000380000000000b80000000000380000000000b80000000000380000000000b8"
-    "0000000000380000000000b80000000000000000000000000000000000000000000000000000000000000000000069626c6b"
-    "37a55d1c0d000000000000000900000000000000220000000000000001000000000000005800000000000000180000000000"
-    "000080369111d775e64c00000000000000000000000000000000000000000000000000000000000000000000000000000000"
-    "000000000000000000000000000000000000000000000000000000380000000000b80000000000380000000000b800000000"
-    "000000000000000000000000000000000000000000000000000000000000000000000000000069626c6b37a55d1c0e000000"
-    "000000000a0000000000000023000000000000000400000000000000a00000000000000019000000000000003466af74841c"
-    "253a000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
-    "00000000000000000000000000000000000000380000000000b80000000000380000000000b80000000000380000000000b8"
-    "0000000000380000000000b80000000000380000000000b80000000000380000000000b80000000000380000000000b80000"
-    "000000380000000000b800000000000000000000000000000000000000000000000000000000000000000000";
-
-TEST(FileArchive, OfVersion1IsReadAndGoneOnWith) {
-  const Folder folder;
-  const std::string path = folder.file("a");
-  std::string file;
-  for (const char* hex = version_1; *hex != 0; hex += 2)
-    file.push_back(static_cast<char>(std::stoi(std::string(hex, 2), nullptr, 16)));
-  write(path, file);
-  const ArchiveSettings s{
-      .shape = {2, 2, 1, 4}, .rope = infinipot::plain_rope(2), .fingerprint = "tiny", .limit = 1500};
-  const auto positions = [&](FileArchive& archive) {
-    std::vector<std::uint64_t> all;
-    StoredBlock block;
-    std::vector<float> row(4);
-    for (std::uint64_t at = 0; archive.read(at, block); at = all.back() + 1)
-      for (std::size_t i = 0; i < block.entries().size(); ++i) {
-        all.push_back(block.entries()[i].position);
-        EXPECT_EQ(block.entries()[i].token, 0);
-        block.key(1, 0, i, row.data());
-        EXPECT_EQ(row, std::vector<float>(4, 0.5F));
-        block.value(1, 0, i, row.data());
-        EXPECT_EQ(row, std::vector<float>(4, -0.5F));
-      }
-    return all;
-  };
-  {
-    FileArchive archive = FileArchive::open(path, s, Access::read);
-    EXPECT_EQ(archive.settings().type, ArchiveType::codes4);
-    EXPECT_EQ(archive.settings().block, 4U);
-    EXPECT_EQ(archive.settings().limit, 1500U);
-    EXPECT_EQ(archive.settings().channels.spread, std::vector<float>(8, 1));
-    EXPECT_EQ(positions(archive), range(29, 40));
-    EXPECT_EQ(archive.stats().damaged, 0U);
-  }
-  {
-    FileArchive archive = FileArchive::open(path, s);
-    EXPECT_EQ(content(path), file);
-    append(archive, 40, 41);
-  }
-  EXPECT_EQ(number_at<std::uint32_t>(content(path), 8), 1U);
-  FileArchive archive = FileArchive::open(path, s, Access::read);
-  EXPECT_EQ(archive.end(), 41U);
-  EXPECT_EQ(archive.stats().damaged, 0U);
-}
-
 TEST(FileArchive, RefusesAnotherModelInWords) {
   const Folder folder;
   const std::string path = folder.file("a");
@@ -290,11 +215,8 @@ TEST(FileArchive, RefusesWhatIsNoArchiveInWords) {
   refused("infinpot and so on, and so on", {other, "not an archive"});
   refused(file.substr(0, 100), {other, "cut short"});
   std::string changed = file;
-  for (const char version : {'\0', '\3'}) {
-    changed[8] = version;
-    refused(changed,
-            {other, "version " + std::to_string(static_cast<int>(version)), "reads versions 1 .. 2"});
-  }
+  changed[8] = 2;
+  refused(changed, {other, "version 2", "reads version 1"});
   changed = file;
   changed[50] = 'x';
   refused(changed, {other, "damaged", "checksum"});

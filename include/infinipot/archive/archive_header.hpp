@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,8 +21,8 @@
 
 namespace infinipot::inline INFINIPOT_NAMESPACE {
 
-/// The version of the file format. Version 1 had no value channels of their own and no first channel of RoPE.
-inline constexpr std::uint32_t archive_file_version = 2;
+/// The version of the file format.
+inline constexpr std::uint32_t archive_file_version = 1;
 
 namespace detail {
 
@@ -78,8 +77,8 @@ inline std::uint32_t archive_header_size(std::span<const std::byte> preamble, st
     invalid(path, " is not an archive");
   HeaderReader in(preamble, "archive");
   in.get<std::uint64_t>();
-  if (const auto version = in.get<std::uint32_t>(); version == 0 || version > archive_file_version)
-    invalid(path, " has version ", version, "; this library reads versions 1 .. ", archive_file_version);
+  if (const auto version = in.get<std::uint32_t>(); version != archive_file_version)
+    invalid(path, " has version ", version, "; this library reads version ", archive_file_version);
   const auto bytes = in.get<std::uint32_t>();
   if (bytes > file_bytes || bytes > most_archive_header || bytes < archive_preamble_bytes + 4)
     invalid(path, " is cut short: its header has ", bytes, " bytes, the file ", file_bytes);
@@ -94,24 +93,17 @@ inline ArchiveSettings read_archive_header(std::span<const std::byte> header, co
   if (HeaderReader(header.last(4)).get<std::uint32_t>() != crc.value())
     invalid(path, " is damaged: its header's checksum is wrong");
   HeaderReader in(body, "archive");
-  in.get<std::uint64_t>();
-  const auto version = in.get<std::uint32_t>();
-  in.get<std::uint32_t>();
+  in.get_all<std::byte>(archive_preamble_bytes);
   ArchiveSettings s;
   s.type = in.get_choice<ArchiveType>("type", 5);
   s.rope.pairing = in.get_choice<Pairing>("RoPE pairing", 2);
   const auto fingerprint = in.get<std::uint32_t>();
-  const auto get_all = [&](std::initializer_list<std::size_t*> numbers) {
-    for (std::size_t* const number : numbers) {
-      const auto value = in.get<std::uint64_t>();
-      *number = static_cast<std::size_t>(value);
-      if (*number != value) invalid(path, " is of a machine with more memory");
-    }
-  };
-  get_all({&s.shape.layers, &s.shape.query_heads, &s.shape.kv_heads, &s.shape.head_dim});
-  if (version > 1) get_all({&s.shape.value_dim});
-  get_all({&s.block});
-  if (version > 1) get_all({&s.rope.first_channel});
+  for (std::size_t* const number : {&s.shape.layers, &s.shape.query_heads, &s.shape.kv_heads,
+                                    &s.shape.head_dim, &s.shape.value_dim, &s.block, &s.rope.first_channel}) {
+    const auto value = in.get<std::uint64_t>();
+    *number = static_cast<std::size_t>(value);
+    if (*number != value) invalid(path, " is of a machine with more memory");
+  }
   s.limit = in.get<std::uint64_t>();
   const auto frequencies = in.get<std::uint64_t>();
   s.rope.attention_factor = in.get<double>();

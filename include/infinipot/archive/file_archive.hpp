@@ -1,12 +1,11 @@
 // Archives in files. POSIX.
 //
-// A file of version 2 is little-endian and aligned, so that a mapped file can be read in place:
+// A file of version 1 is little-endian and aligned, so that a mapped file can be read in place:
 //   header   "infinarc", version u32, bytes of the header u32, type u32 (ArchiveType), RoPE pairing u32,
 //            bytes of the fingerprint u32; layers, query_heads, kv_heads, head_dim, value channels, block,
 //            first channel that RoPE turns, limit, number of RoPE frequencies u64; attention factor f64;
 //            frequencies f64; centres, then spreads of the key channels f32, if there are any (as many as
-//            fill the header); fingerprint; CRC-32 u32 of all that. In version 1, which is read and gone on
-//            with too, without value channels, which were those of a key, and first channel, which was 0
+//            fill the header); fingerprint; CRC-32 u32 of all that
 //   blocks   in text order, each at a multiple of 64 bytes (archive/block_header.hpp)
 // With a limit, blocks wrap around and overwrite the oldest: a block of the next number stands after this
 // one, or right after the header. The newest block's header says which is the oldest one that is still valid.
