@@ -187,10 +187,10 @@ double read(const Setting& setting, double alpha, Granularity granularity = Gran
   return Reading<Pot>(setting, alpha, granularity).feed(0, setting.text.size());
 }
 
-/// Single tokens just after a distillation.
+/// Single tokens just after a distillation. llama.cpp's own shifting shows no attention to choose by.
 double tokens_behind(const Setting& setting, Granularity granularity, bool k_shift = false) {
   const Options& o = setting.options;
-  Reading<CachePot> reading(setting, 0.25, granularity, k_shift);
+  Reading<CachePot> reading(setting, k_shift ? 1 : 0.25, granularity, k_shift);
   const std::size_t read = o.pot - o.catalyst + 1;
   reading.feed(0, read);
   if (reading.entries() != o.keep + 1) throw std::logic_error("not just after a distillation");
