@@ -11,6 +11,7 @@
 #include "infinipot/check/attention_check.hpp"
 #include "infinipot/check/check_options.hpp"
 #include "infinipot/check/keep_check.hpp"
+#include "infinipot/check/last_token.hpp"
 #include "infinipot/check/layout_check.hpp"
 #include "infinipot/check/repeated_token.hpp"
 #include "infinipot/check/results_check.hpp"

@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "infinipot/check/adapter_report.hpp"
+#include "infinipot/check/last_token.hpp"
 #include "infinipot/check/results_check.hpp"
 #include "infinipot/check/rope_words.hpp"
-#include "infinipot/check/score_check.hpp"
 #include "infinipot/check/text_rows.hpp"
 #include "infinipot/check/watched_pass.hpp"
 #include "infinipot/concepts.hpp"
