@@ -16,13 +16,16 @@
 #include "infinipot/check/results_check.hpp"
 #include "infinipot/check/rope_words.hpp"
 #include "infinipot/check/rounding.hpp"
+#include "infinipot/check/stated_form.hpp"
 #include "infinipot/check/uneven_scores.hpp"
 #include "infinipot/concepts.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/shape.hpp"
 #include "infinipot/version.hpp"
 
 namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 
+/// The sinks that attention_form() has are sound (check_stated_sinks()).
 template <class Engine, class S>
 class SinkCheck {
  public:
@@ -63,7 +66,7 @@ class SinkCheck {
     const double rounding = 0.05 + 8 * (rounding_.relative + rounding_.of_largest) *
                                        std::sqrt(static_cast<double>(shape_.head_dim));
     const bool taken = alike > rounding * along + 3 * noise_ + 1e-5;
-    const AttentionForm form = this->form(layer);
+    const AttentionForm form = form_of(engine_, layer);
     const bool stated = std::ranges::any_of(form.sinks, is_finite<float>);
     if (taken && !stated) {
       report_.found(Flaw::sinks, "in layer ", layer,
@@ -74,7 +77,7 @@ class SinkCheck {
                     layer, ") has none (AttentionForm::sinks)");
       return false;
     }
-    if (taken || !stated || form.sinks.size() != shape_.query_heads) return true;
+    if (taken || !stated) return true;
     if (const double share = largest_change_of_share(layer, form); share > 0.3) {
       report_.found(Flaw::sinks, "attention_form(", layer, ") has learned sinks, by which up to ",
                     rounded(100 * share, 3),
@@ -83,13 +86,6 @@ class SinkCheck {
       return false;
     }
     return true;
-  }
-
-  AttentionForm form(std::size_t layer) {
-    if constexpr (requires { AttentionForm(engine_.attention_form(layer)); })
-      return engine_.attention_form(layer);
-    else
-      return {};
   }
 
   enum class Values : bool { kept, own };
@@ -133,15 +129,8 @@ class SinkCheck {
     if (!is_finite(form.sinks[head])) return 0;
     std::vector<float> logits(token_.entries() + 1);
     const float* const query = token_.query(layer, head);
-    for (std::size_t entry = 0; entry < token_.entries(); ++entry) {
-      const auto key = moved(layer, kv_head, entry, by);
-      double score = 0;
-      for (std::size_t k = 0; k < key.size(); ++k)
-        score += static_cast<double>(query[k]) * static_cast<double>(key[k]);
-      score *= static_cast<double>(form.scale_for(shape_.head_dim));
-      const auto cap = static_cast<double>(form.soft_cap);
-      logits[entry] = static_cast<float>(cap == 0 ? score : cap * std::tanh(score / cap));
-    }
+    for (std::size_t entry = 0; entry < token_.entries(); ++entry)
+      logits[entry] = logit_of(form, query, moved(layer, kv_head, entry, by).data(), shape_.head_dim);
     if (form.bias != nullptr) form.bias->add(head, token_.entries(), logits);
     double paid = 0;
     for (std::size_t entry = 0; entry < token_.entries(); ++entry)
