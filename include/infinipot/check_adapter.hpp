@@ -190,7 +190,7 @@ class AdapterCheck {
 
   void check_stream() {
     if constexpr (WritableStore<S>)
-      StreamCheck<Engine, S>(engine_, store_, tokens_.first(16), options_.chunk, report_).run();
+      StreamCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, report_).run();
     else
       report_.note("what the engine remembers beside the store was not looked for: the store has no write()");
   }
