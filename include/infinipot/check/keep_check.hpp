@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "infinipot/ccd/ccd_settings.hpp"
 #include "infinipot/check/adapter_report.hpp"
 #include "infinipot/check/repeated_token.hpp"
 #include "infinipot/check/rope_words.hpp"
@@ -39,9 +40,12 @@ class KeepCheck {
         report_(report) {}
 
   void run() {
-    const std::size_t keep = kept_entries();
-    if (keep < 2) {
-      report_.note("keep() was not checked: the store keeps ", keep, " entries at most");
+    const std::size_t recent = recent_in(store_, 0), most = most_kept();
+    if (most < 2 || recent > (std::min)(most, tokens_.size() / 2) - 2) {
+      report_.note("keep() was not checked: the store keeps ", most, " entries at most",
+                   recent == 0 ? ""
+                               : text(" and asks for its ", recent, " newest (keeps_recent()); ",
+                                      tokens_.size(), " were run (CheckOptions::text)"));
       return;
     }
     const TextRows before = run_text(engine_, store_, tokens_, chunk_);
@@ -49,7 +53,7 @@ class KeepCheck {
       report_.note("keep() was not checked: keys cannot be read");
       return;
     }
-    const Selection kept = selection(keep);
+    const Selection kept = selection(most, recent);
     store_.keep(kept);
     if (!check_records(kept)) return;
     if (ropes_.empty())
@@ -59,17 +63,20 @@ class KeepCheck {
   }
 
  private:
-  std::size_t kept_entries() const {
-    std::size_t most = store_.capacity() / 2;
-    if constexpr (requires { store_.max_keep(); }) most = store_.max_keep();
-    return (std::min)(most, tokens_.size() / 2 - 1);
+  std::size_t most_kept() const {
+    if constexpr (requires { store_.max_keep(); }) return store_.max_keep();
+    return store_.capacity() / 2;
   }
 
-  /// Every other entry, from 0 or 1 on by lane: gaps before all, and lanes that differ.
-  Selection selection(std::size_t keep) const {
-    Selection kept(shape_.lanes(store_.granularity()), keep);
+  /// The `recent` newest entries, and of those before every other one, from 0 or 1 on by lane: gaps before
+  /// all of these, and lanes that differ. At most `most` in all.
+  Selection selection(std::size_t most, std::size_t recent) const {
+    const std::size_t gaps = (std::min)(most - recent, (tokens_.size() - recent) / 2 - 1);
+    Selection kept(shape_.lanes(store_.granularity()), gaps + recent);
     for (std::size_t lane = 0; lane < kept.lanes(); ++lane)
-      for (std::size_t i = 0; i < keep; ++i) kept.lane(lane)[i] = static_cast<Index>(2 * i + (lane + 1) % 2);
+      for (std::size_t i = 0; i < kept.keep(); ++i)
+        kept.lane(lane)[i] =
+            static_cast<Index>(i < gaps ? 2 * i + (lane + 1) % 2 : tokens_.size() - kept.keep() + i);
     return kept;
   }
 
