@@ -50,6 +50,11 @@ class RopeCheck {
         check_rotated_keys();
     }
     if (!seen_.queries.numbers.empty()) check_queries();
+    if (!claim_.stated && !effective_.empty() && !settling_.restless_layers().empty()) {
+      report_.note(
+          "keep() is checked in the first layer only: the store does not say which RoPE its keys have");
+      return {};
+    }
     return effective_;
   }
 
