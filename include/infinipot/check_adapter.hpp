@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -219,7 +220,7 @@ class AdapterCheck {
   Rounding rounding_;
   AdapterReport report_;
   bool shares_ = false;                         // whether several of the model's layers read one of the store
-  std::vector<Rope> ropes_;                     // (layers) that keys have; empty if that is not known
+  std::vector<std::optional<Rope>> ropes_;      // (layers) that keys have, where known; empty: nowhere
   std::vector<std::vector<std::byte>> guards_;  // as they were
 };
 
