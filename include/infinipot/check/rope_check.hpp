@@ -229,10 +229,12 @@ class RopeCheck {
   /// more is asked of a store that states no Rope. Returns whether it is such a one.
   bool in_another_basis(std::span<const Traces> layers) {
     bool paired = true;
-    for (const Traces& traces : layers)
-      paired = paired && fit_rope(traces, {}).unexplained <= RopeFit::allowed(traces);
+    for (std::size_t layer = 0; layer < layers.size(); ++layer)
+      paired = paired && (settling_.restless(layer) ||
+                          fit_rope(layers[layer], {}).unexplained <= RopeFit::allowed(layers[layer]));
     if (paired) return false;
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+      if (settling_.restless(layer)) continue;
       const double off = uneven_scores(seen_.keys, seen_.keys, layer),
                    allowed = 2 * RopeFit::allowed(layers[layer]);
       if (off > allowed) return false;
