@@ -147,7 +147,9 @@ class ChangedLogits final : public LogitsSink {
  public:
   using Row = std::function<void(LogitsSink&, std::size_t, std::span<const float>)>;
   ChangedLogits(LogitsSink& to, Row row)
-      : LogitsSink(to.first_row(), to.targets()), to_(to), row_(std::move(row)) {}
+      : LogitsSink(to.first_row(), to.targets(), to.stream_offset(), to.probe()),
+        to_(to),
+        row_(std::move(row)) {}
   void row(std::size_t token, std::span<const float> logits) noexcept override { row_(to_, token, logits); }
   void nuc(std::size_t token, float nuc) noexcept override { to_.nuc(token, nuc + nuc_off); }
   float nuc_off = 0;

@@ -513,6 +513,13 @@ TEST(CheckAdapter, QueriesOfTheLastTokenOnly) {
   EXPECT_NE(report.what().find("queries of 1 tokens"), std::string::npos) << report;
 }
 
+TEST(CheckAdapter, QueriesAtANullPointer) {
+  const AdapterReport report = with_queries(
+      [](QuerySink& to, std::size_t layer, auto&, std::size_t count) { to.layer(layer, {.count = count}); });
+  EXPECT_TRUE(report.has(Flaw::queries_missing)) << report;
+  EXPECT_NE(report.what().find("queries of 0 tokens"), std::string::npos) << report;
+}
+
 TEST(CheckAdapter, QueriesShownTwice) {
   expect_only(with_queries([](QuerySink& to, std::size_t layer, auto& queries, std::size_t count) {
                 pass(to, layer, queries, count);
@@ -991,6 +998,14 @@ struct ShuffledStore {
   }
 };
 
+void shuffle_queries(broken::Adapter<toy::QueryEngine<broken::Memory>>& adapter) {
+  adapter.queries = [](QuerySink& to, std::size_t layer, std::vector<float>& queries, std::size_t count) {
+    std::vector<float> moved(queries.size());
+    for (std::size_t i = 0; i < queries.size(); ++i) moved[i] = queries[i / 8 * 8 + shuffled[i % 8]];
+    pass(to, layer, moved, count);
+  };
+}
+
 TEST(CheckAdapter, KeysInAnotherBasis) {
   const toy::Model model(plain_rope(8, 100), {.layers = 3, .query_heads = 6, .kv_heads = 2, .head_dim = 8});
   broken::Memory memory(model.shape, capacity);
@@ -998,11 +1013,7 @@ TEST(CheckAdapter, KeysInAnotherBasis) {
   ShuffledStore store{own};
   toy::QueryEngine<broken::Memory> engine(model, memory);
   broken::Adapter<toy::QueryEngine<broken::Memory>> adapter{engine};
-  adapter.queries = [&](QuerySink& to, std::size_t layer, std::vector<float>& queries, std::size_t count) {
-    std::vector<float> moved(queries.size());
-    for (std::size_t i = 0; i < queries.size(); ++i) moved[i] = queries[i / 8 * 8 + shuffled[i % 8]];
-    pass(to, layer, moved, count);
-  };
+  shuffle_queries(adapter);
   const AdapterReport right = check_adapter(adapter, store, tokens);
   EXPECT_TRUE(right) << right;
   EXPECT_NE(right.what().find("another basis"), std::string::npos) << right;
@@ -1012,6 +1023,21 @@ TEST(CheckAdapter, KeysInAnotherBasis) {
   adapter.queries = nullptr;
   expect_only(check_adapter(adapter, store, tokens), Flaw::queries_order,
               {"distance of their positions alone"});
+}
+
+// There the first layer's keys depend on the tokens before too, and so tell nothing of keep().
+TEST(CheckAdapter, KeysInAnotherBasisAboveAWindow) {
+  toy::Model model(plain_rope(8, 100), {.layers = 3, .query_heads = 6, .kv_heads = 2, .head_dim = 8});
+  model.outside.window = 6;
+  broken::Memory memory(model.shape, capacity);
+  broken::OwnStore own(model.shape, capacity, memory.layout(), model.rope);
+  ShuffledStore store{own};
+  toy::QueryEngine<broken::Memory> engine(model, memory);
+  broken::Adapter<toy::QueryEngine<broken::Memory>> adapter{engine};
+  shuffle_queries(adapter);
+  const AdapterReport report = check_adapter(adapter, store, tokens);
+  EXPECT_TRUE(report) << report;
+  EXPECT_NE(report.what().find("depend on more than token and position"), std::string::npos) << report;
 }
 
 // ---- the rest ----

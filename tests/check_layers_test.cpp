@@ -3,9 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -255,6 +258,19 @@ TEST(CheckLayers, SinksThatTheEngineLacks) {
               {"attention_form(0) has learned sinks", "the engine pays all of it to entries"});
 }
 
+TEST(CheckLayers, SinksThatAreNotOneForEachQueryHead) {
+  const std::vector<float> sinks{1, 2, std::nanf(""), 3};
+  for (const std::size_t value_dim : {8U, 0U}) {  // or not to be looked for
+    Shape shape = wide;
+    shape.value_dim = value_dim;
+    const toy::Model model(shifted(8, 8, Pairing::half_split), shape);
+    expect_only(with_form(model, [&](auto& form) { form.sinks = std::span(sinks).first(2); }), Flaw::sinks,
+                {"attention_form(0) has 2 learned sinks; there are 4 query heads"});
+    expect_only(with_form(model, [&](auto& form) { form.sinks = sinks; }), Flaw::sinks,
+                {"learned sink 2 of attention_form(0) is", "-infinity for none"});
+  }
+}
+
 TEST(CheckLayers, AWindowAtThePositionsOfTheStore) {
   for (const std::size_t window : {6U, 30U}) {
     const toy::Model model = with_outside({.window = window});
@@ -266,6 +282,32 @@ TEST(CheckLayers, AWindowAtThePositionsOfTheStore) {
     engine.outside.quirks.store_positions = true;
     expect_only(check_adapter(engine, pot, tokens), Flaw::stream_positions,
                 {"after a keep() not those that came last", "LogitsSink::stream_offset()"});
+  }
+}
+
+/// Of which the first tokens, or those after a keep(), are one token, or come again backwards.
+std::vector<std::vector<Token>> monotonous_texts() {
+  std::vector<std::vector<Token>> texts;
+  for (const auto& [from, count] : {std::pair{0, 8}, {8, 8}, {0, 16}}) {
+    texts.push_back(tokens);
+    std::fill_n(texts.back().begin() + from, count, Token{7});
+  }
+  texts.push_back(texts[1]);
+  texts.back()[11] = 9;
+  return texts;
+}
+
+TEST(CheckLayers, WindowsAreSeenByMonotonousTexts) {
+  const toy::Model model = with_outside({.window = 30});
+  Pot<float> pot(settings_of(model));
+  toy::QueryEngine<Pot<float>> engine(model, pot);
+  for (const std::vector<Token>& text : monotonous_texts()) {
+    engine.outside.quirks.store_positions = false;
+    const AdapterReport right = check_adapter(engine, pot, text);
+    EXPECT_TRUE(right) << right;
+    EXPECT_NE(right.what().find("remembers tokens beside the store"), std::string::npos) << right;
+    engine.outside.quirks.store_positions = true;
+    expect_only(check_adapter(engine, pot, text), Flaw::stream_positions, {"not those that came last"});
   }
 }
 
@@ -297,6 +339,43 @@ TEST(CheckLayers, LayersThatReadTheSameKeys) {
   const AdapterReport report = check_adapter(adapter, pot, tokens);
   EXPECT_TRUE(report) << report;
   EXPECT_NE(report.what().find("several of the model's layers read one layer"), std::string::npos) << report;
+}
+
+// ---- stores that ask for their newest entries ----
+
+/// Refuses to drop them.
+struct Windowed : Pot<float> {
+  Windowed(const PotSettings& settings, std::size_t newest) : Pot<float>(settings), recent(newest) {}
+
+  std::size_t keeps_recent() const { return recent; }
+  void keep(const infinipot::Selection& kept) {
+    for (std::size_t lane = 0; lane < kept.lanes(); ++lane)
+      for (std::size_t i = 1; i <= recent; ++i)
+        if (kept.lane(lane)[kept.keep() - i] + i != entries().size())
+          throw std::invalid_argument("the newest entries must stay");
+    Pot<float>::keep(kept);
+    const std::vector<float> nothing(shape().head_dim);
+    if (spoils_last) write(0, 0, kept.keep() - 1, nothing.data(), nothing.data());
+  }
+
+  std::size_t recent;
+  bool spoils_last = false;
+};
+
+TEST(CheckLayers, AStoreThatAsksForItsNewestEntriesKeepsThem) {
+  const toy::Model model(plain_rope(8, 100), wide);
+  for (const std::size_t recent : {1U, 10U, 14U, 15U, 500U}) {
+    SCOPED_TRACE(recent);
+    Windowed pot(settings_of(model), recent);
+    toy::QueryEngine<Windowed> engine(model, pot);
+    const AdapterReport right = check_adapter(engine, pot, tokens);
+    EXPECT_TRUE(right) << right;
+    EXPECT_NE(right.what().find("entries to stay (keeps_recent())"), std::string::npos) << right;
+    EXPECT_EQ(right.what().find("keep() was not checked") == std::string::npos, recent < 15) << right;
+    pot.spoils_last = true;
+    if (recent < 15)
+      expect_only(check_adapter(engine, pot, tokens), Flaw::keep, {"the key of (layer 0, kv head 0"});
+  }
 }
 
 TEST(CheckLayers, ARecurrentState) { expect_right(with_outside({.recurrence = 0.5F})); }

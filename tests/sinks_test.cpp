@@ -110,6 +110,10 @@ TEST(Sinks, SayWhereTheStreamIsToAResumedReader) {
   reader.feed(toy::text(100, 1));
   const auto memory = reader.memory();
   const std::size_t size = pot.size();
+  reader.resume(memory);
+  reader.feed(1);
+  EXPECT_EQ(noting.calls.back().first, size);
+  EXPECT_EQ(noting.calls.back().offset, 100 - size);
   pot.truncate(size - 3);
   reader.resume();
   reader.feed(1);

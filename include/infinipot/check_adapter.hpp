@@ -4,13 +4,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "infinipot/cap/attention_form.hpp"
 #include "infinipot/check/adapter_report.hpp"
 #include "infinipot/check/attention_check.hpp"
 #include "infinipot/check/check_options.hpp"
 #include "infinipot/check/keep_check.hpp"
+#include "infinipot/check/last_token.hpp"
 #include "infinipot/check/layout_check.hpp"
 #include "infinipot/check/repeated_token.hpp"
 #include "infinipot/check/results_check.hpp"
@@ -20,6 +23,7 @@
 #include "infinipot/check/rounding.hpp"
 #include "infinipot/check/score_check.hpp"
 #include "infinipot/check/sink_check.hpp"
+#include "infinipot/check/stated_form.hpp"
 #include "infinipot/check/stream_check.hpp"
 #include "infinipot/check/text_rows.hpp"
 #include "infinipot/check/watched_pass.hpp"
@@ -142,7 +146,15 @@ class AdapterCheck {
     TextRowsCheck(rows, report_).run();
   }
 
+  bool check_stated_sinks() {
+    const Shape shape = store_.shape();
+    for (std::size_t layer = 0; layer < shape.layers; ++layer)
+      if (!detail::check_stated_sinks(form_of(engine_, layer), layer, shape, report_)) return false;
+    return true;
+  }
+
   void check_attention() {
+    if (!check_stated_sinks()) return;
     if constexpr (YieldsAttention<Engine>) {
       if (attention_shown(engine_))
         AttentionCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, report_).run();
@@ -161,14 +173,15 @@ class AdapterCheck {
         return;
       }
       if (rounding_.of_largest > 0.01) {
-        report_.note("the order of query heads was not checked: keys are rounded too much");
+        report_.note(
+            "the order of query heads and learned sinks were not checked: keys are rounded too much");
         return;
       }
       ScoreCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, rounding_, report_).run();
       if (report_.ok())
         SinkCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, rounding_, report_).run();
     } else if (queries_shown(engine_)) {
-      report_.note("the order of query heads was not checked: the store has no write()");
+      report_.note("the order of query heads and learned sinks were not checked: the store has no write()");
     }
   }
 
@@ -178,7 +191,7 @@ class AdapterCheck {
 
   void check_stream() {
     if constexpr (WritableStore<S>)
-      StreamCheck<Engine, S>(engine_, store_, tokens_.first(16), options_.chunk, report_).run();
+      StreamCheck<Engine, S>(engine_, store_, tokens_, options_.chunk, report_).run();
     else
       report_.note("what the engine remembers beside the store was not looked for: the store has no write()");
   }
@@ -207,7 +220,7 @@ class AdapterCheck {
   Rounding rounding_;
   AdapterReport report_;
   bool shares_ = false;                         // whether several of the model's layers read one of the store
-  std::vector<Rope> ropes_;                     // (layers) that keys have; empty if that is not known
+  std::vector<std::optional<Rope>> ropes_;      // (layers) that keys have, where known; empty: nowhere
   std::vector<std::vector<std::byte>> guards_;  // as they were
 };
 
@@ -219,9 +232,10 @@ class AdapterCheck {
 /// Rows and strides; that one token, repeated, has keys and queries that are rotations of one another by the
 /// store's Rope, in every layer and head; that queries are shown once, in order, and score the store's keys
 /// as the engine does; that the same tokens give the same logits one by one, at once, in odd pieces, after
-/// others were written and dropped, and after a probe; NuC; attention probabilities; learned sinks; keep();
-/// that windows go on with the stream after it, though not at which positions (check/stream_check.hpp says
-/// why); and that the last row is there. What cannot be checked with this engine and store is in notes().
+/// others were written and dropped, and after a probe; NuC; attention probabilities; whether there are
+/// learned sinks, and how large they are if probabilities and queries are shown; keep(); that windows go on
+/// with the stream after it, though not at which positions (check/stream_check.hpp says why); and that the
+/// last row is there. What cannot be checked with this engine and store is in notes().
 ///
 /// Logits are compared by the root mean square of their differences relative to their spread over the
 /// vocabulary: 2 %, plus three times the rounding of keys and values (Rounding) and of 8-bit activations

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <optional>
 #include <span>
@@ -83,8 +84,8 @@ void check_measurable(const Engine& engine, const S& store, const MeasureOptions
     invalid("token ", *options.token, " is out of the vocabulary's range 0 .. ", engine.vocab_size() - 1);
 }
 
-/// Puts layers together that turn alike. Those whose vectors turn most exactly come first, by themselves: the
-/// others join them, however much they move besides, unless they turn otherwise.
+/// Puts layers together that turn alike. Those whose vectors turn most exactly come first, by themselves, and
+/// of these those that do not move besides: the others join them, unless they turn otherwise.
 inline std::vector<LayerGroup> measured_groups(std::span<const Traces> layers) {
   // What a short convolution makes of a repeated token is settled for good after a few.
   const auto still = [](const Traces& traces) { return traces.drift <= 1e-5; };
@@ -94,25 +95,28 @@ inline std::vector<LayerGroup> measured_groups(std::span<const Traces> layers) {
     own.push_back(fit_rope(traces, {}));
     if (still(traces)) least = (std::min)(least, own.back().unexplained);
   }
-  std::vector<std::size_t> exact, others;
-  for (std::size_t layer = 0; layer < layers.size(); ++layer)
-    (still(layers[layer]) && own[layer].unexplained <= (std::max)(4 * least, 1e-3) ? exact : others)
-        .push_back(layer);
-  std::vector<LayerGroup> groups = group_layers(layers, exact, {});
-  std::vector<std::size_t> rest;
-  for (const std::size_t layer : others) {
-    const auto group = std::ranges::find_if(groups, [&](const LayerGroup& candidate) {
-      return candidate.fit.turns() == own[layer].turns() &&
-             own[layer].unexplained <= RopeFit::allowed(layers[layer]) &&
-             explains(candidate.fit.rope, layers[layer], own[layer], &candidate.fit);
-    });
-    if (group == groups.end())
-      rest.push_back(layer);
-    else
-      group->layers.push_back(layer);
+  std::array<std::vector<std::size_t>, 3> by_exactness;
+  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+    const bool exact = still(layers[layer]) && own[layer].unexplained <= (std::max)(4 * least, 1e-3);
+    by_exactness[!exact ? 2 : layers[layer].drift > 0 ? 1 : 0].push_back(layer);
   }
-  const auto more = group_layers(layers, rest, {});
-  groups.insert(groups.end(), more.begin(), more.end());
+  std::vector<LayerGroup> groups;
+  for (const std::vector<std::size_t>& some : by_exactness) {
+    std::vector<std::size_t> rest;
+    for (const std::size_t layer : some) {
+      const auto group = std::ranges::find_if(groups, [&](const LayerGroup& candidate) {
+        return candidate.fit.turns() == own[layer].turns() &&
+               own[layer].unexplained <= RopeFit::allowed(layers[layer]) &&
+               explains(candidate.fit.rope, layers[layer], own[layer], &candidate.fit);
+      });
+      if (group == groups.end())
+        rest.push_back(layer);
+      else
+        group->layers.push_back(layer);
+    }
+    const auto more = group_layers(layers, rest, {});
+    groups.insert(groups.end(), more.begin(), more.end());
+  }
   return groups;
 }
 

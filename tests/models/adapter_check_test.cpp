@@ -106,5 +106,58 @@ TEST_P(ModelAdapters, HaveTheRopeOfTheirConfig) {
   }
 }
 
+/// Without a word about RoPE.
+template <class T>
+class Silent {
+ public:
+  explicit Silent(Pot<T>& pot) : pot_(pot) {}
+
+  infinipot::Shape shape() const { return pot_.shape(); }
+  std::size_t capacity() const { return pot_.capacity(); }
+  infinipot::Granularity granularity() const { return pot_.granularity(); }
+  const infinipot::EntryTable& entries() const { return pot_.entries(); }
+  void append(std::span<const infinipot::Entry> added) { pot_.append(added); }
+  void truncate(std::size_t size) { pot_.truncate(size); }
+  void keep(const infinipot::Selection& kept) { pot_.keep(kept); }
+  infinipot::FloatRows key_rows(std::size_t layer, std::size_t head, std::size_t first, std::size_t count,
+                                float* tile) const noexcept {
+    return pot_.key_rows(layer, head, first, count, tile);
+  }
+  infinipot::FloatRows value_rows(std::size_t layer, std::size_t head, std::size_t first, std::size_t count,
+                                  float* tile) const noexcept {
+    return pot_.value_rows(layer, head, first, count, tile);
+  }
+  void write(std::size_t layer, std::size_t head, std::size_t entry, const float* key, const float* value) {
+    pot_.write(layer, head, entry, key, value);
+  }
+
+ private:
+  Pot<T>& pot_;
+};
+
+TEST_P(ModelAdapters, PassTheCheckOfStoresThatDoNotSayTheirRope) {
+  Model model = this->model();
+  Pot<float> pot(model.pot_settings(capacity, capacity / 2));
+  Silent<float> store(pot);
+  Engine<Pot<float>> engine(model, pot);
+  const AdapterReport report =
+      infinipot::check_adapter(engine, store, golden_.at("tokens").get<std::vector<infinipot::Token>>());
+  RecordProperty("report", report.what());
+  EXPECT_TRUE(report) << report;
+  EXPECT_EQ(report.what().find("another basis"), std::string::npos) << report;
+}
+
+/// LFM2 without its first convolutions: keys of the first layer do not move at all, those above the others
+/// for a few tokens.
+TEST(MeasuredRope, IsOneBelowAndAboveConvolutions) {
+  constexpr std::size_t capacity = 112;
+  const GoldenModel golden("lfm2");
+  Model model = make_model(golden, capacity);
+  model.layers.erase(model.layers.begin(), model.layers.begin() + 2);
+  Pot<float> pot({.shape = model.shape, .capacity = capacity});
+  Engine<Pot<float>> engine(model, pot);
+  EXPECT_LT(trial::rope_error(infinipot::measure_rope(engine, pot), model.rope), 1e-6);
+}
+
 }  // namespace
 }  // namespace models

@@ -60,26 +60,33 @@ inline Form plain_form(const GoldenModel& golden) {
   return {.scale = 1 / std::sqrt(static_cast<double>(golden.head_dim()))};
 }
 
+/// The next layer: attention over the pot, with norms of query and key heads if there are weights of them,
+/// and a gated feed-forward network. Without rotation keys have no position.
+inline void add_llama_layer(const GoldenModel& golden, std::size_t i,
+                            std::shared_ptr<const Rotation> rotation, Model& model) {
+  const double epsilon = golden.number("rms_norm_eps");
+  const std::string name = layer_name(i);
+  Projections part = projections(golden, name, std::move(rotation));
+  if (golden.has(name + ".self_attn.q_norm.weight")) {
+    part.query_norm = Norm(golden, name + ".self_attn.q_norm", epsilon);
+    part.key_norm = Norm(golden, name + ".self_attn.k_norm", epsilon);
+  }
+  model.layers.push_back(std::make_unique<SequentialLayer>(
+      SequentialLayer::Part{{golden, name + ".input_layernorm", epsilon},
+                            pot_attention(model, std::move(part), plain_form(golden))},
+      SequentialLayer::Part{{golden, name + ".post_attention_layernorm", epsilon},
+                            gated(golden, name + ".mlp", silu)}));
+}
+
 /// Llama 3, Qwen3 (norms of query and key heads) and SmolLM3 (RoPE in some layers only).
 inline Model llama(const GoldenModel& golden, std::size_t /*longest_call*/) {
-  const double epsilon = golden.number("rms_norm_eps");
-  Model model = empty_model(golden, {golden, "model.norm", epsilon});
+  Model model = empty_model(golden, {golden, "model.norm", golden.number("rms_norm_eps")});
   model.rope = rope_of(golden.config("rope_parameters"), golden.head_dim());
   const auto rotation = std::make_shared<Rotation>(model.rope);
   for (std::size_t i = 0; i < golden.size("num_hidden_layers"); ++i) {
-    const std::string name = layer_name(i);
     const bool rotates =
         !golden.at("config").contains("no_rope_layers") || golden.config("no_rope_layers").at(i) == 1;
-    Projections part = projections(golden, name, rotates ? rotation : nullptr);
-    if (golden.has(name + ".self_attn.q_norm.weight")) {
-      part.query_norm = Norm(golden, name + ".self_attn.q_norm", epsilon);
-      part.key_norm = Norm(golden, name + ".self_attn.k_norm", epsilon);
-    }
-    model.layers.push_back(std::make_unique<SequentialLayer>(
-        SequentialLayer::Part{{golden, name + ".input_layernorm", epsilon},
-                              pot_attention(model, std::move(part), plain_form(golden))},
-        SequentialLayer::Part{{golden, name + ".post_attention_layernorm", epsilon},
-                              gated(golden, name + ".mlp", silu)}));
+    add_llama_layer(golden, i, rotates ? rotation : nullptr, model);
   }
   return model;
 }

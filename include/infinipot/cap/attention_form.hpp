@@ -74,4 +74,16 @@ class Alibi final : public AttentionBias {
   std::span<const float> slopes_;
 };
 
+namespace detail {
+
+/// What an engine says that it does in a layer; plain attention if it says nothing.
+template <class Engine>
+AttentionForm form_of(Engine& engine, std::size_t layer) {
+  if constexpr (requires { AttentionForm(engine.attention_form(layer)); })
+    return engine.attention_form(layer);
+  else
+    return {};
+}
+
+}  // namespace detail
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE

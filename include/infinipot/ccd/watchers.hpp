@@ -10,6 +10,7 @@
 #include <span>
 
 #include "infinipot/cap.hpp"
+#include "infinipot/cap/attention_form.hpp"
 #include "infinipot/concepts.hpp"
 #include "infinipot/detail/error.hpp"
 #include "infinipot/detail/nan.hpp"
@@ -91,7 +92,7 @@ class QueryWatcher final : public QuerySink {
     if (!check_.takes(layer, queries)) return;
     const Stopwatch watch;
     const Shape shape = store_.shape();
-    const AttentionForm attention = form(layer);
+    const AttentionForm attention = form_of(engine_, layer);
     if (!attention.sinks.empty() && attention.sinks.size() != shape.query_heads) {
       wrong_sinks_ = {.layer = layer, .count = attention.sinks.size()};
       return;
@@ -117,13 +118,6 @@ class QueryWatcher final : public QuerySink {
   double seconds() const noexcept { return seconds_; }
 
  private:
-  AttentionForm form(std::size_t layer) const noexcept {
-    if constexpr (requires { AttentionForm(engine_.attention_form(layer)); })
-      return engine_.attention_form(layer);
-    else
-      return {};
-  }
-
   Engine& engine_;
   const S& store_;
   std::span<CapScorer> scorers_;

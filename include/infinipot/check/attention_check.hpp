@@ -12,9 +12,11 @@
 #include "infinipot/cap/attention_form.hpp"
 #include "infinipot/ccd/watchers.hpp"
 #include "infinipot/check/adapter_report.hpp"
+#include "infinipot/check/stated_form.hpp"
 #include "infinipot/check/text_rows.hpp"
 #include "infinipot/check/watched_pass.hpp"
 #include "infinipot/concepts.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/shape.hpp"
 #include "infinipot/version.hpp"
 
@@ -117,7 +119,7 @@ class AttentionCheck {
           const std::size_t at = attention.index(layer, head, token);
           const double sum = attention.sum(at);
           // Learned sinks take a share; check_scores() says how large it must be.
-          const bool sinks = !form(layer).sinks.empty();
+          const bool sinks = !form_of(engine_, layer).sinks.empty();
           if (attention.times(at) == 1 && sum <= 1.01 && (sinks || sum >= 0.99)) continue;
           if (attention.times(at) != 1)
             report_.found(Flaw::attention_rows, "attention of layer ", layer, ", query head ", head,
@@ -133,35 +135,16 @@ class AttentionCheck {
     return true;
   }
 
-  AttentionForm form(std::size_t layer) {
-    if constexpr (requires { AttentionForm(engine_.attention_form(layer)); })
-      return engine_.attention_form(layer);
-    else
-      return {};
-  }
-
   bool check_scores(const KeptAttention& attention, const TextRows& rows, std::size_t layer, std::size_t head,
                     std::size_t first, std::size_t token) {
     const Shape shape = store_.shape();
     const std::size_t position = first + token;
-    const AttentionForm form = this->form(layer);
+    const AttentionForm form = form_of(engine_, layer);
     const float* const query = rows.queries.at(layer, head, position);
     std::vector<float> logits(position + 1);
-    for (std::size_t t = 0; t <= position; ++t) {
-      const float* const key = rows.keys.at(layer, head / shape.group(), t);
-      double score = 0;
-      for (std::size_t k = 0; k < shape.head_dim; ++k)
-        score += static_cast<double>(query[k]) * static_cast<double>(key[k]);
-      score *= static_cast<double>(form.scale_for(shape.head_dim));
-      const auto cap = static_cast<double>(form.soft_cap);
-      logits[t] = static_cast<float>(cap == 0 ? score : cap * std::tanh(score / cap));
-    }
+    for (std::size_t t = 0; t <= position; ++t)
+      logits[t] = logit_of(form, query, rows.keys.at(layer, head / shape.group(), t), shape.head_dim);
     if (form.bias != nullptr) form.bias->add(head, position, logits);
-    if (!form.sinks.empty() && form.sinks.size() != shape.query_heads) {
-      report_.found(Flaw::sinks, "attention_form(", layer, ") has ", form.sinks.size(),
-                    " learned sinks; there are ", shape.query_heads, " query heads");
-      return false;
-    }
     const bool has_sink = !form.sinks.empty() && is_finite(form.sinks[head]);
     const float sink = has_sink ? form.sinks[head] : std::numeric_limits<float>::lowest();
     const float largest = (std::max)(*std::ranges::max_element(logits), sink);

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "infinipot/ccd/ccd_settings.hpp"
 #include "infinipot/check/adapter_report.hpp"
 #include "infinipot/check/repeated_token.hpp"
 #include "infinipot/check/rope_words.hpp"
@@ -25,10 +27,11 @@ namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 template <class Engine, class S>
 class KeepCheck {
  public:
-  /// `ropes` are those that keys have, by layer. If it is empty, they are not known: then the first layer
-  /// alone is checked, whose keys depend on token and position only.
+  /// `ropes` are those that keys have, by layer; where one is not known, the layer is left out. If it is
+  /// empty, none is known: then the first layer alone is checked, if its keys depend on token and position
+  /// only.
   KeepCheck(Engine& engine, S& store, std::span<const Token> tokens, std::size_t chunk, Rounding rounding,
-            std::span<const Rope> ropes, AdapterReport& report)
+            std::span<const std::optional<Rope>> ropes, AdapterReport& report)
       : engine_(engine),
         store_(store),
         shape_(store.shape()),
@@ -39,9 +42,12 @@ class KeepCheck {
         report_(report) {}
 
   void run() {
-    const std::size_t keep = kept_entries();
-    if (keep < 2) {
-      report_.note("keep() was not checked: the store keeps ", keep, " entries at most");
+    const std::size_t recent = recent_in(store_, 0), most = most_kept();
+    if (most < 2 || recent > (std::min)(most, tokens_.size() / 2) - 2) {
+      report_.note("keep() was not checked: the store keeps ", most, " entries at most",
+                   recent == 0 ? ""
+                               : text(" and asks for its ", recent, " newest (keeps_recent()); ",
+                                      tokens_.size(), " were run (CheckOptions::text)"));
       return;
     }
     const TextRows before = run_text(engine_, store_, tokens_, chunk_);
@@ -49,7 +55,7 @@ class KeepCheck {
       report_.note("keep() was not checked: keys cannot be read");
       return;
     }
-    const Selection kept = selection(keep);
+    const Selection kept = selection(most, recent);
     store_.keep(kept);
     if (!check_records(kept)) return;
     if (ropes_.empty())
@@ -59,17 +65,20 @@ class KeepCheck {
   }
 
  private:
-  std::size_t kept_entries() const {
-    std::size_t most = store_.capacity() / 2;
-    if constexpr (requires { store_.max_keep(); }) most = store_.max_keep();
-    return (std::min)(most, tokens_.size() / 2 - 1);
+  std::size_t most_kept() const {
+    if constexpr (requires { store_.max_keep(); }) return store_.max_keep();
+    return store_.capacity() / 2;
   }
 
-  /// Every other entry, from 0 or 1 on by lane: gaps before all, and lanes that differ.
-  Selection selection(std::size_t keep) const {
-    Selection kept(shape_.lanes(store_.granularity()), keep);
+  /// The `recent` newest entries, and of those before every other one, from 0 or 1 on by lane: gaps before
+  /// all of these, and lanes that differ. At most `most` in all.
+  Selection selection(std::size_t most, std::size_t recent) const {
+    const std::size_t gaps = (std::min)(most - recent, (tokens_.size() - recent) / 2 - 1);
+    Selection kept(shape_.lanes(store_.granularity()), gaps + recent);
     for (std::size_t lane = 0; lane < kept.lanes(); ++lane)
-      for (std::size_t i = 0; i < keep; ++i) kept.lane(lane)[i] = static_cast<Index>(2 * i + (lane + 1) % 2);
+      for (std::size_t i = 0; i < kept.keep(); ++i)
+        kept.lane(lane)[i] =
+            static_cast<Index>(i < gaps ? 2 * i + (lane + 1) % 2 : tokens_.size() - kept.keep() + i);
     return kept;
   }
 
@@ -106,16 +115,18 @@ class KeepCheck {
 
   void check_rows(const TextRows& before, const Selection& kept) {
     const EntryNumbers keys = keys_now(kept.keep());
-    for (std::size_t layer = 0; layer < shape_.layers; ++layer)
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+      if (!ropes_[layer]) continue;
       for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
         const auto lane = kept.lane(shape_.lane_of(layer, head, store_.granularity()));
         for (std::size_t i = 0; i < lane.size(); ++i) {
           std::vector<float> right(before.keys.at(layer, head, lane[i]),
                                    before.keys.at(layer, head, lane[i]) + shape_.head_dim);
-          turn(ropes_[layer], static_cast<double>(i) - static_cast<double>(lane[i]), 1, right.data());
+          turn(*ropes_[layer], static_cast<double>(i) - static_cast<double>(lane[i]), 1, right.data());
           if (!close(right, keys.at(layer, head, i), "key", layer, head, i, lane[i])) return;
         }
       }
+    }
     if constexpr (ReadableEntries<S>) check_values(before, kept);
   }
 
@@ -125,9 +136,17 @@ class KeepCheck {
     std::vector<Token> tokens;
     for (const Index index : kept.lane(0)) tokens.push_back(tokens_[index]);
     const TextRows anew = run_text(engine_, store_, tokens, chunk_);
+    // Windows and recurrent states below it make its keys depend on all that came before.
+    tokens.front() = *std::ranges::find_if(tokens_, [&](Token token) { return token != tokens.front(); });
+    const TextRows otherwise = run_text(engine_, store_, tokens, chunk_);
+    for (std::size_t i = 1; i < tokens.size(); ++i)
+      if (!gap({anew.keys.at(0, 0, i), shape_.head_dim}, otherwise.keys.at(0, 0, i)).is_rounding()) {
+        report_.note("keep() was not checked: the first layer's keys depend on more than token and position");
+        return;
+      }
     for (std::size_t i = 0; i < tokens.size(); ++i) {
-      const float* const right = anew.keys.at(0, 0, i);
-      if (!close({right, right + shape_.head_dim}, keys.at(0, 0, i), "key", 0, 0, i, kept.lane(0)[i])) return;
+      const std::span<const float> right(anew.keys.at(0, 0, i), shape_.head_dim);
+      if (!close(right, keys.at(0, 0, i), "key", 0, 0, i, kept.lane(0)[i])) return;
     }
   }
 
@@ -140,16 +159,21 @@ class KeepCheck {
       for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
         const auto lane = kept.lane(shape_.lane_of(layer, head, store_.granularity()));
         for (std::size_t i = 0; i < lane.size(); ++i) {
-          const float* const right = before.values.at(layer, head, lane[i]);
-          if (!close({right, right + width}, values.at(layer, head, i), "value", layer, head, i, lane[i]))
-            return;
+          const std::span<const float> right(before.values.at(layer, head, lane[i]), width);
+          if (!close(right, values.at(layer, head, i), "value", layer, head, i, lane[i])) return;
         }
       }
     }
   }
 
-  bool close(const std::vector<float>& right, const float* found, const char* what, std::size_t layer,
-             std::size_t head, std::size_t entry, std::size_t from) {
+  /// How far a vector is from another, in all.
+  struct Gap {
+    double off, length, allowed;
+    bool is_rounding() const noexcept { return off <= allowed; }
+    double percent(double part) const { return rounded(100 * part / (std::max)(length, 1e-30), 3); }
+  };
+
+  Gap gap(std::span<const float> right, const float* found) const {
     double apart = 0, squares = 0, largest = 0;
     for (std::size_t k = 0; k < right.size(); ++k) {
       const auto a = static_cast<double>(right[k]), b = static_cast<double>(found[k]);
@@ -157,15 +181,20 @@ class KeepCheck {
       squares += a * a;
       largest = (std::max)(largest, std::abs(a));
     }
-    const double size = std::sqrt(squares);
-    const double allowed =
-        0.02 * size + 4 * (rounding_.relative * size +
-                           rounding_.of_largest * largest * std::sqrt(static_cast<double>(right.size())));
-    if (std::sqrt(apart) <= allowed) return true;
+    const double length = std::sqrt(squares);
+    const double spread = largest * std::sqrt(static_cast<double>(right.size()));
+    return {.off = std::sqrt(apart),
+            .length = length,
+            .allowed = 0.02 * length + 4 * (rounding_.relative * length + rounding_.of_largest * spread)};
+  }
+
+  bool close(std::span<const float> right, const float* found, const char* what, std::size_t layer,
+             std::size_t head, std::size_t entry, std::size_t from) {
+    const Gap gap = this->gap(right, found);
+    if (gap.is_rounding()) return true;
     report_.found(Flaw::keep, "after keep(), the ", what, " of (layer ", layer, ", kv head ", head,
                   ", entry ", entry, ") is not that of entry ", from, " before, as if written at ", entry,
-                  ": it is off by ", rounded(100 * std::sqrt(apart) / (std::max)(size, 1e-30), 3),
-                  " % of its length; ", rounded(100 * allowed / (std::max)(size, 1e-30), 3),
+                  ": it is off by ", gap.percent(gap.off), " % of its length; ", gap.percent(gap.allowed),
                   " % would be rounding");
     return false;
   }
@@ -176,7 +205,7 @@ class KeepCheck {
   std::span<const Token> tokens_;
   std::size_t chunk_;
   Rounding rounding_;
-  std::span<const Rope> ropes_;
+  std::span<const std::optional<Rope>> ropes_;
   AdapterReport& report_;
 };
 

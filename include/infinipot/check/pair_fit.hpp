@@ -292,12 +292,12 @@ class PairLengths {
           covariance_[a * d_ + b] += sum / static_cast<double>(n);
         }
     }
+    for (std::size_t k = 0; k < d_; ++k) unpaired_ += covariance_[k * d_ + k];
   }
 
   /// Variance that is left if channels pair like this.
   double of(const PairLayout& layout) const {
-    double sum = 0;
-    for (std::size_t k = 0; k < d_; ++k) sum += covariance_[k * d_ + k];
+    double sum = unpaired_;
     for (std::size_t i = 0; i < layout.count; ++i) {
       const auto [b, a] = layout.channels(i);
       sum += 2 * covariance_[a * d_ + b];
@@ -320,6 +320,7 @@ class PairLengths {
 
   std::size_t d_;
   std::vector<double> covariance_;  // (head_dim, head_dim), lower half
+  double unpaired_ = 0;             // variance if no channels pair
   double floor_ = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -32,8 +33,8 @@ class RopeCheck {
         layers_((std::max)(seen.keys.layers, seen.queries.layers)),
         settling_(seen, claim.ropes, claim.rounding) {}
 
-  /// The Rope that keys are stored with, by layer; empty if that is not known.
-  std::vector<Rope> run() {
+  /// The Rope that keys are stored with, by layer, where it is known; empty if it is nowhere.
+  std::vector<std::optional<Rope>> run() {
     if (const auto settling = settling_.layers(); !settling.empty())
       report_.note("what a repeated token becomes in ", words(settling),
                    " changes, more and more slowly, as learned sinks and recurrent states make it: judged by "
@@ -50,11 +51,21 @@ class RopeCheck {
         check_rotated_keys();
     }
     if (!seen_.queries.numbers.empty()) check_queries();
-    return effective_;
+    return known_ropes();
   }
 
  private:
   std::string words(std::span<const std::size_t> layers) const { return words_for_layers(layers, layers_); }
+
+  std::vector<std::optional<Rope>> known_ropes() {
+    std::vector<std::optional<Rope>> ropes(effective_.begin(), effective_.end());
+    const auto restless = settling_.restless_layers();
+    if (claim_.stated || ropes.empty() || restless.empty()) return ropes;
+    for (const std::size_t layer : restless) ropes[layer].reset();
+    report_.note("keep() is not checked in ", words(restless),
+                 ": the store does not say which RoPE its keys have, and it was not measured there");
+    return ropes;
+  }
 
   std::vector<Traces> traces_of(const EntryNumbers& numbers, const char* what, Rounding rounding) {
     std::vector<Traces> layers(numbers.layers);
@@ -218,10 +229,12 @@ class RopeCheck {
   /// more is asked of a store that states no Rope. Returns whether it is such a one.
   bool in_another_basis(std::span<const Traces> layers) {
     bool paired = true;
-    for (const Traces& traces : layers)
-      paired = paired && fit_rope(traces, {}).unexplained <= RopeFit::allowed(traces);
+    for (std::size_t layer = 0; layer < layers.size(); ++layer)
+      paired = paired && (settling_.restless(layer) ||
+                          fit_rope(layers[layer], {}).unexplained <= RopeFit::allowed(layers[layer]));
     if (paired) return false;
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+      if (settling_.restless(layer)) continue;
       const double off = uneven_scores(seen_.keys, seen_.keys, layer),
                    allowed = 2 * RopeFit::allowed(layers[layer]);
       if (off > allowed) return false;

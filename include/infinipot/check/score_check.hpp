@@ -13,44 +13,23 @@
 #include <vector>
 
 #include "infinipot/check/adapter_report.hpp"
+#include "infinipot/check/last_token.hpp"
 #include "infinipot/check/results_check.hpp"
+#include "infinipot/check/rope_words.hpp"
 #include "infinipot/check/rounding.hpp"
-#include "infinipot/check/text_rows.hpp"
-#include "infinipot/check/watched_pass.hpp"
 #include "infinipot/concepts.hpp"
 #include "infinipot/shape.hpp"
 #include "infinipot/version.hpp"
 
 namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 
-/// A store whose entries can be written from outside the engine.
-template <class S>
-concept WritableStore = ReadableEntries<S> && requires(S& store, std::size_t n, const float* row) {
-  store.write(n, n, n, row, row);
-};
-
-/// Writes an entry whose key is rotated, however the store keeps it.
-template <WritableStore S>
-void write_rotated(S& store, std::size_t layer, std::size_t head, std::size_t entry, const float* rotated,
-                   const float* value) {
-  std::vector<float> key(rotated, rotated + Shape(store.shape()).head_dim);
-  if (claimed_storage(store) == KeyStorage::unrotated) {
-    const Rope rope = claimed_rope(store, layer);
-    turn(rope, -static_cast<double>(entry), 1 / rope.attention_factor, key.data());
-  }
-  store.write(layer, head, entry, key.data(), value);
-}
-
 template <class Engine, class S>
 class ScoreCheck {
  public:
   ScoreCheck(Engine& engine, S& store, std::span<const Token> tokens, std::size_t chunk, Rounding rounding,
              AdapterReport& report)
-      : engine_(engine),
-        store_(store),
-        shape_(store.shape()),
-        prefix_(tokens.first(tokens.size() - 1)),
-        token_(tokens.last(1)),
+      : shape_(store.shape()),
+        token_(engine, store, tokens),
         chunk_(chunk),
         rounding_(rounding),
         report_(report) {}
@@ -60,10 +39,9 @@ class ScoreCheck {
       report_.note("the order of query heads was not checked: head_dim is too small");
       return;
     }
-    rows_ = run_text(engine_, store_, prefix_, chunk_);
-    unmoved_ = logits(true);
+    unmoved_ = token_.look(chunk_);
     const Part all{};
-    noise_ = (std::max)(difference(unmoved_, logits(false)), change(Direction::slightly, all));
+    noise_ = (std::max)(difference(unmoved_, token_.logits()), change(Direction::slightly, all));
     const double along = change(Direction::along, all);
     if (along <= noise_ + 1e-6) {
       report_.found(Flaw::keys_unread,
@@ -126,44 +104,19 @@ class ScoreCheck {
     return false;
   }
 
-  /// After the token at the end of the prefix; nothing is appended.
-  std::vector<float> logits(bool look) {
-    const std::size_t first = prefix_.size();
-    KeptLogits kept(1, 0, static_cast<std::size_t>(engine_.vocab_size()), {}, true);
-    if (look) {
-      queries_ = EntryNumbers(shape_.layers, shape_.query_heads, 1, shape_.head_dim);
-      OneToken queries(queries_);
-      engine_.forward(token_, first, kept, static_cast<QuerySink&>(queries));
-    } else {
-      engine_.forward(token_, first, kept);
-    }
-    store_.truncate(first);
-    return kept.logits(0);
-  }
-
-  struct OneToken final : QuerySink {
-    explicit OneToken(EntryNumbers& numbers) noexcept : kept(numbers) {}
-    void layer(std::size_t layer, const Queries& queries) noexcept override {
-      for (std::size_t head = 0; layer < kept.layers && head < kept.heads; ++head)
-        std::copy_n(queries.at(0, head), kept.width, kept.at(layer, head, 0));
-    }
-    EntryNumbers& kept;
-  };
-
   /// Of the logits, when keys are moved.
   double change(Direction direction, const Part& part, Order order = Order::shown) {
     for (std::size_t layer = 0; layer < shape_.layers; ++layer)
       for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
         if (!part.has(layer, head)) continue;
         const auto basis = basis_of(layer, head, order);
-        for (std::size_t entry = 0; entry < prefix_.size(); ++entry)
+        for (std::size_t entry = 0; entry < token_.entries(); ++entry)
           move(layer, head, entry, basis, direction);
       }
-    const double off = difference(unmoved_, logits(false));
+    const double off = difference(unmoved_, token_.logits());
     for (std::size_t layer = 0; layer < shape_.layers; ++layer)
       for (std::size_t head = 0; head < shape_.kv_heads; ++head)
-        for (std::size_t entry = 0; entry < prefix_.size(); ++entry)
-          if (part.has(layer, head)) write(layer, head, entry, rows_.keys.at(layer, head, entry));
+        if (part.has(layer, head)) token_.restore(layer, head);
     return off;
   }
 
@@ -175,7 +128,7 @@ class ScoreCheck {
     for (std::size_t i = 0; i < shape_.group(); ++i) {
       const std::size_t head =
           order == Order::shown ? kv_head * shape_.group() + i : i * shape_.kv_heads + kv_head;
-      const float* const query = queries_.at(layer, head, 0);
+      const float* const query = token_.query(layer, head);
       Vector direction(query, query + shape_.head_dim);
       const double before = length(direction);
       remove(basis, direction);
@@ -212,7 +165,7 @@ class ScoreCheck {
 
   void move(std::size_t layer, std::size_t head, std::size_t entry, const std::vector<Vector>& basis,
             Direction direction) {
-    const float* const key = rows_.keys.at(layer, head, entry);
+    const float* const key = token_.key(layer, head, entry);
     const Vector from(key, key + shape_.head_dim);
     Vector by(shape_.head_dim);
     if (direction != Direction::along) {
@@ -227,24 +180,16 @@ class ScoreCheck {
     scale_to(length(from) * (direction == Direction::slightly ? slight : 0.5), by);
     std::vector<float> moved(by.size());
     for (std::size_t k = 0; k < by.size(); ++k) moved[k] = static_cast<float>(from[k] + by[k]);
-    write(layer, head, entry, moved.data());
+    token_.write(layer, head, entry, moved.data(), token_.value(layer, head, entry));
   }
 
-  void write(std::size_t layer, std::size_t head, std::size_t entry, const float* rotated) {
-    write_rotated(store_, layer, head, entry, rotated, rows_.values.at(layer, head, entry));
-  }
-
-  Engine& engine_;
-  S& store_;
   Shape shape_;
-  std::span<const Token> prefix_, token_;
+  LastToken<Engine, S> token_;
   std::size_t chunk_;
   Rounding rounding_;
   AdapterReport& report_;
-  TextRows rows_;
   std::vector<float> unmoved_;  // logits after the token
   double noise_ = 0;            // of logits, from call to call and when keys move a little
-  EntryNumbers queries_;        // (layers, query_heads, 1, head_dim), of the token
   std::uint64_t state_ = 1;
 };
 

@@ -12,29 +12,28 @@
 
 #include "infinipot/cap/attention_form.hpp"
 #include "infinipot/check/adapter_report.hpp"
+#include "infinipot/check/last_token.hpp"
 #include "infinipot/check/results_check.hpp"
 #include "infinipot/check/rope_words.hpp"
 #include "infinipot/check/rounding.hpp"
-#include "infinipot/check/score_check.hpp"
-#include "infinipot/check/text_rows.hpp"
+#include "infinipot/check/stated_form.hpp"
 #include "infinipot/check/uneven_scores.hpp"
-#include "infinipot/check/watched_pass.hpp"
 #include "infinipot/concepts.hpp"
+#include "infinipot/detail/nan.hpp"
 #include "infinipot/shape.hpp"
 #include "infinipot/version.hpp"
 
 namespace infinipot::inline INFINIPOT_NAMESPACE::detail {
 
+/// The sinks that attention_form() has are sound (check_stated_sinks()).
 template <class Engine, class S>
 class SinkCheck {
  public:
   SinkCheck(Engine& engine, S& store, std::span<const Token> tokens, std::size_t chunk, Rounding rounding,
             AdapterReport& report)
       : engine_(engine),
-        store_(store),
         shape_(store.shape()),
-        prefix_(tokens.first(tokens.size() - 1)),
-        token_(tokens.last(1)),
+        token_(engine, store, tokens),
         chunk_(chunk),
         rounding_(rounding),
         report_(report) {}
@@ -44,11 +43,8 @@ class SinkCheck {
       report_.note("learned sinks were not looked for: values are read from the keys' rows");
       return;
     }
-    rows_ = run_text(engine_, store_, prefix_, chunk_);
-    own_ = EntryNumbers(shape_.layers, shape_.kv_heads, 1, shape_.value_channels());
-    queries_ = EntryNumbers(shape_.layers, shape_.query_heads, 1, shape_.head_dim);
-    const auto unmoved = logits(true);
-    noise_ = (std::max)(difference(unmoved, logits(false)),
+    const auto unmoved = token_.look(chunk_);
+    noise_ = (std::max)(difference(unmoved, token_.logits()),
                         difference(unmoved, with_keys(0, slight, Values::kept)));
     restore(0);
     for (std::size_t layer = 0; layer < shape_.layers; ++layer)
@@ -70,7 +66,7 @@ class SinkCheck {
     const double rounding = 0.05 + 8 * (rounding_.relative + rounding_.of_largest) *
                                        std::sqrt(static_cast<double>(shape_.head_dim));
     const bool taken = alike > rounding * along + 3 * noise_ + 1e-5;
-    const AttentionForm form = this->form(layer);
+    const AttentionForm form = form_of(engine_, layer);
     const bool stated = std::ranges::any_of(form.sinks, is_finite<float>);
     if (taken && !stated) {
       report_.found(Flaw::sinks, "in layer ", layer,
@@ -81,7 +77,7 @@ class SinkCheck {
                     layer, ") has none (AttentionForm::sinks)");
       return false;
     }
-    if (taken || !stated || form.sinks.size() != shape_.query_heads) return true;
+    if (taken || !stated) return true;
     if (const double share = largest_change_of_share(layer, form); share > 0.3) {
       report_.found(Flaw::sinks, "attention_form(", layer, ") has learned sinks, by which up to ",
                     rounded(100 * share, 3),
@@ -92,48 +88,12 @@ class SinkCheck {
     return true;
   }
 
-  AttentionForm form(std::size_t layer) {
-    if constexpr (requires { AttentionForm(engine_.attention_form(layer)); })
-      return engine_.attention_form(layer);
-    else
-      return {};
-  }
-
-  struct OneToken final : QuerySink {
-    explicit OneToken(EntryNumbers& numbers) noexcept : kept(numbers) {}
-    void layer(std::size_t layer, const Queries& queries) noexcept override {
-      for (std::size_t head = 0; layer < kept.layers && head < kept.heads; ++head)
-        std::copy_n(queries.at(0, head), kept.width, kept.at(layer, head, 0));
-    }
-    EntryNumbers& kept;
-  };
-
-  /// After the token at the end of the prefix; nothing is appended.
-  std::vector<float> logits(bool look) {
-    const std::size_t first = prefix_.size();
-    KeptLogits kept(1, 0, static_cast<std::size_t>(engine_.vocab_size()), {}, true);
-    if (look) {
-      OneToken queries(queries_);
-      engine_.forward(token_, first, kept, static_cast<QuerySink&>(queries));
-      for (std::size_t layer = 0; layer < shape_.layers; ++layer)
-        for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-          const FloatRows value = store_.value_rows(layer, head, first, 1, own_.at(layer, head, 0));
-          if (value.data != own_.at(layer, head, 0))
-            std::copy_n(value.data, own_.width, own_.at(layer, head, 0));
-        }
-    } else {
-      engine_.forward(token_, first, kept);
-    }
-    store_.truncate(first);
-    return kept.logits(0);
-  }
-
   enum class Values : bool { kept, own };
 
   /// A key moved along the first query that reads its head.
   std::vector<float> moved(std::size_t layer, std::size_t head, std::size_t entry, float by) const {
-    const float* const key = rows_.keys.at(layer, head, entry);
-    const float* const query = queries_.at(layer, head * shape_.group(), 0);
+    const float* const key = token_.key(layer, head, entry);
+    const float* const query = token_.query(layer, head * shape_.group());
     const double size =
         std::sqrt(squares_of(key, shape_.head_dim) / (std::max)(squares_of(query, shape_.head_dim), 1e-30));
     std::vector<float> result(key, key + shape_.head_dim);
@@ -143,17 +103,15 @@ class SinkCheck {
 
   std::vector<float> with_keys(std::size_t layer, float by, Values values) {
     for (std::size_t head = 0; head < shape_.kv_heads; ++head)
-      for (std::size_t entry = 0; entry < prefix_.size(); ++entry)
-        write_rotated(store_, layer, head, entry, moved(layer, head, entry, by).data(),
-                      values == Values::own ? own_.at(layer, head, 0) : rows_.values.at(layer, head, entry));
-    return logits(false);
+      for (std::size_t entry = 0; entry < token_.entries(); ++entry)
+        token_.write(
+            layer, head, entry, moved(layer, head, entry, by).data(),
+            values == Values::own ? token_.own_value(layer, head) : token_.value(layer, head, entry));
+    return token_.logits();
   }
 
   void restore(std::size_t layer) {
-    for (std::size_t head = 0; head < shape_.kv_heads; ++head)
-      for (std::size_t entry = 0; entry < prefix_.size(); ++entry)
-        write_rotated(store_, layer, head, entry, rows_.keys.at(layer, head, entry),
-                      rows_.values.at(layer, head, entry));
+    for (std::size_t head = 0; head < shape_.kv_heads; ++head) token_.restore(layer, head);
   }
 
   /// What the form's sinks take with keys moved away from the queries, less what they take with keys moved
@@ -169,36 +127,25 @@ class SinkCheck {
   double share(std::size_t layer, std::size_t kv_head, const AttentionForm& form, float by) const {
     const std::size_t head = kv_head * shape_.group();
     if (!is_finite(form.sinks[head])) return 0;
-    std::vector<float> logits(prefix_.size() + 1);
-    const float* const query = queries_.at(layer, head, 0);
-    for (std::size_t entry = 0; entry < prefix_.size(); ++entry) {
-      const auto key = moved(layer, kv_head, entry, by);
-      double score = 0;
-      for (std::size_t k = 0; k < key.size(); ++k)
-        score += static_cast<double>(query[k]) * static_cast<double>(key[k]);
-      score *= static_cast<double>(form.scale_for(shape_.head_dim));
-      const auto cap = static_cast<double>(form.soft_cap);
-      logits[entry] = static_cast<float>(cap == 0 ? score : cap * std::tanh(score / cap));
-    }
-    if (form.bias != nullptr) form.bias->add(head, prefix_.size(), logits);
+    std::vector<float> logits(token_.entries() + 1);
+    const float* const query = token_.query(layer, head);
+    for (std::size_t entry = 0; entry < token_.entries(); ++entry)
+      logits[entry] = logit_of(form, query, moved(layer, kv_head, entry, by).data(), shape_.head_dim);
+    if (form.bias != nullptr) form.bias->add(head, token_.entries(), logits);
     double paid = 0;
-    for (std::size_t entry = 0; entry < prefix_.size(); ++entry)
+    for (std::size_t entry = 0; entry < token_.entries(); ++entry)
       if (is_finite(logits[entry]))
         paid += std::exp(static_cast<double>(logits[entry]) - static_cast<double>(form.sinks[head]));
     return 1 / (1 + paid);
   }
 
   Engine& engine_;
-  S& store_;
   Shape shape_;
-  std::span<const Token> prefix_, token_;
+  LastToken<Engine, S> token_;
   std::size_t chunk_;
   Rounding rounding_;
   AdapterReport& report_;
-  TextRows rows_;
-  EntryNumbers own_;      // (layers, kv_heads, 1, value_channels): the token's values
-  EntryNumbers queries_;  // (layers, query_heads, 1, head_dim), of the token
-  double noise_ = 0;      // of logits, from call to call and when keys move a little
+  double noise_ = 0;  // of logits, from call to call and when keys move a little
 };
 
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE::detail

@@ -140,8 +140,8 @@ class KeptQueries final : public QuerySink {
       return;
     }
     ++times_[layer];
-    if (queries.count != count_) {
-      other_count_ = queries.count;
+    if (queries.count != count_ || queries.data == nullptr) {
+      other_count_ = queries.data == nullptr ? 0 : queries.count;
       return;
     }
     if (times_[layer] > 1 &&
