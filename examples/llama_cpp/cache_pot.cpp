@@ -142,11 +142,16 @@ void CachePot::decode_again(std::size_t first, std::span<const infinipot::Token>
   while (!tokens.empty()) {
     const std::size_t count = std::min(batch_.most(), tokens.size());
     states_.save(first, false);
-    batch_.decode(tokens.first(count), first, count);
+    outdate(first + count);
+    try {
+      batch_.decode(tokens.first(count), first, count);
+    } catch (...) {
+      states_.cut(first);  // llama.cpp cannot take back what recurrent layers have seen
+      throw;
+    }
     first += count;
     tokens = tokens.subspan(count);
   }
-  outdate(first);
 }
 
 bool CachePot::place(std::size_t first, std::span<const CacheRow> rows) noexcept {
@@ -186,9 +191,11 @@ void CachePot::append(std::span<const infinipot::Entry> added) {
 }
 
 void CachePot::truncate(std::size_t size) {
-  const std::size_t known = states_.cut(size);
-  const auto tokens = entries().tokens(0).first(size);
-  if (known < size) decode_again(known, tokens.subspan(known));
+  states_.cut(size);
+  // Recurrent layers may have to see tokens again, also those that could not be decoded when this was tried
+  // before.
+  if (const std::size_t known = cells_taken(); states_.any() && known < size)
+    decode_again(known, entries().tokens(0).first(size).subspan(known));
   visit([&](auto& pot) { pot.truncate(size); });
   if (windows_) std::visit([&](auto& pot) { pot.truncate(size); }, *windows_);
 }

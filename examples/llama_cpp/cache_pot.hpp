@@ -81,7 +81,8 @@ class CachePot {
 
   /// Throws std::runtime_error if llama.cpp refuses, which it never does of models without recurrent layers.
   /// Of others, whose states are copied before each call of several tokens only (RecurrentState), tokens may
-  /// have to be decoded again, and it throws below what the last distillation left. Then nothing has changed.
+  /// have to be decoded again, and it throws below what the last distillation left. The entries have not
+  /// changed then; if it was llama_decode() that failed, the next call begins with what it left undone.
   void truncate(std::size_t size);
 
   /// Throws std::runtime_error as truncate() does; entries are then as selected.

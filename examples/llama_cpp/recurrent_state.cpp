@@ -46,29 +46,34 @@ bool RecurrentState::remove(std::size_t size) noexcept {
   return llama_memory_seq_rm(llama_get_memory(&context_), sequence_, static_cast<llama_pos>(size), -1);
 }
 
+void RecurrentState::remove_below(std::size_t size, const std::vector<std::uint8_t>& state) {
+  put_back(empty_);  // has no position, so that it stands in no way
+  const bool removed = remove(size);
+  put_back(state);
+  if (!removed) refuse(no_removal(size));
+}
+
 void RecurrentState::save(std::size_t size, bool single) {
   if (!any_ || size == 0) return;
-  std::erase_if(copies_, [size](const Copy& copy) { return copy.size >= size; });
+  std::erase_if(copies_, [size](const Copy& copy) { return copy.size > size; });
+  if (!copies_.empty() && copies_.back().size == size) return;  // they came from there: cut(), move()
   if (single && llama_state_seq_get_size_ext(&context_, sequence_, states_alone) > small_state) return;
   copies_.push_back({size, state()});
   while (copies_.size() > 2 && copies_.size() * copies_.back().state.size() > most_bytes)
     copies_.erase(copies_.begin());
 }
 
-std::size_t RecurrentState::cut(std::size_t size) {
+void RecurrentState::cut(std::size_t size) {
   if (size == 0) copies_.clear();  // all goes, states too
-  if (remove(size)) return size;
+  if (remove(size)) return;
   const auto after = std::ranges::upper_bound(copies_, size, {}, [](const Copy& copy) { return copy.size; });
   if (after == copies_.begin())
     refuse("entries from " + std::to_string(size) +
            " on cannot be dropped: the model's recurrent layers have seen them, and what they were before "
            "the last "
            "distillation is not known any more");
-  const std::size_t known = std::prev(after)->size;
-  put_back(std::prev(after)->state);
   copies_.erase(after, copies_.end());
-  if (!remove(known)) refuse(no_removal(known));
-  return known;
+  remove_below(copies_.back().size, copies_.back().state);
 }
 
 std::vector<std::uint8_t> RecurrentState::states_behind(std::size_t count, std::size_t size) const {
@@ -89,16 +94,13 @@ void RecurrentState::move(std::size_t from, std::size_t to) {
     return;
   }
   copies_.clear();
-  const std::vector<std::uint8_t> behind = state();
-  put_back(empty_);  // the attention layers' part can be cut then
-  const bool removed = remove(to);
-  put_back(behind);
-  if (!removed) refuse(no_removal(to));
+  remove_below(to, state());
   // Where positions have several numbers, llama.cpp cannot move them; it then takes the gap, and says so.
   const llama_memory_t memory = llama_get_memory(&context_);
   if (from > to && llama_memory_can_shift(memory))
     llama_memory_seq_add(memory, sequence_, static_cast<llama_pos>(from - 1), static_cast<llama_pos>(from),
                          static_cast<llama_pos>(to) - static_cast<llama_pos>(from));
+  copies_.push_back({to, state()});  // even if the next call is of a single token
 }
 
 }  // namespace llama_cpp

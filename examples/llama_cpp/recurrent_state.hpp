@@ -26,14 +26,15 @@ class RecurrentState {
   bool any() const noexcept { return any_; }
 
   /// Before tokens are decoded at position `size`, behind everything. Of a `single` token, which is seldom
-  /// removed, no copy is made if states are large.
+  /// removed, no copy is made if states are large; if it is removed all the same, tokens before it must be
+  /// decoded again.
   void save(std::size_t size, bool single);
 
   /// Removes all from position `size` on, or, of a model with recurrent layers, from the last position before
-  /// it of which there is a copy of their states; returns that, and tokens from there on must be decoded
-  /// again. Throws std::runtime_error, having removed nothing, if there is no such copy, or llama.cpp
+  /// it of which there is a copy of their states; then tokens from llama_memory_seq_pos_max() + 1 on must be
+  /// decoded again. Throws std::runtime_error, having removed nothing, if there is no such copy, or llama.cpp
   /// refuses.
-  std::size_t cut(std::size_t size);
+  void cut(std::size_t size);
 
   /// Removes all from position `to` on, while recurrent layers stay as they are, behind the last token; the
   /// next one gets position `to`. `from` is where they end. Throws std::runtime_error if llama.cpp refuses.
@@ -54,6 +55,9 @@ class RecurrentState {
   };
 
   bool remove(std::size_t size) noexcept;
+  /// Removes all from position `size` on; recurrent layers then have `state`, whose own position may be any
+  /// (move()).
+  void remove_below(std::size_t size, const std::vector<std::uint8_t>& state);
   std::vector<std::uint8_t> state() const;
   void put_back(const std::vector<std::uint8_t>& state);
 
