@@ -18,8 +18,8 @@ set(engine_programs adapter_check architectures attention ccd_golden chat dequan
 set(reading_programs answer_stream archive chat chat_input check conversation document interrupt model_fingerprint needle options
                      outputs pot_log progress prompt read report saved_pot session streaming_tokenizer whole_file)
 list(TRANSFORM reading_programs PREPEND reading_)
-set(llama_cpp_programs adapter_check agreement archive_program batch batch_allocation cache_types chat conversation engine error_log find_cache long_words markers
-                       models parallel program refusal same_tokens text)
+set(llama_cpp_programs adapter_check agreement archive_program batch batch_allocation cache_types chat conversation engine error_log find_cache graph_tap
+                       long_words markers models parallel program refusal same_tokens text)
 list(TRANSFORM llama_cpp_programs PREPEND llama_cpp_)
 
 # What vectors and the compiler's floating point could change

@@ -39,11 +39,18 @@ bool is_other_cache(const ggml_tensor& node) noexcept {
          !write_of(node);
 }
 
-/// The layer of whose attention a node is the softmax or the whole.
+/// The layer of whose attention a node is the softmax or the whole: the one that wrote the keys, where
+/// several share them (Gemma 3n, 4).
 std::optional<std::size_t> layer_of_attention(const ggml_tensor& node) noexcept {
-  if (node.op == GGML_OP_SOFT_MAX) return layer_of(node.name, "kq_soft_max-");
-  if (node.op == GGML_OP_FLASH_ATTN_EXT) return layer_of(root_of(*node.src[1]).name, "cache_k_l");
-  return std::nullopt;
+  const auto writer = [](const ggml_tensor& keys) { return layer_of(root_of(keys).name, "cache_k_l"); };
+  if (node.op == GGML_OP_FLASH_ATTN_EXT) return writer(*node.src[1]);
+  if (node.op != GGML_OP_SOFT_MAX) return std::nullopt;
+  const auto own = layer_of(node.name, "kq_soft_max-");
+  if (!own) return std::nullopt;
+  const ggml_tensor* scores = node.src[0];  // scaled, capped, biased
+  while (scores != nullptr && scores->op != GGML_OP_MUL_MAT) scores = scores->src[0];
+  const auto shared = scores != nullptr ? writer(*scores->src[0]) : std::nullopt;
+  return shared ? shared : own;
 }
 
 }  // namespace

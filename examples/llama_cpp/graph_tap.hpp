@@ -46,8 +46,8 @@ class Listener {
   virtual bool wants_attention() const noexcept { return false; }
 
   /// One layer's attention over a micro-batch has been computed: `node` is its softmax (GGML_OP_SOFT_MAX)
-  /// or all of it (GGML_OP_FLASH_ATTN_EXT). `layer` is the model's. Returns whether the rest of the graph is
-  /// to be computed.
+  /// or all of it (GGML_OP_FLASH_ATTN_EXT). `layer` is the model's that wrote the keys; those that share its
+  /// keys are shown as this layer too. Returns whether the rest of the graph is to be computed.
   virtual bool attention(std::size_t /*layer*/, const ggml_tensor& /*node*/) noexcept { return true; }
 
   /// Whether to show keys and values as they are written to the cache.
