@@ -329,64 +329,7 @@ TEST(Sinks, AreThoseOfTheFile) {
   }
 }
 
-std::string refusal_of(const std::vector<std::byte>& file, bool swa_full) {
-  keep_quiet();
-  const TemporaryModel temporary(file);
-  const llama_model_ptr model = load_model(temporary.path());
-  GraphTap tap;
-  llama_context_params parameters = context_parameters({.cells = 512, .batch = 16});
-  parameters.swa_full = swa_full;
-  tap.install(parameters);
-  const llama_context_ptr context(llama_init_from_model(model.get(), parameters));
-  try {
-    const CachePot pot(tap, *context, 0, {.capacity = 64});
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-
-TEST(Refused, ModelsOfRecurrentLayersAlone) {
-  EXPECT_EQ(refusal_of(test::tiny_recurrent_file(), true),
-            "llama.cpp pot: mamba models have recurrent layers alone, and no entries that a pot could hold");
-}
-
-TEST(Refused, WindowsWithoutCellsForAllPositions) {
-  EXPECT_EQ(refusal_of(test::tiny_gemma3().file, false),
-            "llama.cpp pot: layers with a window of 24 tokens have 256 cells, the others 512; make the "
-            "context with "
-            "swa_full = true");
-  EXPECT_EQ(refusal_of(test::tiny_gemma3().file, true), "accepted");
-}
-
-TEST(Refused, ChunksAtFixedPositions) {
-  const auto file = test::tiny_file_of("llama4", test::tiny_llama(),
-                                       {{"interleave_moe_layer_step", 0},
-                                        {"expert_count", 2},
-                                        {"expert_used_count", 1},
-                                        {"expert_feed_forward_length", 8}})
-                        .build();
-  EXPECT_EQ(
-      refusal_of(file, true),
-      "llama.cpp pot: most layers of llama4 models see chunks of text that begin at fixed positions, where a "
-      "pot's entries do not stay");
-}
-
-TEST(Refused, WindowsBesideRecurrentLayers) {
-  EXPECT_EQ(
-      refusal_of(test::tiny_lfm2({}, 24).file, true),
-      "llama.cpp pot: lfm2 models have recurrent layers beside layers with windows, of which llama.cpp saves "
-      "and restores both or neither");
-}
-
-TEST(Refused, WindowsAlone) {
-  EXPECT_EQ(refusal_of(test::tiny_gemma3({}, 24, 0).file, true),
-            "llama.cpp pot: all layers of gemma3 models see the last 24 tokens only; there is nothing that a "
-            "pot could "
-            "hold");
-}
-
-TEST(Refused, FilesOfWhatIsNotInThePot) {
+TEST(Files, AreRefusedOfWhatIsNotInThePot) {
   for (const TinyFamily& family : {test::tiny_gemma3(), test::tiny_lfm2()}) {
     const Loaded loaded(family);
     GraphTap tap;

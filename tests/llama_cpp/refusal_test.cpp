@@ -13,6 +13,7 @@
 #include "graph_tap.hpp"
 #include "infinipot/infinipot.hpp"
 #include "model.hpp"
+#include "tiny_families.hpp"
 #include "tiny_models.hpp"
 
 namespace llama_cpp {
@@ -21,12 +22,15 @@ namespace {
 using test::TemporaryModel;
 
 /// What CachePot says of a context of a model.
-std::string refusal_of(const std::vector<std::byte>& file) {
+std::string refusal_of(const std::vector<std::byte>& file, bool swa_full = true) {
   keep_quiet();
   const TemporaryModel temporary(file);
   const llama_model_ptr model = load_model(temporary.path());
   GraphTap tap;
-  const llama_context_ptr context = make_context(*model, tap, {.cells = 48, .flash_attention = false});
+  llama_context_params parameters = context_parameters({.cells = 512, .batch = 16, .flash_attention = false});
+  parameters.swa_full = swa_full;
+  tap.install(parameters);
+  const llama_context_ptr context(llama_init_from_model(model.get(), parameters));
   try {
     CachePot(tap, *context, 0, {.capacity = 48});
   } catch (const std::invalid_argument& error) {
@@ -47,9 +51,44 @@ TEST(CachePotRefuses, NoSlidingWindows) {
   EXPECT_EQ(refusal_of(test::tiny_sliding_window_file(16)), "accepted");
 }
 
-TEST(CachePotRefuses, RecurrentMemories) {
+TEST(CachePotRefuses, ModelsOfRecurrentLayersAlone) {
   EXPECT_EQ(refusal_of(test::tiny_recurrent_file()),
             "llama.cpp pot: mamba models have recurrent layers alone, and no entries that a pot could hold");
+}
+
+TEST(CachePotRefuses, WindowsWithoutCellsForAllPositions) {
+  EXPECT_EQ(refusal_of(test::tiny_gemma3().file, false),
+            "llama.cpp pot: layers with a window of 24 tokens have 256 cells, the others 512; make the "
+            "context with "
+            "swa_full = true");
+  EXPECT_EQ(refusal_of(test::tiny_gemma3().file), "accepted");
+}
+
+TEST(CachePotRefuses, ChunksAtFixedPositions) {
+  const auto file = test::tiny_file_of("llama4", test::tiny_llama(),
+                                       {{"interleave_moe_layer_step", 0},
+                                        {"expert_count", 2},
+                                        {"expert_used_count", 1},
+                                        {"expert_feed_forward_length", 8}})
+                        .build();
+  EXPECT_EQ(
+      refusal_of(file),
+      "llama.cpp pot: most layers of llama4 models see chunks of text that begin at fixed positions, where a "
+      "pot's entries do not stay");
+}
+
+TEST(CachePotRefuses, WindowsBesideRecurrentLayers) {
+  EXPECT_EQ(
+      refusal_of(test::tiny_lfm2({}, 24).file),
+      "llama.cpp pot: lfm2 models have recurrent layers beside layers with windows, of which llama.cpp saves "
+      "and restores both or neither");
+}
+
+TEST(CachePotRefuses, WindowsAlone) {
+  EXPECT_EQ(refusal_of(test::tiny_gemma3({}, 24, 0).file),
+            "llama.cpp pot: all layers of gemma3 models see the last 24 tokens only; there is nothing that a "
+            "pot could "
+            "hold");
 }
 
 /// What making a context for a cache says, in one flash attention setting or the other.
