@@ -18,12 +18,15 @@
 
 #include "infinipot/infinipot.hpp"
 #include "model.hpp"
+#include "tokens.hpp"
 
 namespace {
 
 using infinipot::Token;
 using llama_cpp::Batch;
 using llama_cpp::CachePot;
+using llama_cpp::benchmark::first_tokens;
+using llama_cpp::benchmark::median;
 
 struct Options {
   std::string model, document, json;
@@ -84,26 +87,6 @@ double processor_seconds(const F& run) {
   return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t n = values.size();
-  return (values[(n - 1) / 2] + values[n / 2]) / 2;
-}
-
-std::vector<Token> tokens_of(const llama_model& model, const std::string& path, std::size_t wanted) {
-  std::ifstream file(path);
-  std::string text(wanted * 8, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<std::size_t>(file.gcount()));
-  std::vector<Token> tokens(text.size() + 2);
-  const std::int32_t count =
-      llama_tokenize(llama_model_get_vocab(&model), text.data(), static_cast<std::int32_t>(text.size()),
-                     tokens.data(), static_cast<std::int32_t>(tokens.size()), false, false);
-  if (count < static_cast<std::int32_t>(wanted)) throw std::runtime_error(path + " is too short");
-  tokens.resize(wanted);
-  return tokens;
-}
-
 struct Row {
   std::size_t sequences = 0, tokens = 0;
   std::vector<double> together, in_turn;  // processor seconds
@@ -118,7 +101,7 @@ struct Row {
 /// from one distillation to the next, so that each distils once, together and one after the other by turns.
 Row measure(const Options& o, llama_model& model, std::size_t sequences) {
   const std::size_t own = 2 * o.pot, most = o.pot - o.catalyst - o.keep;
-  const std::vector<Token> text = tokens_of(model, o.document, sequences * own + o.catalyst);
+  const std::vector<Token> text = first_tokens(model, o.document, sequences * own + o.catalyst);
   const std::vector<Token> catalyst(text.end() - static_cast<std::ptrdiff_t>(o.catalyst), text.end());
   llama_cpp::GraphTap tap;
   const llama_context_ptr context = llama_cpp::make_context(model, tap,

@@ -21,6 +21,7 @@
 #include "engine.hpp"
 #include "infinipot/infinipot.hpp"
 #include "model.hpp"
+#include "tokens.hpp"
 
 namespace {
 
@@ -30,6 +31,8 @@ using llama_cpp::CachePot;
 using llama_cpp::ContextSettings;
 using llama_cpp::Engine;
 using llama_cpp::GraphTap;
+using llama_cpp::benchmark::first_tokens;
+using llama_cpp::benchmark::median;
 
 struct Options {
   std::string model, document, json;
@@ -199,12 +202,6 @@ double tokens_behind(const Setting& setting, Granularity granularity, bool k_shi
   return time;
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t n = values.size();
-  return (values[(n - 1) / 2] + values[n / 2]) / 2;
-}
-
 using Steps = std::vector<std::pair<std::string, std::function<double()>>>;
 using Times = std::vector<std::vector<double>>;
 
@@ -215,26 +212,10 @@ Times in_turn(const Steps& steps, std::size_t rounds) {
   return times;
 }
 
-std::vector<Token> tokens_of(const llama_model& model, const std::string& path, std::size_t wanted) {
-  std::ifstream file(path);
-  std::string text(wanted * 8, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<std::size_t>(file.gcount()));
-  std::vector<Token> tokens(text.size() + 2);
-  const std::int32_t count =
-      llama_tokenize(llama_model_get_vocab(&model), text.data(), static_cast<std::int32_t>(text.size()),
-                     tokens.data(), static_cast<std::int32_t>(tokens.size()), false, false);
-  if (count < static_cast<std::int32_t>(wanted))
-    throw std::runtime_error(path + " has " + std::to_string(std::max(count, 0)) + " tokens, but " +
-                             std::to_string(wanted) + " are wanted");
-  tokens.resize(wanted);
-  return tokens;
-}
-
 void run(const Options& o) {
   llama_cpp::keep_quiet();
   const llama_model_ptr model = llama_cpp::load_model(o.model);
-  std::vector<Token> text = tokens_of(*model, o.document, o.tokens + o.catalyst);
+  std::vector<Token> text = first_tokens(*model, o.document, o.tokens + o.catalyst);
   const std::vector<Token> catalyst(text.end() - static_cast<std::ptrdiff_t>(o.catalyst), text.end());
   text.resize(o.tokens);
   const Setting setting{o, *model, text, catalyst};

@@ -14,10 +14,13 @@
 
 #include "infinipot/nuc.hpp"
 #include "model.hpp"
+#include "tokens.hpp"
 
 namespace {
 
 using infinipot::Token;
+using llama_cpp::benchmark::first_tokens;
+using llama_cpp::benchmark::tokens_of;
 
 struct Options {
   std::string model, document, csv;
@@ -33,15 +36,6 @@ const std::string question =
     "\n\nQuestion: What is the access code of the old library?\nAnswer: The access code of the old library "
     "is";
 const std::string answer = " 4829173.";
-
-std::vector<Token> tokens_of(const llama_vocab& vocabulary, const std::string& text) {
-  std::vector<Token> tokens(text.size() + 2);
-  const std::int32_t count =
-      llama_tokenize(&vocabulary, text.data(), static_cast<std::int32_t>(text.size()), tokens.data(),
-                     static_cast<std::int32_t>(tokens.size()), false, false);
-  tokens.resize(static_cast<std::size_t>(std::max(count, 0)));
-  return tokens;
-}
 
 /// One sequence whose first entries are shifted down and up in turn. An even number of shifts leaves them
 /// where they were, an odd number `by` lower; what follows them is always at the same distance.
@@ -116,16 +110,10 @@ ggml_type type_of(const std::string& name) {
 void run(const Options& o) {
   llama_cpp::keep_quiet();
   const llama_model_ptr model = llama_cpp::load_model(o.model);
-  const llama_vocab& vocabulary = *llama_model_get_vocab(model.get());
-  std::ifstream file(o.document);
-  std::string text(8 * (o.tokens + o.continuation), '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<std::size_t>(file.gcount()));
-  std::vector<Token> tokens = tokens_of(vocabulary, text);
-  if (tokens.size() < o.tokens + o.continuation) throw std::runtime_error(o.document + " is too short");
+  const std::vector<Token> tokens = first_tokens(*model, o.document, o.tokens + o.continuation);
   const auto end = tokens.begin() + static_cast<std::ptrdiff_t>(o.tokens);
   const std::vector<Token> continuation(end, end + static_cast<std::ptrdiff_t>(o.continuation));
-  std::vector<Token> read = tokens_of(vocabulary, needle);
+  std::vector<Token> read = tokens_of(*model, needle);
   read.insert(read.end(), tokens.begin(), end);
   const std::vector<Token> last{read.back()};
 
@@ -148,7 +136,7 @@ void run(const Options& o) {
     int done = 0;
     for (const int count : o.counts) {
       for (; done < count; ++done) sequence.shift();
-      const double code = sequence.nll(tokens_of(vocabulary, question), tokens_of(vocabulary, answer));
+      const double code = sequence.nll(tokens_of(*model, question), tokens_of(*model, answer));
       char line[128];
       std::snprintf(line, sizeof line, "%s,%d,%.4f,%.4f", name.c_str(), count, code,
                     sequence.nll(last, continuation));
