@@ -249,7 +249,7 @@ class Parallel {
 
   /// Gives a free sequence the next conversation that can begin.
   void seat_next(std::size_t i) {
-    while (speakers_[i] == nullptr && next_ < conversations_.size()) {
+    while (speakers_[i] == nullptr && next_ < conversations_.size() && reading::interrupt_signal() == 0) {
       const std::size_t number = numbers_[i] = next_++;
       try {
         speakers_[i] = std::make_unique<Speaker>(room_, common_, static_cast<llama_seq_id>(i),
@@ -333,9 +333,10 @@ int run_conversations(const Common& common, const reading::Program& program, con
   Parallel parallel(common, settings, program, options, conversations);
   parallel.run();
   const reading::ConversationsReport& report = parallel.report();
-  std::fprintf(stderr, "%zu conversations, %llu tokens in %.1f s, %.1f per forward pass\n",
-               conversations.size(), static_cast<unsigned long long>(report.tokens), report.seconds,
-               static_cast<double>(report.tokens) / static_cast<double>(report.batches));
+  std::fprintf(
+      stderr, "%zu conversations, %llu tokens in %.1f s, %.1f per forward pass\n", conversations.size(),
+      static_cast<unsigned long long>(report.tokens), report.seconds,
+      static_cast<double>(report.tokens) / static_cast<double>(std::max<std::uint64_t>(report.batches, 1)));
   if (!options.json.empty()) write_json(options.json, report, program);
   return reading::interrupt_signal() != 0 ? reading::interrupted_status() : parallel.any_failed() ? 2 : 0;
 }

@@ -1,12 +1,15 @@
 // infinipot-llama --conversations: many at once, each as alone.
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <cstddef>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "programs.hpp"
+#include "read/running_program.hpp"
 #include "read/temporary_folder.hpp"
 #include "smollm2/tiny_chatting.hpp"
 
@@ -132,6 +135,34 @@ TEST_F(Parallel, OneThatFailsLeavesTheOthers) {
       << outcome.err;
   EXPECT_NE(outcome.out.find("--- 1: why?\n"), std::string::npos) << outcome.out;
   EXPECT_NE(outcome.out.find("--- 3: how?\n"), std::string::npos) << outcome.out;
+}
+
+// Two at a time: the first one's answer is there, two others read, one waits.
+TEST_F(Parallel, InterruptKeepsTheAnswersThatThereAre) {
+  const std::string report = folder_.path("r.json"), long_book = book("book", 60000);
+  json conversations = asking({{"short", "why?"}, {"reads", "why?"}, {"follows", "why?"}, {"waits", "why?"}});
+  for (std::size_t i = 1; i < 4; ++i) conversations.at(i).at("turns").at(0)["document"] = long_book;
+  for (const int signal : {SIGINT, SIGTERM}) {
+    reading::test::RunningProgram program(
+        settings({"--conversations", file(conversations), "--parallel", "2", "--json", report}),
+        infinipot_llama);
+    program.read(1);
+    program.send(signal);
+    const auto outcome = program.wait();
+    EXPECT_EQ(outcome.status, 128 + signal) << outcome.err;
+    const json all = json::parse(folder_.content("r.json")).at("conversations");
+    ASSERT_EQ(all.size(), 4U);
+    EXPECT_TRUE(all.at(0).at("error").is_null());
+    EXPECT_EQ(outcome.out,
+              "--- short: why?\n" + all.at(0).at("turns").at(0).at("answer_text").get<std::string>() + "\n");
+    EXPECT_EQ(all.at(1).at("error"), "interrupted");
+    EXPECT_TRUE(all.at(2).at("error").get<std::string>().starts_with("interrupted"));
+    EXPECT_EQ(all.at(3).at("error"), "interrupted before it began");
+    for (std::size_t i = 1; i < 4; ++i) EXPECT_EQ(all.at(i).at("turns").size(), 0U);
+    EXPECT_NE(outcome.err.find("infinipot-llama: conversation reads: interrupted\n"), std::string::npos)
+        << outcome.err;
+    std::filesystem::remove(report);
+  }
 }
 
 TEST_F(Parallel, RefusesWhatMakesNoSense) {

@@ -1,4 +1,4 @@
-// infinipot-read while it runs: what it says so far, and signals.
+// A reading program while it runs: what it says so far, and signals.
 #pragma once
 
 #include <fcntl.h>
@@ -21,10 +21,10 @@ namespace reading::test {
 
 class RunningProgram {
  public:
-  explicit RunningProgram(const Arguments& arguments) {
+  explicit RunningProgram(const Arguments& arguments, const std::string& program = INFINIPOT_READ) {
     std::array<int, 2> in{}, out{};
     if (pipe2(in.data(), O_CLOEXEC) != 0 || pipe2(out.data(), O_CLOEXEC) != 0) throw std::bad_alloc();
-    std::vector<char*> argv{const_cast<char*>(INFINIPOT_READ)};
+    std::vector<char*> argv{const_cast<char*>(program.c_str())};
     for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     const std::string err = err_.path();
