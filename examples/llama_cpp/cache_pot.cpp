@@ -95,7 +95,8 @@ CachePot::AnyPot CachePot::make_pot(const std::shared_ptr<const Cache>& cache,
                                   .layers_without_rope = cache->layers_without_rope()};
   if (settings_.k_shift) return ShiftedPot(std::move(settings), cache, context(), sequence());
   const std::size_t stream = cache->stream_of(static_cast<std::size_t>(sequence()));
-  if (cache->on_host() && !cache->transposed() &&
+  if (cache->on_host() && !cache->transposed() && cache->keys().hadamard == 0 &&
+      cache->values().hadamard == 0 &&
       (cache->keys().type == cache->values().type || cache->values().width == 0)) {
     if (cache->keys().type == GGML_TYPE_F32)
       return pot_over<infinipot::f32>(std::move(settings), *cache, stream);

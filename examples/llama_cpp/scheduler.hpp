@@ -97,7 +97,8 @@ class Talk final : public Conversation {
   bool take_up() {
     if (turn_ == turns_.size()) return false;
     TalkTurn<P>& turn = turns_[turn_];
-    if (turn.policy) reader_.set_policy(*std::exchange(turn.policy, std::nullopt));
+    if (turn.policy) reader_.set_policy(*turn.policy);
+    turn.policy.reset();
     if (piece_ < turn.text.size()) {
       const Piece& piece = turn.text[piece_++];
       reading_ = piece.tokens;
@@ -158,7 +159,7 @@ class Scheduler {
     slot = {.conversation = &conversation};
   }
 
-  /// Ends it without a word.
+  /// Ends it without a word. Not while its own next(), done() or failed() runs: those throw instead.
   void cancel(Conversation& conversation) noexcept {
     Slot& slot = slot_of(conversation.pot().sequence());
     if (slot.conversation != &conversation) return;

@@ -18,6 +18,9 @@ infinipot::PotSettings checked(infinipot::PotSettings settings) {
         "llama.cpp pot: where llama.cpp shifts, a cell holds a token for all layers and heads; granularity "
         "must be "
         "shared");
+  if (std::max(settings.shape.head_dim, settings.shape.value_channels()) > RowPot::most_channels)
+    throw std::invalid_argument("llama.cpp pot: heads of more than " + std::to_string(RowPot::most_channels) +
+                                " numbers are not supported");
   return std::move(settings).checked();
 }
 
