@@ -72,26 +72,39 @@ std::size_t only_one_keeps(const std::vector<infinipot::Index>& a, const std::ve
   return count;
 }
 
-/// Whether both ways agree to the end. If not, a choice that was a tie but for rounding must have begun it:
-/// of two tokens of nearly the same logit, or of the last entry that a head keeps.
+/// Whether numbers are the same but for rounding, which is of the largest.
+bool alike(const std::vector<float>& a, const std::vector<float>& b) {
+  double largest = 0;
+  for (const float value : b) largest = std::max(largest, std::abs(static_cast<double>(value)));
+  return farthest(a, b) <= token_tolerance * largest;
+}
+
+/// Whether the first choice that differs was a tie: both chose by the same numbers but for rounding, so that
+/// rounding decided, and differ by no more than a token, or an entry of one head.
+bool began_with_a_tie(const Heard& batched, const Heard& alone, std::size_t keep) {
+  const auto kept = static_cast<std::size_t>(std::ranges::mismatch(batched.kept, alone.kept).in2 -
+                                             alone.kept.begin()),
+             token = static_cast<std::size_t>(std::ranges::mismatch(batched.answer, alone.answer).in2 -
+                                              alone.answer.begin());
+  if (kept == alone.kept.size() || alone.said[kept] > token)  // a token came first
+    return alike(batched.answer_logits.at(token), alone.answer_logits.at(token));
+  return only_one_keeps(batched.kept.at(kept), alone.kept[kept], keep) <= 2 &&
+         alike(batched.attention.at(kept), alone.attention[kept]) &&
+         alike(batched.nuc.at(kept), alone.nuc[kept]);
+}
+
+/// Whether both ways agree to the end. If not, a tie must have begun it.
 bool expect_same(const Heard& batched, const Heard& alone, std::size_t keep, bool rounded) {
   EXPECT_GT(alone.kept.size(), 1U) << "nothing was distilled";
   EXPECT_EQ(batched.kept.size(), alone.kept.size());
   EXPECT_EQ(batched.answer.size(), alone.answer.size());
   if (batched.kept != alone.kept || batched.answer != alone.answer) {
-    const auto kept = std::ranges::mismatch(batched.kept, alone.kept);
-    const auto answer = std::ranges::mismatch(batched.answer, alone.answer);
-    const bool tie_of_entries =
-        kept.in1 != batched.kept.end() && only_one_keeps(*kept.in1, *kept.in2, keep) <= 2;
-    const bool tie_of_tokens =
-        answer.in1 != batched.answer.end() &&
-        alone.margins[static_cast<std::size_t>(answer.in2 - alone.answer.begin())] < 2 * token_tolerance;
-    EXPECT_TRUE(tie_of_entries || tie_of_tokens);
+    EXPECT_TRUE(began_with_a_tie(batched, alone, keep));
     return false;
   }
   EXPECT_EQ(batched.positions, alone.positions);
-  EXPECT_NEAR(mean(batched.nuc), mean(alone.nuc), mean_tolerance(rounded, alone.nuc.size()));
-  EXPECT_LE(farthest(batched.nuc, alone.nuc), token_tolerance);
+  EXPECT_NEAR(mean(batched.last_nuc), mean(alone.last_nuc), mean_tolerance(rounded, alone.last_nuc.size()));
+  EXPECT_LE(farthest(batched.last_nuc, alone.last_nuc), token_tolerance);
   EXPECT_LE(farthest(batched.logits, alone.logits), token_tolerance);
   return true;
 }
@@ -193,8 +206,8 @@ class Together {
   llama_context& context() { return *shared_.context; }
 
   /// All but those of `left_out` have ended, and did what each does alone. One in eight may end otherwise
-  /// because of a tie (expect_same()): llama.cpp adds in another order in batches of another size, by
-  /// processor.
+  /// because of a tie (began_with_a_tie()), also with floats: llama.cpp adds in another order in batches of
+  /// another size, by processor, and of texts in which tokens recur many entries' scores are nearly the same.
   void expect_as_alone(const std::set<std::size_t>& left_out = {}) const {
     const bool rounded = settings_.flash_attention || settings_.cache_type != GGML_TYPE_F32;
     std::size_t ties = 0;

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -37,35 +36,38 @@ struct Script {
 /// What it did.
 struct Heard {
   std::vector<std::vector<infinipot::Index>> kept;  // of each distillation, all lanes
+  std::vector<std::vector<float>> attention, nuc;   // what it chose by: (heads, entries), (lanes, entries)
+  std::vector<std::size_t> said;                    // tokens of the answer before it
   std::vector<std::uint64_t> positions;             // in the end, all lanes
-  std::vector<float> nuc;                           // the same
+  std::vector<float> last_nuc;                      // the same
   std::vector<float> logits;
   Tokens answer;
-  std::vector<float> margins;  // of each token of the answer: its logit less the next best one's
+  std::vector<std::vector<float>> answer_logits;  // that each token of the answer was chosen by
 };
 
 inline Token most_probable(std::span<const float> logits) {
   return static_cast<Token>(std::ranges::max_element(logits) - logits.begin());
 }
 
-/// The same, and by how much.
 inline Token choose(std::span<const float> logits, Heard& heard) {
-  const Token best = most_probable(logits);
-  float next = -std::numeric_limits<float>::infinity();
-  for (std::size_t i = 0; i < logits.size(); ++i)
-    if (i != static_cast<std::size_t>(best)) next = std::max(next, logits[i]);
-  heard.margins.push_back(logits[static_cast<std::size_t>(best)] - next);
-  return best;
+  heard.answer_logits.emplace_back(logits.begin(), logits.end());
+  return most_probable(logits);
 }
 
 template <class Reader>
-void hear_distillations(Reader& reader, Heard& heard) {
-  reader.on_distillation([&heard](const infinipot::Distillation& distillation) {
-    auto& all = heard.kept.emplace_back();
-    for (std::size_t lane = 0; lane < distillation.kept.lanes(); ++lane) {
-      const auto kept = distillation.kept.lane(lane);
-      all.insert(all.end(), kept.begin(), kept.end());
+void hear_distillations(Reader& reader, const CachePot& pot, Heard& heard) {
+  reader.on_choice([&heard, capacity = pot.capacity()](const infinipot::Choice& choice) {
+    auto& kept = heard.kept.emplace_back();
+    auto &attention = heard.attention.emplace_back(), &nuc = heard.nuc.emplace_back();
+    for (std::size_t lane = 0; lane < choice.kept.lanes(); ++lane) {
+      kept.insert(kept.end(), choice.kept.lane(lane).begin(), choice.kept.lane(lane).end());
+      nuc.insert(nuc.end(), choice.entries.nuc(lane).begin(), choice.entries.nuc(lane).end());
     }
+    for (std::size_t at = 0; at < choice.attention.size(); at += capacity) {
+      const auto head = choice.attention.subspan(at, choice.entries.size());
+      attention.insert(attention.end(), head.begin(), head.end());
+    }
+    heard.said.push_back(heard.answer.size());
   });
 }
 
@@ -75,7 +77,7 @@ void hear_end(const Reader& reader, const CachePot& pot, Heard& heard) {
   for (std::size_t lane = 0; lane < entries.lanes(); ++lane) {
     heard.positions.insert(heard.positions.end(), entries.positions(lane).begin(),
                            entries.positions(lane).end());
-    heard.nuc.insert(heard.nuc.end(), entries.nuc(lane).begin(), entries.nuc(lane).end());
+    heard.last_nuc.insert(heard.last_nuc.end(), entries.nuc(lane).begin(), entries.nuc(lane).end());
   }
   heard.logits.assign(reader.logits().begin(), reader.logits().end());
 }
@@ -125,7 +127,7 @@ inline Heard alone(llama_model& model, ContextSettings settings, const CachePotS
   return with_policy(script, pot.rope(), settings.flash_attention, [&](auto policy) {
     Heard heard;
     infinipot::Ccd reader(engine, pot, std::move(policy), script.settings);
-    hear_distillations(reader, heard);
+    hear_distillations(reader, pot, heard);
     reader.feed(script.text);
     reader.feed(script.question);
     reader.generate(
@@ -148,16 +150,17 @@ class TestTalk {
            const Script& script, bool flash_attention, BeforeToken before_token = nullptr)
       : pot(shared.tap, *shared.context, sequence, settings) {
     with_policy(script, pot.rope(), flash_attention, [&]<class P>(P policy) {
-      auto talk =
-          std::make_unique<Talk<P>>(batch, pot, std::move(policy), script.settings,
-                                    std::vector<TalkTurn<P>>{{.text = {{script.text}, {script.question}},
-                                                              .most_tokens = script.most_tokens}},
-                                    most_probable, [this, before_token](Token token) {
-                                      if (before_token) before_token(heard.answer.size());
-                                      heard.answer.push_back(token);
-                                      return true;
-                                    });
-      hear_distillations(talk->reader(), heard);
+      auto talk = std::make_unique<Talk<P>>(
+          batch, pot, std::move(policy), script.settings,
+          std::vector<TalkTurn<P>>{
+              {.text = {{script.text}, {script.question}}, .most_tokens = script.most_tokens}},
+          [this](std::span<const float> logits) { return choose(logits, heard); },
+          [this, before_token](Token token) {
+            if (before_token) before_token(heard.answer.size());
+            heard.answer.push_back(token);
+            return true;
+          });
+      hear_distillations(talk->reader(), pot, heard);
       end_ = [this, &reader = talk->reader()] { hear_end(reader, pot, heard); };
       conversation = std::move(talk);
       return 0;
