@@ -6,16 +6,9 @@
 #include <utility>
 
 #include "decode_error.hpp"
-#include "find_cache.hpp"
 
 namespace llama_cpp {
 namespace {
-
-/// What the first pot of a context finds out, if there is none yet.
-const Cache& known_cache(GraphTap& tap, llama_context& context) {
-  if (tap.cache() == nullptr) tap.know(find_cache(tap, context, 0));
-  return *tap.cache();
-}
 
 /// All, unless nobody wants more than the sinks.
 std::size_t layers_needed(const infinipot::Pass& pass) noexcept {
@@ -107,7 +100,7 @@ Batch::Batch(GraphTap& tap, llama_context& context)
       vocab_size_(
           static_cast<std::size_t>(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(&context))))),
       micro_batch_(llama_n_ubatch(&context)),
-      shown_(known_cache(tap, context)),
+      shown_(*tap.cache_of(context, 0)),
       passes_(llama_n_seq_max(&context)),
       tokens_(llama_n_batch(&context)),
       positions_(tokens_.size()),

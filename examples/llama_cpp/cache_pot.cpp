@@ -7,7 +7,6 @@
 #include <stdexcept>
 #include <utility>
 
-#include "find_cache.hpp"
 #include "infinipot/pot/pot_file.hpp"
 
 namespace llama_cpp {
@@ -35,13 +34,13 @@ llama_context& checked(llama_context& context, llama_seq_id sequence, const Cach
 }
 
 std::shared_ptr<const Cache> cache_of(GraphTap& tap, llama_context& context, llama_seq_id sequence) {
-  if (tap.cache() == nullptr) tap.know(find_cache(tap, context, sequence));
-  if (llama_n_seq_max(&context) > 1 && tap.cache()->streams() == 1)
+  const auto& cache = tap.cache_of(context, sequence);
+  if (llama_n_seq_max(&context) > 1 && cache->streams() == 1)
     refuse(
         "sequences of this context share their cells (kv_unified), but a pot's entries must be in cells 0, "
         "1, ... "
         "of its own sequence; make the context with kv_unified = false");
-  return tap.cache();
+  return cache;
 }
 
 /// Tables over rows of the cache, for types that the library knows.

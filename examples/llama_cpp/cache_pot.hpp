@@ -56,7 +56,8 @@ class CachePot {
  public:
   /// The first pot of a tap finds out what its context's cache is (find_cache()), which decodes two tokens.
   /// Throws std::invalid_argument, with the reason, if a pot cannot lie over it, if capacity is out of range,
-  /// if the sequence does not exist or is not empty, or if several sequences share their cells (kv_unified);
+  /// if the sequence does not exist or is not empty, if several sequences share their cells (kv_unified), or
+  /// if the tap is another context's;
   /// std::runtime_error if llama.cpp cannot decode or the context was not made with GraphTap::install().
   CachePot(GraphTap& tap, llama_context& context, llama_seq_id sequence, const CachePotSettings& settings);
 

@@ -1,9 +1,11 @@
 #include "graph_tap.hpp"
 
 #include <charconv>
+#include <stdexcept>
 #include <string_view>
 
 #include "cache.hpp"
+#include "find_cache.hpp"
 
 namespace llama_cpp {
 namespace {
@@ -54,6 +56,15 @@ std::optional<std::size_t> layer_of_attention(const ggml_tensor& node) noexcept 
 }
 
 }  // namespace
+
+const std::shared_ptr<const Cache>& GraphTap::cache_of(llama_context& context, llama_seq_id sequence) {
+  if (cache_ != nullptr && context_ != &context)
+    throw std::invalid_argument(
+        "llama.cpp pot: the tap knows the cache of another context; make each context with a tap of its own");
+  if (cache_ == nullptr) cache_ = find_cache(*this, context, sequence);
+  context_ = &context;
+  return cache_;
+}
 
 std::span<const CacheRow> GraphTap::rows_of(const ggml_tensor& node) noexcept {
   // The rows to write are an input of the graph, so they are known before anything is computed. They count

@@ -9,7 +9,6 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "tensor_bytes.hpp"
@@ -36,7 +35,7 @@ class Listener {
  public:
   /// The cells that the tokens of a micro-batch (n_ubatch) get, one per token, in their order. llama.cpp
   /// splits a batch of several sequences into micro-batches that have equally many tokens of each; those of
-  /// one sequence are neighbours. Only once the cache is known (GraphTap::know()).
+  /// one sequence are neighbours. Only once the cache is known (GraphTap::cache()).
   virtual void rows(std::span<const CacheRow> /*rows*/) noexcept {}
 
   /// The same of layers with windows, which have cells of their own.
@@ -69,8 +68,9 @@ class Listener {
   ~Listener() = default;
 };
 
-/// The one callback of a context, which all pots of the context share. It must outlive the context. Between
-/// listens, and for all that no listener wants, nodes pass by uncopied and unsplit.
+/// The one callback of a context, which all pots of the context share; another context needs another. It must
+/// outlive the context. Between listens, and for all that no listener wants, nodes pass by uncopied and
+/// unsplit.
 class GraphTap {
  public:
   GraphTap() = default;
@@ -89,7 +89,10 @@ class GraphTap {
 
   /// What was found out about the context's cache; null until its first pot is made.
   const std::shared_ptr<const Cache>& cache() const noexcept { return cache_; }
-  void know(std::shared_ptr<const Cache> cache) noexcept { cache_ = std::move(cache); }
+
+  /// The same, found out now (find_cache()) if it was not before, in a sequence that is empty. Throws what
+  /// find_cache() throws, and std::invalid_argument if the tap knows another context's.
+  const std::shared_ptr<const Cache>& cache_of(llama_context& context, llama_seq_id sequence);
 
   /// Who hears the next forward passes; null for nobody.
   void listen(Listener* listener) noexcept { listener_ = listener; }
@@ -107,6 +110,7 @@ class GraphTap {
   Listener* listener_ = nullptr;
   std::optional<Shows> shows_;
   std::shared_ptr<const Cache> cache_;
+  const llama_context* context_ = nullptr;  // whose cache it is
   TensorBytes bytes_;
   std::vector<CacheRow> rows_;  // of a micro-batch; grows to the largest
 };

@@ -521,6 +521,15 @@ TEST_F(LlamaCpp, RefusesAContextThatIsNotTapped) {
   expect_refusal(refusal([&] { CachePot(tap, *context, 0, {.capacity = capacity}); }), "GraphTap::install()");
 }
 
+TEST_F(LlamaCpp, RefusesATapOfAnotherContext) {
+  GraphTap tap;
+  const llama_context_ptr first = make_context(*model_, tap, {.cells = capacity}),
+                          second = make_context(*model_, tap, {.cells = capacity});
+  CachePot pot(tap, *first, 0, {.capacity = capacity});
+  expect_refusal(refusal([&] { CachePot(tap, *second, 0, {.capacity = capacity}); }),
+                 "make each context with a tap of its own");
+}
+
 TEST_F(LlamaCpp, RefusesToShowWhatThereIsNot) {
   struct Sink final : infinipot::QuerySink, infinipot::AttentionSink {
     void layer(std::size_t, const infinipot::Queries&) noexcept override {}
