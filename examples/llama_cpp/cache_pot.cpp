@@ -81,6 +81,8 @@ CachePot::CachePot(GraphTap& tap, llama_context& context, llama_seq_id sequence,
       states_(context, sequence) {
   if (settings.k_shift && (cache_->windows() != nullptr || states_.any()))
     refuse("where llama.cpp shifts, models with windows or recurrent layers cannot be read");
+  if (settings.k_shift && !llama_memory_can_shift(memory()))
+    refuse("llama.cpp cannot shift this model's keys, such as those of M-RoPE");
   if (cache_->windows() != nullptr) windows_ = make_pot(cache_->windows(), infinipot::Granularity::shared);
 }
 

@@ -22,7 +22,7 @@ namespace {
 using test::TemporaryModel;
 
 /// What CachePot says of a context of a model.
-std::string refusal_of(const std::vector<std::byte>& file, bool swa_full = true) {
+std::string refusal_of(const std::vector<std::byte>& file, bool swa_full = true, bool k_shift = false) {
   keep_quiet();
   const TemporaryModel temporary(file);
   const llama_model_ptr model = load_model(temporary.path());
@@ -32,7 +32,7 @@ std::string refusal_of(const std::vector<std::byte>& file, bool swa_full = true)
   tap.install(parameters);
   const llama_context_ptr context(llama_init_from_model(model.get(), parameters));
   try {
-    CachePot(tap, *context, 0, {.capacity = 48});
+    CachePot(tap, *context, 0, {.capacity = 48, .k_shift = k_shift});
   } catch (const std::invalid_argument& error) {
     return error.what();
   }
@@ -45,6 +45,15 @@ TEST(CachePotRefuses, NoModelThatItCanServe) {
 
 TEST(CachePotRefuses, NoPositionsThatLlamaCppCannotShift) {
   EXPECT_EQ(refusal_of(test::tiny_mrope_file()), "accepted");
+}
+
+// llama.cpp aborts the program there.
+TEST(CachePotRefuses, ToHaveShiftedWhatCannotBe) {
+  EXPECT_EQ(refusal_of(test::tiny_mrope_file(), true, true),
+            "llama.cpp pot: llama.cpp cannot shift this model's keys, such as those of M-RoPE");
+  EXPECT_EQ(refusal_of(test::tiny_sliding_window_file(16), true, true),
+            "llama.cpp pot: where llama.cpp shifts, models with windows or recurrent layers cannot be read");
+  EXPECT_EQ(refusal_of(test::tiny_file(test::tiny_llama()), true, true), "accepted");
 }
 
 TEST(CachePotRefuses, NoSlidingWindows) {
