@@ -340,6 +340,15 @@ TEST(Files, AreRefusedOfWhatIsNotInThePot) {
   }
 }
 
+/// Logits after the last token.
+struct Last final : infinipot::LogitsSink {
+  explicit Last(std::size_t tokens) : LogitsSink(tokens - 1) {}
+  void row(std::size_t /*token*/, std::span<const float> row) noexcept override {
+    logits.assign(row.begin(), row.end());
+  }
+  std::vector<float> logits;
+};
+
 // What is dropped and comes back, or is read anew, goes through recurrent layers again.
 TEST_P(Families, GoBack) {
   const TinyFamily& family = GetParam();
@@ -361,13 +370,6 @@ TEST_P(Families, GoBack) {
   for (std::size_t i = left; i < size; ++i)
     entries.push_back({pot.entries().positions(0)[i], pot.entries().tokens(0)[i], 0, false});
 
-  struct Last final : infinipot::LogitsSink {
-    explicit Last(std::size_t tokens) : LogitsSink(tokens - 1) {}
-    void row(std::size_t /*token*/, std::span<const float> row) noexcept override {
-      logits.assign(row.begin(), row.end());
-    }
-    std::vector<float> logits;
-  };
   pot.truncate(left);
   Last anew(dropped);
   engine.forward(std::span(all).subspan(read - dropped, dropped), left, anew);
@@ -384,6 +386,40 @@ TEST_P(Families, GoBack) {
     EXPECT_EQ(pot.entries().size(), size);
   }
   pot.truncate(0);
+}
+
+// By a probe, or a failure, just behind it. llama.cpp cannot move the position of a recurrent state where
+// positions have several numbers (M-RoPE), which then is ahead of the entries'.
+TEST_P(Families, GoBackToADistillation) {
+  const TinyFamily& family = GetParam();
+  const Loaded loaded(family);
+  GraphTap tap;
+  const llama_context_ptr context = make_context(
+      *loaded.model, tap,
+      {.cells = capacity, .batch = capacity, .cache_type = GGML_TYPE_F32, .flash_attention = false});
+  CachePot pot(tap, *context, 0, {.capacity = capacity, .max_keep = keep});
+  Engine engine(tap, pot);
+  infinipot::Ccd reader(engine, pot, infinipot::StreamingLlm(), {.keep = keep, .sinks = 0, .chunk = 16});
+  const std::vector<infinipot::Token> all = text(capacity + 5, family);
+  reader.feed(std::span(all).first(capacity));
+  reader.distil();
+  ASSERT_EQ(pot.entries().size(), keep);
+  const auto next = std::span(all).subspan(capacity);
+  const auto say = [&] {
+    Last last(next.size());
+    engine.forward(next, keep, last);
+    pot.truncate(keep);
+    return last.logits;
+  };
+  const std::vector<float> right = say();
+  EXPECT_LT(difference(say(), right), family.float_error);
+  llama_set_abort_callback(
+      context.get(), [](void*) { return true; }, nullptr);
+  Last none(1);
+  EXPECT_THROW(engine.forward(next.first(1), keep, none), std::runtime_error);
+  llama_set_abort_callback(context.get(), nullptr, nullptr);
+  pot.truncate(keep);
+  EXPECT_LT(difference(say(), right), family.float_error);
 }
 
 TEST_P(Families, TakeNoRowsThatLackTheirOtherLayers) {

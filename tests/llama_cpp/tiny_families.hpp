@@ -1,105 +1,18 @@
 // One tiny model of random weights for each family of today's, as GGUF files that llama.cpp loads.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <ostream>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "infinipot/rope.hpp"
+#include "tiny_family.hpp"
 #include "tiny_models.hpp"
 
 namespace llama_cpp::test {
-
-/// A model's file and what is to be known of it.
-struct TinyFamily {
-  std::string name;
-  std::vector<std::byte> file;
-  /// A letter for each layer: w sees a window, r is recurrent, the others keep the whole context, n without
-  /// RoPE and g with it.
-  std::string layers = "gggg";
-  std::size_t kv_heads = 2, head_dim = 6, value_dim = 6;  ///< of a cached row; value_dim 0: part of the key
-  infinipot::Pairing pairing = infinipot::Pairing::half_split;
-  std::size_t first_channel = 0, turned = 6;  ///< which channels of a key RoPE turns
-  std::size_t window = 0;                     ///< how many tokens layers with windows see, the last included
-  std::size_t vocab_size = 53;
-  bool experts = false;  ///< whether tokens go through some of several feed-forward parts
-  /// What floats that are added in another order may change of logits, ||a - b|| / ||b||.
-  double float_error = 2e-5;
-
-  friend std::ostream& operator<<(std::ostream& out, const TinyFamily& family) { return out << family.name; }
-
-  std::size_t count(char kind) const { return static_cast<std::size_t>(std::ranges::count(layers, kind)); }
-};
-
-/// Sizes that all families share; four layers, so that each kind of layer comes twice.
-struct TinySizes {
-  std::size_t layers = 4, query_heads = 4, kv_heads = 2, head_dim = 6;
-  std::size_t width() const noexcept { return query_heads * head_dim; }
-};
-
-namespace tiny {
-
-using smollm2::test::GgufWriter;
-using smollm2::test::TinyLlama;
-
-inline TinyLlama llama(const TinySizes& sizes) {
-  return tiny_llama_of(sizes.layers, sizes.query_heads, sizes.kv_heads, sizes.head_dim);
-}
-
-/// `more` with the name of a block in front, for each of them.
-inline void for_blocks(TinyLlama& model, const std::function<void(const std::string& block)>& more) {
-  for (std::size_t layer = 0; layer < model.layers; ++layer) more(model.prefix(layer));
-}
-
-/// One matrix (outputs, inputs) for each of `count`.
-inline void add_stack(TinyLlama& model, const std::string& name, std::size_t count, std::size_t outputs,
-                      std::size_t inputs) {
-  model.add(name, count * outputs, inputs);
-  model.dims[name] = {inputs, outputs, count};
-}
-
-/// A vector of numbers around 0, not 1 as norms have them.
-inline void add_bias(TinyLlama& model, const std::string& name, std::size_t size) {
-  model.add(name, size, 1);
-  model.dims[name] = {size};
-}
-
-inline void remove(TinyLlama& model, const std::vector<std::string>& names) {
-  for_blocks(model, [&](const std::string& block) {
-    for (const std::string& name : names) {
-      model.tensors.erase(block + name);
-      model.dims.erase(block + name);
-    }
-  });
-}
-
-/// All but the file, for keys that turn whole.
-inline TinyFamily family(const std::string& name, const TinySizes& sizes, const std::string& layers,
-                         infinipot::Pairing pairing) {
-  TinyFamily family;
-  family.name = name;
-  family.layers = layers;
-  family.kv_heads = sizes.kv_heads;
-  family.head_dim = family.value_dim = family.turned = sizes.head_dim;
-  family.pairing = pairing;
-  return family;
-}
-
-inline std::vector<std::byte> scaled_llama(const TinySizes& sizes, const std::string& type,
-                                           const std::function<void(GgufWriter&)>& more) {
-  GgufWriter writer = tiny_writer(llama(sizes));
-  writer.string("llama.rope.scaling.type", type);
-  more(writer);
-  return writer.build();
-}
-
-}  // namespace tiny
 
 /// YaRN with its attention factor, in a context of four times what it was trained with.
 inline TinyFamily tiny_yarn(const TinySizes& sizes = {}) {
@@ -349,6 +262,52 @@ inline TinyFamily tiny_lfm2(const TinySizes& sizes = {}, std::size_t window = 0)
   return family;
 }
 
+/// Qwen 3.5: recurrent layers (gated delta nets) beside attention whose positions have several numbers, so
+/// that llama.cpp cannot move those of its states.
+inline TinyFamily tiny_qwen35(const TinySizes& sizes = {}) {
+  constexpr std::size_t state = 8, key_heads = 2, value_heads = 4, convolved = 4;
+  constexpr std::size_t inner = state * value_heads, mixed = inner + 2 * state * key_heads;
+  const std::size_t width = sizes.width();
+  TinyFamily family = tiny::family("qwen35", sizes, "rgrg", infinipot::Pairing::half_split);
+  tiny::TinyLlama model = with_head_norms(tiny::llama(sizes));
+  tiny::remove(model, {"ffn_norm.weight"});
+  for (std::size_t layer = 0; layer < sizes.layers; ++layer) {
+    const std::string block = model.prefix(layer);
+    model.add(block + "post_attention_norm.weight", 1, width);
+    for (const char* name : {"attn_q", "attn_k", "attn_v", "attn_output", "attn_q_norm", "attn_k_norm"})
+      if (family.layers[layer] == 'r') model.tensors.erase(block + name + ".weight");
+    if (family.layers[layer] != 'r') {  // queries and gates
+      model.tensors.erase(block + "attn_q.weight");
+      model.add(block + "attn_q.weight", 2 * width, width);
+      continue;
+    }
+    model.add(block + "attn_qkv.weight", mixed, width);
+    model.add(block + "attn_gate.weight", inner, width);
+    model.add(block + "ssm_conv1d.weight", mixed, convolved);
+    tiny::add_bias(model, block + "ssm_dt.bias", value_heads);
+    model.add(block + "ssm_a", 1, value_heads);
+    for (float& decay : model.tensors.at(block + "ssm_a")) decay = -decay;
+    model.add(block + "ssm_beta.weight", value_heads, width);
+    model.add(block + "ssm_alpha.weight", value_heads, width);
+    model.add(block + "ssm_norm.weight", 1, state);
+    model.add(block + "ssm_out.weight", width, inner);
+  }
+  family.file = tiny_file_of("qwen35", model,
+                             {{"attention.key_length", sizes.head_dim},
+                              {"attention.value_length", sizes.head_dim},
+                              {"full_attention_interval", 2},
+                              {"ssm.conv_kernel", convolved},
+                              {"ssm.inner_size", inner},
+                              {"ssm.state_size", state},
+                              {"ssm.time_step_rank", value_heads},
+                              {"ssm.group_count", key_heads}})
+                    .f32("qwen35.rope.freq_base", 1000)
+                    .ints("qwen35.rope.dimension_sections",
+                          {1, 1, static_cast<std::int32_t>(sizes.head_dim / 2) - 2, 0})
+                    .build();
+  return family;
+}
+
 /// All of them.
 inline std::vector<TinyFamily> tiny_families(const TinySizes& sizes = {}) {
   return {tiny_yarn(sizes),
@@ -362,7 +321,8 @@ inline std::vector<TinyFamily> tiny_families(const TinySizes& sizes = {}) {
           tiny_gpt_oss(sizes),
           tiny_deepseek2(sizes),
           tiny_expanded_deepseek2(sizes),
-          tiny_lfm2(sizes)};
+          tiny_lfm2(sizes),
+          tiny_qwen35(sizes)};
 }
 
 }  // namespace llama_cpp::test
