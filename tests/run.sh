@@ -92,9 +92,10 @@ fuzzers() {
   tail -qn 1 build/fuzz/{archive,pot_file,model}.log >&2
 }
 
-# release OPTION...
+# release OPTION... Programs and benchmarks have all optimisation, tests less: kernels() compiles theirs in each way.
 release() {
-  configure build -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release -DINFINIPOT_BUILD_LLAMA_CPP=ON "$@"
+  configure build -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release -DINFINIPOT_BUILD_LLAMA_CPP=ON \
+    -DINFINIPOT_QUICK_TESTS=ON "$@"
   cmake --build build
 }
 
@@ -103,7 +104,7 @@ part "Model" fetch_model
 part "llama.cpp" build_llama_cpp
 export INFINIPOT_MODEL=$model INFINIPOT_LLAMA_CPP=$llama_cpp
 if [ $# -eq 0 ]; then
-  part "Release (gcc)" release -DINFINIPOT_ALL_TESTS=OFF -DINFINIPOT_QUICK_TESTS=ON
+  part "Release (gcc)" release -DINFINIPOT_ALL_TESTS=OFF
 else
   part "More packages" need chromium clang clang-format clang-tidy libbenchmark-dev libclang-rt-14-dev
   part "Style" style
@@ -111,6 +112,6 @@ else
   part "Threads (clang)" threads
   part "Kernels (gcc and clang, five sets of flags)" kernels
   part "Fuzzers" fuzzers
-  part "Release (gcc), all" release -DINFINIPOT_ALL_TESTS=ON -DINFINIPOT_QUICK_TESTS=OFF -DINFINIPOT_BUILD_BENCHMARKS=ON
+  part "Release (gcc), all" release -DINFINIPOT_ALL_TESTS=ON -DINFINIPOT_BUILD_BENCHMARKS=ON
 fi
 ctest --test-dir build --output-on-failure -j "$jobs"
