@@ -1006,36 +1006,49 @@ void shuffle_queries(broken::Adapter<toy::QueryEngine<broken::Memory>>& adapter)
   };
 }
 
+toy::Model three_layers() {
+  return toy::Model(plain_rope(8, 100), {.layers = 3, .query_heads = 6, .kv_heads = 2, .head_dim = 8});
+}
+
+/// An engine and a store that agree on channels in another order.
+struct InAnotherBasis {
+  explicit InAnotherBasis(const toy::Model& model)
+      : memory(model.shape, capacity),
+        own(model.shape, capacity, memory.layout(), model.rope),
+        store{own},
+        engine(model, memory),
+        adapter{engine} {
+    shuffle_queries(adapter);
+  }
+
+  broken::Memory memory;
+  broken::OwnStore own;
+  ShuffledStore store;
+  toy::QueryEngine<broken::Memory> engine;
+  broken::Adapter<toy::QueryEngine<broken::Memory>> adapter;
+};
+
 TEST(CheckAdapter, KeysInAnotherBasis) {
-  const toy::Model model(plain_rope(8, 100), {.layers = 3, .query_heads = 6, .kv_heads = 2, .head_dim = 8});
-  broken::Memory memory(model.shape, capacity);
-  broken::OwnStore own(model.shape, capacity, memory.layout(), model.rope);
-  ShuffledStore store{own};
-  toy::QueryEngine<broken::Memory> engine(model, memory);
-  broken::Adapter<toy::QueryEngine<broken::Memory>> adapter{engine};
-  shuffle_queries(adapter);
-  const AdapterReport right = check_adapter(adapter, store, tokens);
+  const toy::Model model = three_layers();
+  InAnotherBasis other(model);
+  const AdapterReport right = check_adapter(other.adapter, other.store, tokens);
   EXPECT_TRUE(right) << right;
   EXPECT_NE(right.what().find("another basis"), std::string::npos) << right;
-  own.turns = false;
-  expect_only(check_adapter(adapter, store, tokens), Flaw::keep, {"the key of (layer 0, kv head 0"});
-  own.turns = true;
-  adapter.queries = nullptr;
-  expect_only(check_adapter(adapter, store, tokens), Flaw::queries_order,
+  other.own.turns = false;
+  expect_only(check_adapter(other.adapter, other.store, tokens), Flaw::keep,
+              {"the key of (layer 0, kv head 0"});
+  other.own.turns = true;
+  other.adapter.queries = nullptr;
+  expect_only(check_adapter(other.adapter, other.store, tokens), Flaw::queries_order,
               {"distance of their positions alone"});
 }
 
 // There the first layer's keys depend on the tokens before too, and so tell nothing of keep().
 TEST(CheckAdapter, KeysInAnotherBasisAboveAWindow) {
-  toy::Model model(plain_rope(8, 100), {.layers = 3, .query_heads = 6, .kv_heads = 2, .head_dim = 8});
+  toy::Model model = three_layers();
   model.outside.window = 6;
-  broken::Memory memory(model.shape, capacity);
-  broken::OwnStore own(model.shape, capacity, memory.layout(), model.rope);
-  ShuffledStore store{own};
-  toy::QueryEngine<broken::Memory> engine(model, memory);
-  broken::Adapter<toy::QueryEngine<broken::Memory>> adapter{engine};
-  shuffle_queries(adapter);
-  const AdapterReport report = check_adapter(adapter, store, tokens);
+  InAnotherBasis other(model);
+  const AdapterReport report = check_adapter(other.adapter, other.store, tokens);
   EXPECT_TRUE(report) << report;
   EXPECT_NE(report.what().find("depend on more than token and position"), std::string::npos) << report;
 }
