@@ -1,6 +1,6 @@
 # What `ctest -L LABEL` runs and `cmake --build build --target LABEL_tests` builds: test programs, without their `_test`.
 # ctest reads this too, after the tests, since gtest_discover_tests takes one label only.
-set(labels archive cap ccd check nuc policy pot rope engine reading llama_cpp kernels threads)
+set(labels archive cap ccd check nuc policy pot rope engine reading llama_cpp kernels floats threads rest)
 
 # Wings
 set(archive_programs archive archive_damage archive_file)
@@ -22,12 +22,15 @@ set(llama_cpp_programs adapter_check agreement archive_program batch batch_alloc
                        long_words markers models parallel program refusal same_tokens text)
 list(TRANSFORM llama_cpp_programs PREPEND llama_cpp_)
 
-# What vectors and the compiler's floating point could change
-set(kernels_programs ${cap_programs} ${nuc_programs} ${policy_programs} ${rope_programs} archive ccd_failure compact element models nan quantize
-                     quantized_pot top_k)
+# What vectors and the compiler's floating point could change: the kernels, and with them whole readers
+set(kernels_programs ${cap_programs} ${nuc_programs} ${policy_programs} ${rope_programs} archive compact element nan quantize quantized_pot top_k)
+list(REMOVE_ITEM kernels_programs policy)
+set(floats_programs ${kernels_programs} ccd_failure models policy)
 # What runs on an executor or on threads of its own
 set(threads_programs architectures archive attention ccd_golden executor growing_positions linear llama_config llama_engine recall_golden
                      scaled_rope thread_pool tokenizer reading_prompt)
+# What `tests/run.sh` leaves to `--rest`; tests that are no programs have this label where they are added
+set(rest_programs peers_stages llama_cpp_rpc)
 
 foreach(label ${labels})
   foreach(program ${${label}_programs})
