@@ -303,6 +303,20 @@ TEST(CcdAgainstReference, FramesOfTemporalRedundancy) {
   }
 }
 
+TEST(CcdAgainstReference, CatalystsOfTheLowerLayers) {
+  const toy::Model model(infinipot::plain_rope(8, 100),
+                         {.layers = 5, .query_heads = 4, .kv_heads = 2, .head_dim = 8});
+  for (const Granularity granularity : all_granularities)
+    for (const std::size_t layers : {1U, 3U, 5U, 9U})
+      for (const auto over_heads : {infinipot::ReduceHeads::sum, infinipot::ReduceHeads::max_share}) {
+        auto spec = spec_of(Kind::infinipot, granularity);
+        spec.layers = layers;
+        spec.over_heads = over_heads;
+        SCOPED_TRACE(layers);
+        compare_with_reference(model, spec, KeyStorage::rotated);
+      }
+}
+
 TEST(CcdAgainstReference, RereadByTheLowerLayersAndByMeans) {
   const toy::Model model(infinipot::plain_rope(8, 100),
                          {.layers = 5, .query_heads = 4, .kv_heads = 2, .head_dim = 8});

@@ -80,7 +80,8 @@ void with_policy(const toy::Model& model, const CcdSpec& spec, const F& f) {
                           .alpha = spec.alpha,
                           .over_queries = spec.max_over_queries ? Reduce::max : Reduce::sum,
                           .over_heads = spec.over_heads,
-                          .kernel = spec.kernel}));
+                          .kernel = spec.kernel,
+                          .layers = spec.layers}));
     case Kind::snapkv:
       return f(SnapKv(spec.window, spec.kernel));
     case Kind::tova:

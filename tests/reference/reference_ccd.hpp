@@ -45,14 +45,14 @@ struct CcdSpec {
   double alpha = 0.5;
   bool max_over_queries = false;
   infinipot::ReduceHeads over_heads = infinipot::ReduceHeads::sum;
-  std::size_t kernel = 1;              // snapkv, too
-  std::size_t window = 1;              // snapkv
-  double decay = 0.9;                  // sirllm
-  std::size_t block = 5;               // reread, whose instruction is the first catalyst
-  std::size_t layers = 0;              // reread: whose attention counts where all choose together; 0: all
-  bool mean_pooling = false;           // reread
-  std::size_t future = 9;              // expected_attention, which leaves out the sinks
-  double epsilon = 0;                  // expected_attention
+  std::size_t kernel = 1;     // snapkv, too
+  std::size_t window = 1;     // snapkv
+  double decay = 0.9;         // sirllm
+  std::size_t block = 5;      // reread, whose instruction is the first catalyst
+  std::size_t layers = 0;     // infinipot, reread: whose attention counts where all choose together; 0: all
+  bool mean_pooling = false;  // reread
+  std::size_t future = 9;     // expected_attention, which leaves out the sinks
+  double epsilon = 0;         // expected_attention
   std::size_t period = 3, frames = 2;  // temporal_redundancy
 };
 
@@ -419,7 +419,7 @@ class Ccd {
     if (spec_.kind == Kind::streaming_llm || spec_.kind == Kind::sirllm || spec_.kind == Kind::truncation)
       return result;
     using infinipot::ReduceHeads;
-    if (spec_.kind == Kind::reread && spec_.layers != 0 &&
+    if ((spec_.kind == Kind::reread || spec_.kind == Kind::infinipot) && spec_.layers != 0 &&
         spec_.granularity == infinipot::Granularity::shared)
       heads = heads.first(std::min(heads.size(), spec_.layers * model_.shape.kv_heads));
     for (const auto& head : heads) {
