@@ -303,6 +303,23 @@ TEST(CcdAgainstReference, FramesOfTemporalRedundancy) {
   }
 }
 
+TEST(CcdAgainstReference, TermsOfTheQuestion) {
+  const toy::Model model;
+  for (const Granularity granularity : all_granularities)
+    for (const auto& [alpha, share] : {std::pair{0.0, 0.35}, {0.25, 0.4}, {0.0, 1.0}, {0.7, 0.3}, {0.9, 0.1}})
+      for (const bool known : {true, false}) {
+        auto spec = spec_of(Kind::infinipot, granularity);
+        spec.alpha = alpha;
+        spec.term_share = share;
+        if (known)
+          spec.terms = {3, 11, 7, 3, 20, 11};
+        else
+          spec.terms = {96, 95};  // hardly any in the text
+        SCOPED_TRACE(testing::Message() << "alpha " << alpha << " share " << share << " known " << known);
+        compare_with_reference(model, spec, KeyStorage::rotated);
+      }
+}
+
 TEST(CcdAgainstReference, CatalystsOfTheLowerLayers) {
   const toy::Model model(infinipot::plain_rope(8, 100),
                          {.layers = 5, .query_heads = 4, .kv_heads = 2, .head_dim = 8});

@@ -78,6 +78,8 @@ void with_policy(const toy::Model& model, const CcdSpec& spec, const F& f) {
     case Kind::infinipot:
       return f(Infinipot({.catalysts = spec.catalysts,
                           .alpha = spec.alpha,
+                          .terms = spec.terms,
+                          .term_share = spec.term_share,
                           .over_queries = spec.max_over_queries ? Reduce::max : Reduce::sum,
                           .over_heads = spec.over_heads,
                           .kernel = spec.kernel,

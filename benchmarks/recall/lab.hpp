@@ -73,7 +73,7 @@ class Lab {
     reading::encode_after(text_, "\n\nRepeat the text above:\n\n", instruction);
     return infinipot::Reread({.instruction = instruction,
                               .block = options.block,
-                              .layers = options.layers,
+                              .layers = options.layers.value(),
                               .smoothing = {infinipot::Pooling::mean, options.kernel}});
   }
 

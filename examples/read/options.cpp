@@ -153,6 +153,11 @@ void add_infinipot(CLI::App& app, Options& o) {
   add_number<std::size_t>(app, "--kernel", o.kernel, {1, 65535, Bounds::odd},
                           "neighbouring tokens over which scores are smoothed, for reread and snapkv too",
                           "17 for infinipot, 9 for reread, 5 for snapkv");
+  add_number<std::size_t>(
+      app, "--layers", o.layers, {0, most_tokens, Bounds::technical},
+      "with --granularity shared, run catalysts through the model's first N layers only; 0 "
+      "takes all; for reread too",
+      "0 for infinipot, 8 for reread");
 }
 
 void add_policies(CLI::App& app, const Program& program, Options& o) {
@@ -160,8 +165,6 @@ void add_policies(CLI::App& app, const Program& program, Options& o) {
   start_group(app, "Policy reread");
   add_number(app, "--block", o.block, {1, std::size_t{1} << 16, Bounds::technical},
              "tokens to read again at once, after the catalyst");
-  add_number(app, "--layers", o.layers, {0, most_tokens, Bounds::technical},
-             "with --granularity shared, count attention in the model's first N layers only; 0 counts all");
   start_group(app, "Policy snapkv");
   add_number(app, "--window", o.window, {1, most_tokens, Bounds::technical},
              "last tokens, whose attention scores the others");

@@ -59,13 +59,13 @@ struct Options {
   std::uint64_t seed = 0;
   double temperature = 0;
   double top_p = 1;
-  std::size_t window = 64;   ///< snapkv
-  std::size_t block = 128;   ///< reread
-  std::size_t layers = 8;    ///< reread
-  double decay = 0.9;        ///< sirllm
-  std::size_t future = 512;  ///< expected_attention
-  std::size_t period = 1;    ///< temporal_redundancy
-  std::size_t frames = 64;   ///< temporal_redundancy
+  std::size_t window = 64;            ///< snapkv
+  std::size_t block = 128;            ///< reread
+  std::optional<std::size_t> layers;  ///< infinipot, reread; 0: all; not given means usual_layers()
+  double decay = 0.9;                 ///< sirllm
+  std::size_t future = 512;           ///< expected_attention
+  std::size_t period = 1;             ///< temporal_redundancy
+  std::size_t frames = 64;            ///< temporal_redundancy
 
   std::string archive;                ///< a file for all that is read; empty for none
   std::string archive_type;           ///< of its rows; not given means the file's own, or the program's first
@@ -74,6 +74,7 @@ struct Options {
   std::string read_anew = "no";       ///< yes or no: whether what a recall found is fed once more as text
   std::size_t recall_pot = 0;         ///< entries of a pot for recalls alone; 0: they run in the reader's
   std::size_t recall_kernel = 17;     ///< `kernel` of the recall, whatever the policy
+  std::size_t recall_layers = 0;      ///< `layers` of it
   std::string save;                   ///< a file for the pot as it is at the end; empty for none
   std::string load;                   ///< a pot to go on from; empty for none
 

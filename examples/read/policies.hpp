@@ -64,6 +64,8 @@ inline std::size_t usual_kernel(const std::string& policy) {
   return policy == "reread" ? 9 : policy == "snapkv" ? 5 : 1;
 }
 
+inline std::size_t usual_layers(const std::string& policy) { return policy == "reread" ? 8 : 0; }
+
 /// What decides which entries stay, if it is not said: with an archive, reading costs nothing beside.
 inline constexpr const char *usual_policy = "infinipot", *usual_policy_of_archive = "streaming_llm";
 
@@ -92,6 +94,8 @@ inline void complete(Options& options, const Program& program) {
   if (program.granularities.size() == 1) options.granularity = program.granularities.front();
   options.recall_kernel = options.kernel != 0 ? options.kernel : usual_kernel(usual_policy);
   if (options.kernel == 0) options.kernel = usual_kernel(options.policy);
+  options.recall_layers = options.layers.value_or(usual_layers(usual_policy));
+  if (!options.layers) options.layers = usual_layers(options.policy);
 }
 
 /// Settings of the policy infinipot for one turn, which allow for the longest catalyst of any turn.
@@ -102,6 +106,7 @@ inline infinipot::InfinipotSettings infinipot_settings(const Options& options, c
           .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
           .over_heads = over_heads_of(options),
           .kernel = options.kernel,
+          .layers = options.layers.value(),
           .longest_catalyst = options.alpha < 1 ? longest(catalysts) : 0};
 }
 
@@ -120,7 +125,7 @@ auto with_policy(const Options& options, const Catalysts& catalysts, const Run& 
     return run(infinipot::Reread({.instruction = catalysts.at(0).at(0),
                                   .block = options.block,
                                   .over_heads = over_heads_of(options),
-                                  .layers = options.layers,
+                                  .layers = options.layers.value(),
                                   .smoothing = {infinipot::Pooling::mean, options.kernel}}));
   if (options.policy == "tova") return run(infinipot::Tova());
   if (options.policy == "h2o") return run(infinipot::H2o());

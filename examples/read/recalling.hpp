@@ -25,7 +25,8 @@ struct RecallPolicy {
             .alpha = 0,
             .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
             .over_heads = over_heads_of(options),
-            .kernel = options.recall_kernel};
+            .kernel = options.recall_kernel,
+            .layers = options.recall_layers};
   }
 };
 

@@ -76,7 +76,7 @@ Json settings(const Options& options, const Program& program) {
             {"top_p", options.top_p},
             {"window", options.window},
             {"block", options.block},
-            {"layers", options.layers},
+            {"layers", options.layers.value_or(0)},
             {"decay", options.decay},
             {"future", options.future},
             {"period", options.period},

@@ -81,6 +81,7 @@ struct Rule {
   /// that all still hold. If finer, no effect.
   Granularity scope = Granularity::head;
   Smoothing smoothing = {};  ///< of the scores, before the selection
+  Smoothing then = {};       ///< of what that gave
 };
 
 /// Seam 3, the policy. A higher score means keep. Besides name() it may have

@@ -256,6 +256,11 @@ TEST(ReadingOptions, AnArchiveMeansReadingBlindAndRecalling) {
   EXPECT_EQ(named.archive_type, "tokens");
   EXPECT_EQ(named.recall_kernel, 7U);
   EXPECT_EQ(with({"--archive", "a", "--policy", "reread"}).recall_kernel, 17U);
+  const auto reread = with({"--archive", "a", "--policy", "reread"});
+  EXPECT_EQ(reread.layers, 8U);
+  EXPECT_EQ(reread.recall_layers, 0U);
+  EXPECT_EQ(with({"--archive", "a", "--policy", "infinipot"}).layers, 0U);
+  EXPECT_EQ(with({"--archive", "a", "--policy", "reread", "--layers", "3"}).recall_layers, 3U);
   EXPECT_EQ(with({"--archive", "a", "--recall-pot", "99"}, with_files()).recall_pot, 99U);
 }
 

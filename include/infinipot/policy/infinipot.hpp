@@ -1,8 +1,10 @@
-// InfiniPot (arXiv 2410.01518): what the Catalyst Prompt attends to (CaP) and what was new (NuC).
+// InfiniPot (arXiv 2410.01518): what the Catalyst Prompt attends to (CaP) and what was new (NuC); and, beyond
+// the paper, what shares rare tokens with the question.
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <span>
 #include <string_view>
@@ -25,7 +27,11 @@ struct InfinipotSettings {
   /// Catalyst Prompts, run one after the other against the same full pot. One is usual: the question if it is
   /// known ("\n\n" and the question), else a generic one. Not needed for alpha = 1.
   std::vector<std::vector<Token>> catalysts;
-  double alpha = 0.5;                         ///< share of the free budget chosen by NuC, 0 .. 1
+  double alpha = 0.5;  ///< share of the free budget chosen by NuC, 0 .. 1
+  /// Tokens of the question alone, without instructions and answer header; in any order. Entries near those
+  /// of them that are rare in the pot stay: attention to a name among many pales, its letters do not.
+  std::vector<Token> terms = {};
+  double term_share = 0;                      ///< share of the free budget chosen by terms, 0 .. 1 - alpha
   Reduce over_queries = Reduce::sum;          ///< of catalyst queries and the query heads of a group
   ReduceHeads over_heads = ReduceHeads::sum;  ///< of the kv heads of a lane, where it has several
   std::size_t kernel = 1;                     ///< max pooling over neighbours, of CaP and NuC both; odd
@@ -58,20 +64,32 @@ inline InfinipotSettings recommended_settings(std::vector<Token> catalyst) {
           .kernel = 17};
 }
 
-/// T = floor(alpha * free) entries by NuC, the rest by CaP. Needs logits (alpha > 0) and attention (alpha <
-/// 1).
+/// T = floor(alpha * free) entries by NuC, then floor((1 - alpha - term_share) * free) by CaP, the rest by
+/// terms, or by CaP if term_share is 0. Needs logits (alpha > 0) and attention (alpha < 1).
+///
+/// By terms: a token of `terms` that c of the n unprotected entries in view hold weighs (1 - ln c / ln n)^4,
+/// 1 if it is the only one. To that comes a tenth of the attention, of which the largest counts as 1. An
+/// entry's score is the largest mean of 33 neighbours that is to be found within 8 entries.
 class Infinipot {
  public:
   /// Throws std::invalid_argument for alpha outside 0 .. 1, an even kernel, and an empty or missing catalyst.
   Infinipot(InfinipotSettings settings) : settings_(checked(std::move(settings))) {
     const Smoothing smoothing{Pooling::max, settings_.kernel};
-    rules_[0] = {.share = settings_.alpha, .scope = settings_.scope, .smoothing = smoothing};
-    rules_[1] = {.scope = settings_.scope, .smoothing = smoothing};
+    rules_[by_nuc] = {.share = settings_.alpha, .scope = settings_.scope, .smoothing = smoothing};
+    rules_[by_attention] = {.share = (std::max)(1 - settings_.alpha - settings_.term_share, 0.0),
+                            .scope = settings_.scope,
+                            .smoothing = smoothing};
+    rules_[by_terms] = {
+        .scope = settings_.scope, .smoothing = {Pooling::mean, 33}, .then = {Pooling::max, 17}};
+    std::ranges::sort(settings_.terms);
+    settings_.terms.erase(std::unique(settings_.terms.begin(), settings_.terms.end()), settings_.terms.end());
   }
 
   std::string_view name() const noexcept { return "infinipot"; }
   bool uses_nuc() const noexcept { return settings_.alpha > 0; }
-  std::span<const Rule> rules() const noexcept { return rules_; }
+  std::span<const Rule> rules() const noexcept {
+    return std::span(rules_).first(settings_.term_share > 0 ? 3 : 2);
+  }
   Reduce reduce() const noexcept { return settings_.over_queries; }
 
   std::size_t longest_probe() const noexcept {
@@ -93,10 +111,12 @@ class Infinipot {
   }
 
   void score(std::size_t rule, const ScoreView& view, std::span<float> scores) const noexcept {
-    if (rule == 0)
+    if (rule == by_nuc) {
       for (std::size_t t = 0; t < view.size(); ++t) scores[t] = view.nuc(t);
-    else
-      view.reduce_heads(settings_.over_heads, heads_that_count(view), scores);
+      return;
+    }
+    view.reduce_heads(settings_.over_heads, heads_that_count(view), scores);
+    if (rule == by_terms) add_terms(view, scores);
   }
 
  private:
@@ -106,6 +126,13 @@ class Infinipot {
     if (settings.alpha < 1 && settings.catalysts.empty())
       detail::invalid("no catalyst prompt: alpha ", settings.alpha,
                       " chooses by its attention; give one or set alpha 1");
+    if (detail::is_nan(settings.term_share) || settings.term_share < 0 ||
+        settings.alpha + settings.term_share > 1)
+      detail::invalid("term_share ", settings.term_share, " is out of range 0 .. 1 - alpha, which is ",
+                      1 - settings.alpha);
+    if (settings.term_share > 0 && settings.terms.empty())
+      detail::invalid("no terms: term_share ", settings.term_share,
+                      " chooses by them; give the question's tokens or set term_share 0");
     for (const auto& catalyst : settings.catalysts)
       if (catalyst.empty()) detail::invalid("a catalyst prompt is empty; it must have at least 1 token");
     Smoothing{Pooling::max, settings.kernel}.validate();
@@ -117,8 +144,36 @@ class Infinipot {
     return low == 0 ? view.heads() : low;
   }
 
+  /// Rules, in their order.
+  enum : std::size_t { by_nuc, by_attention, by_terms };
+
+  /// Takes attention and adds what terms weigh.
+  void add_terms(const ScoreView& view, std::span<float> scores) const noexcept {
+    constexpr float beside_terms = 0.1F;
+    float largest = 0;
+    std::size_t entries = 0;
+    for (std::size_t t = 0; t < scores.size(); ++t) {
+      if (view.is_protected(t)) continue;
+      ++entries;
+      if (detail::is_finite(scores[t]) && scores[t] > largest) largest = scores[t];
+    }
+    if (largest > 0)
+      for (float& score : scores) score *= beside_terms / largest;
+    const double all = std::log(static_cast<double>(entries));
+    for (const Token term : settings_.terms) {
+      std::size_t holders = 0;
+      for (std::size_t t = 0; t < scores.size(); ++t)
+        if (view.token(t) == term && !view.is_protected(t)) ++holders;
+      if (holders == 0 || entries == 1) continue;
+      const double rarity = 1 - std::log(static_cast<double>(holders)) / all;
+      const auto weight = static_cast<float>(rarity * rarity * rarity * rarity);
+      for (std::size_t t = 0; t < scores.size(); ++t)
+        if (view.token(t) == term) scores[t] += weight;
+    }
+  }
+
   InfinipotSettings settings_;
-  std::array<Rule, 2> rules_;
+  std::array<Rule, 3> rules_;
 };
 
 }  // namespace infinipot::inline INFINIPOT_NAMESPACE

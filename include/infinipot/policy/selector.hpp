@@ -85,7 +85,7 @@ class Selector {
           top_k(capacity) {}
 
     std::vector<float> scores;                  // (capacity)
-    std::vector<float> smoothed;                // (capacity)
+    std::vector<float> smoothed;                // (capacity): every other smoothing of these
     std::vector<std::uint8_t> scope_protected;  // (capacity)
     std::vector<std::uint8_t> scope_taken;      // (capacity): marked in one of the lanes already
     std::vector<std::uint8_t> scope_marks;      // (capacity): those, and what is chosen for all lanes
@@ -101,6 +101,7 @@ class Selector {
       if (detail::is_nan(rule.share) || rule.share < 0 || rule.share > 1)
         detail::invalid("a rule's share ", rule.share, " is out of range 0 .. 1");
       rule.smoothing.validate();
+      rule.then.validate();
     }
     return {rules.begin(), rules.end()};
   }
@@ -192,10 +193,11 @@ class Selector {
     for (std::size_t t = 0; t < scores.size(); ++t)
       if (!view.is_protected(t) && detail::magnitude_bits(scores[t]) > detail::infinity_bits<float>)
         ++scratch.nans;
-    auto ranked = scores;
-    if (rules_[rule].smoothing.kernel > 1) {
-      ranked = std::span(scratch.smoothed).first(view.size_);
-      smooth(scores, view.protected_, rules_[rule].smoothing, ranked);
+    auto ranked = scores, spare = std::span(scratch.smoothed).first(view.size_);
+    for (const Smoothing& smoothing : {rules_[rule].smoothing, rules_[rule].then}) {
+      if (smoothing.kernel == 1) continue;
+      smooth(ranked, view.protected_, smoothing, spare);
+      std::swap(ranked, spare);
     }
     width == 1 ? mark_lane(ranked, wanted, view, scratch) : mark_scope(ranked, wanted, view, width, scratch);
   }
