@@ -83,9 +83,9 @@ def run(options, haystack, cell, more=()):
     """What was measured, and the program's whole report."""
     needle = make(cell["kind"], cell["seed"])
     document = hide(needle, haystack, cell["tokens"], cell["depth"], cell["seed"])
-    report = trials.run(options, cell, document,
+    report = trials.run(options, cell, document, needle.sentences,
                         ["--question", needle.question, "--answer-prefix", needle.answer_prefix, "--answer", needle.answer,
-                         "--needle", needle.sentences[-1], "--generate", "16", *trials.catalyst(cell), *more])
+                         "--generate", "16", *trials.catalyst(cell), *more])
     found = needle.answer.strip(" .") in report["answer_text"]
     return trials.measured(report) | {"expected": needle.answer, "exact": float(found)}, report
 

@@ -456,9 +456,9 @@ TEST_F(Session, FullHasRoomForAllTurns) {
 TEST_F(Session, NeedlesAreOfAllDocumentsReadSoFar) {
   ToyBackend backend;
   Options options = three_turns();
-  options.turns[0].needle = "more hay";    // is read later
-  options.turns[1].needle = "the needle";  // was read before
-  options.turns[2].needle = "hay";
+  options.turns[0].needles = {"more hay"};    // is read later
+  options.turns[1].needles = {"the needle"};  // was read before
+  options.turns[2].needles = {"hay"};
   const Report report = run(backend, options);
   EXPECT_FALSE(report.turns[0].needle_position.has_value());
   EXPECT_FALSE(report.turns[0].hit_rate.has_value());
@@ -472,7 +472,7 @@ TEST_F(Session, NeedlesAreOfAllDocumentsReadSoFar) {
             backend.text().tokens("hay"));
 
   Options full = three_turns("full");
-  full.turns[1].needle = "the needle";
+  full.turns[1].needles = {"the needle"};
   EXPECT_EQ(run(backend, full).turns[1].hit_rate, 1.0);
 }
 
@@ -480,7 +480,7 @@ TEST_F(Session, NeedlesSpanNoTwoDocuments) {
   ToyBackend backend;
   const TemporaryFile one("abc"), two("def");
   Options options = options_of({{.document = one.path(), .question = "why?"},
-                                {.document = two.path(), .question = "so?", .needle = "c\nd"}});
+                                {.document = two.path(), .question = "so?", .needles = {"c\nd"}}});
   EXPECT_FALSE(run(backend, options).turns[1].needle_position.has_value());
 }
 
