@@ -476,6 +476,29 @@ TEST_F(Session, NeedlesAreOfAllDocumentsReadSoFar) {
   EXPECT_EQ(run(backend, full).turns[1].hit_rate, 1.0);
 }
 
+TEST_F(Session, GoldIsMeasuredBeforeTheQuestion) {
+  ToyBackend backend;
+  const TemporaryFile text("the needle is red. more hay");
+  const std::string question = letters(30, 'a');  // for which there is no room
+  Options options = options_of({{.document = text.path(),
+                                 .question = question,
+                                 .answer = " red.",
+                                 .needles = {"the needle is red.", "hay"}}},
+                               "streaming_llm");
+  const TurnReport turn = run(backend, options).last();
+  EXPECT_EQ(turn.gold_kept, 1.0);
+  EXPECT_EQ(turn.answer_kept, 1.0);
+  EXPECT_EQ(turn.needle_tokens, 21U);
+  EXPECT_LT(turn.hit_rate.value(), 1.0);
+
+  options.turns[0].question.clear();  // the document's end, then
+  options.turns[0].answer.clear();
+  const TurnReport unasked = run(backend, options).last();
+  EXPECT_EQ(unasked.gold_kept, 1.0);
+  EXPECT_EQ(unasked.hit_rate, 1.0);
+  EXPECT_FALSE(unasked.answer_kept.has_value());
+}
+
 TEST_F(Session, NeedlesSpanNoTwoDocuments) {
   ToyBackend backend;
   const TemporaryFile one("abc"), two("def");
