@@ -148,8 +148,8 @@ def loogle(path, tokens):
 
 def passkey(path, tokens):
     for number, row in enumerate(lines(path)):
-        yield Example(str(number), row["input"], "What is the pass key?", [row["target"]], "exact", generate=16, answer_prefix="The pass key is",
-                      gold=(line_with(row["input"], row["target"]),))
+        yield Example(str(number), row["input"], "What is the pass key?", [row["target"]], "exact", generate=16,
+                      answer_prefix="The pass key is", gold=(line_with(row["input"], row["target"]),))
 
 
 def stories(path):

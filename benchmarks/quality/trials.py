@@ -80,8 +80,9 @@ def run(options, cell, document, gold, arguments):
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(document)
         file.flush()
+        needles = [word for sentence in gold for word in ("--needle", sentence)]
         command = [options.program, "--model", options.model, "--document", file.name, "--policy", *settings, "--json", "-",
-                   "--threads", "1", *arguments, *(word for sentence in gold for word in ("--needle", sentence)), *getattr(options, "more", [])]
+                   "--threads", "1", *arguments, *needles, *getattr(options, "more", [])]
         if settings[0] != "full":
             command += ["--pot", str(cell["pot"])]
         started = time.monotonic()

@@ -7,8 +7,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "quality"))
 
 import trials  # noqa: E402
 
-READINGS = {"full": "full cache", "gold": "gold alone, full cache", "known": "infinipot, question known", "streaming_llm": "streaming_llm", "reread": "reread"}
-COLUMNS = ["set", "reading", "recall", "answers", "nll", "lost", "lost_median", "over_1", "to_known", "gold_kept", "answer_kept", "read_seconds", "seconds", "mib"]
+READINGS = {"full": "full cache", "gold": "gold alone, full cache", "known": "infinipot, question known",
+            "streaming_llm": "streaming_llm", "reread": "reread"}
+COLUMNS = ["set", "reading", "recall", "answers", "nll", "lost", "lost_median", "over_1", "to_known", "gold_kept", "answer_kept",
+           "read_seconds", "seconds", "mib"]
 
 
 def answers(lines):

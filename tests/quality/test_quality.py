@@ -381,6 +381,10 @@ class Programs(unittest.TestCase):
         self.assertEqual({line["id"] for line in self.lines()}, {str(i) for i in range(40, 64)})
         self.sweep("--sets", f"hotpotqa:{hotpotqa}", "--settings", "default", "--rows", "test", "--count", "3")
         self.assertEqual({line["id"] for line in self.lines()[24:]}, {"64", "66", "68"})
+        babi = self.folder / "qa1.txt"
+        babi.write_text("1 Ann went to the hall.\n2 Where is Ann? \thall\t1\n")
+        self.sweep("--sets", f"babi:{babi}", "--settings", "default", "--no-nll")
+        self.assertEqual([(line["set"], line["id"]) for line in self.lines()[27:]], [("qa1 in jargon", "0 2000")])
         none = self.sweep("--sets", f"longbench:{news}", "--rows", "test", "--no-nll")
         self.assertIn("no texts that name what an answer rests on", none.stderr)
         self.sweep("--sets", f"longbench:{news}", "--rows", "test", "--settings", "default")
