@@ -97,7 +97,9 @@ TAIL = 512  # last tokens of a text
 
 def perform_traced(options, haystack, cell):
     """As perform(), with the mean NuC in each of some windows of the document, in its last tokens, and the needle's mean and
-    largest."""
+    largest. Needles of one sentence only."""
+    if len(make(cell["kind"], cell["seed"]).sentences) > 1:
+        raise ValueError(f"NuC is traced along needles of one sentence, which {cell['kind']} is not")
     measured, report = run(options, haystack, cell, ["--nuc"])
     turn = report["turns"][0]
     begin, needle = turn["document_position"], turn["needle_position"]

@@ -126,6 +126,10 @@ class Needles(unittest.TestCase):
                 self.assertIn(needle.answer.strip(" ."), needle.sentences[-1])
                 self.assertNotIn(needle.answer.strip(" ."), needle.answer_prefix)
 
+    def test_are_traced_only_if_they_are_one_sentence(self):
+        with self.assertRaisesRegex(ValueError, "of one sentence, which joined is not"):
+            needles.perform_traced(None, HAYSTACK, {"kind": "joined", "seed": 1})
+
     def test_refuse_a_haystack_that_is_too_short(self):
         with self.assertRaisesRegex(ValueError, "has 5 characters"):
             needles.hide(needles.make("number", 1), "short", 3000, 0.5, 1)
