@@ -6,7 +6,9 @@ import itertools
 import json
 import pathlib
 import random
+import re
 
+import groups
 import scores
 import trials
 
@@ -26,7 +28,7 @@ class Example:
     generate: int = 32  # tokens
     classes: list = None
     first_line: bool = False
-    needle: str = ""  # a phrase of the document that is needed
+    gold: tuple = ()  # the sentences of the document that the answer rests on, word for word; none where the set names none
 
 
 def lines(path):
@@ -53,24 +55,34 @@ def lengthened(titled, distractors, tokens, draw):
     return titled
 
 
-def questions(path, key, answer_of, paragraphs_of, tokens):
+def questions(path, key, answer_of, paragraphs_of, gold_of, tokens):
     """Questions whose texts may be lengthened by paragraphs of the others."""
     rows = json.loads(path.read_text())
     everything = [paragraph for row in rows for paragraph in paragraphs_of(row)]
     for row in rows:
         draw = random.Random(f"{path.stem} {row[key]}")
         titled = lengthened(paragraphs_of(row), everything, tokens, draw)
-        yield Example(str(row[key]), in_paragraphs(titled), f"{row['question']} {SHORT}", answer_of(row), "f1")
+        yield Example(str(row[key]), in_paragraphs(titled), f"{row['question']} {SHORT}", answer_of(row), "f1",
+                      gold=gold_of(row))
+
+
+def gold_of_hotpotqa(row):
+    return tuple(sentences[i].strip() for title, sentences in row["context"] for name, i in row["supporting_facts"]
+                 if name == title and i < len(sentences))
+
+
+def gold_of_musique(row):
+    return tuple(p["paragraph_text"].strip() for p in row["paragraphs"] if p["is_supporting"])
 
 
 def hotpotqa(path, tokens):
     return questions(path, "_id", lambda row: [row["answer"]],
-                     lambda row: [(title, "".join(sentences)) for title, sentences in row["context"]], tokens)
+                     lambda row: [(title, "".join(sentences)) for title, sentences in row["context"]], gold_of_hotpotqa, tokens)
 
 
 def musique(path, tokens):
     return questions(path, "id", lambda row: [row["answer"], *row["answer_aliases"]],
-                     lambda row: [(p["title"], p["paragraph_text"]) for p in row["paragraphs"]], tokens)
+                     lambda row: [(p["title"], p["paragraph_text"]) for p in row["paragraphs"]], gold_of_musique, tokens)
 
 
 LEVAL_SCORES = {"f1": ("f1", 32), "rouge": ("rouge_l", 200)}
@@ -103,12 +115,19 @@ def longbench(path, tokens):
                       answer_prefix="" if score == "rouge_l" else "Answer:")
 
 
+def line_with(document, words):
+    """The line of a document in which some words stand first."""
+    place = document.index(words)
+    begin, end = document.rfind("\n", 0, place) + 1, document.find("\n", place)
+    return document[begin:end if end >= 0 else None].strip()
+
+
 def ruler(path, tokens):
     for row in lines(path):
         document, _, end = row["input"].rpartition("\n")
         question, _, prefix = end.partition("? ")
         yield Example(str(row["index"]), document, question + "?", row["outputs"], "exact", generate=64, answer_prefix=prefix.strip(),
-                      needle=row["outputs"][0])
+                      gold=(line_with(document, row["outputs"][0]),))
 
 
 def longeval_lines(path, tokens):
@@ -117,56 +136,121 @@ def longeval_lines(path, tokens):
         name = row["random_idx"][0]
         question = question.strip() or f"What is the <REGISTER_CONTENT> in line {name}?"
         yield Example(str(number), document, question, [str(row["expected_number"])], "exact", generate=16,
-                      answer_prefix=f"The <REGISTER_CONTENT> in line {name} is <", needle=row["correct_line"].strip())
+                      answer_prefix=f"The <REGISTER_CONTENT> in line {name} is <", gold=(row["correct_line"].strip(),))
 
 
 def loogle(path, tokens):
     for number, row in enumerate(lines(path)):
         for i, pair in enumerate(ast.literal_eval(row["qa_pairs"])):
-            yield Example(f"{number}-{i}", row["input"], f"{pair['Q']} {SHORT}", [pair["A"]], "f1", needle=pair["S"])
+            yield Example(f"{number}-{i}", row["input"], f"{pair['Q']} {SHORT}", [pair["A"]], "f1",
+                          gold=(pair["S"],) if pair["S"] and pair["S"] in row["input"] else ())
 
 
 def passkey(path, tokens):
     for number, row in enumerate(lines(path)):
-        yield Example(str(number), row["input"], "What is the pass key?", [row["target"]], "exact", generate=16, answer_prefix="The pass key is",
-                      needle=row["target"])
+        yield Example(str(number), row["input"], "What is the pass key?", [row["target"]], "exact", generate=16,
+                      answer_prefix="The pass key is", gold=(line_with(row["input"], row["target"]),))
 
 
-FORMS = {"hotpotqa": hotpotqa, "musique": musique, "leval": leval, "longbench": longbench, "ruler": ruler,
-         "longeval": longeval_lines, "loogle": loogle, "passkey": passkey}
-
-
-def load(text, tokens):
-    """The examples of FORM:FILE, in the file's order. Texts that can be are lengthened to about `tokens`."""
-    form, _, path = text.partition(":")
-    if form not in FORMS or not path:
-        raise ValueError(f"{text!r} must be FORM:FILE, with a form of {', '.join(FORMS)}")
-    return list(FORMS[form](pathlib.Path(path), tokens))
-
-
-def select(sets, length=0, first=0, count=20, longest=1 << 30, every=1):
-    """{(set, id): example} of sets FORM:FILE: one in `every` of those that are not too long, `count` of them."""
-    found = {}
-    for name in sets:
-        short = [e for e in load(name, length) if len(e.document) <= longest * CHARACTERS_PER_TOKEN]
-        for example in short[first::every][:count]:
-            found[pathlib.Path(name.partition(":")[2]).stem, example.id] = example
+def stories(path):
+    """Those of a file of bAbI: lists of (number, line, question's answer and support or nothing)."""
+    found = []
+    for line in path.read_text().splitlines():
+        number, _, words = line.strip().partition(" ")
+        if number == "1":
+            found.append([])
+        if number:
+            text, *more = (part.strip() for part in re.split(r"[\t|]", words))
+            found[-1].append((int(number), text, more))
     return found
 
 
+def spread(sentences, haystack, tokens, draw):
+    """A text of about `tokens` tokens of the haystack with sentences in it, in their order, each after a sentence at random."""
+    length = round(tokens * CHARACTERS_PER_TOKEN) - sum(map(len, sentences))
+    if not 0 < length <= len(haystack):
+        raise ValueError(f"the haystack has {len(haystack)} characters; {tokens} tokens take about {length} of them")
+    begin = haystack.find("\n", draw.randrange(len(haystack) - length + 1)) + 1
+    text = haystack[begin:begin + length]
+    ends = [match.end() for match in re.finditer(r"\. ", text)] or [len(text)]
+    for place, sentence in reversed(list(zip(sorted(draw.choices(ends, k=len(sentences))), sentences))):
+        text = f"{text[:place]}{sentence} {text[place:]}"
+    return text
+
+
+def babi(path, tokens, haystack=""):
+    """The last question of each story, whose lines are hidden in a haystack (BABILong's way). An earlier line of the same words as
+    one that the answer rests on is left out: it stands in the text once."""
+    for number, story in enumerate(stories(path)):
+        _, question, (answer, support) = next(line for line in reversed(story) if line[2])
+        lines_ = {i: text for i, text, more in story if not more}
+        support = [int(i) for i in support.split()]
+        gold = [lines_[i] for i in sorted(support)]
+        facts = [text for i, text in lines_.items() if text not in gold or i in support]
+        document = spread(facts, haystack, tokens or BABI_TOKENS, random.Random(f"{path.stem} {number}"))
+        yield Example(str(number), document, f"{question} {SHORT}", [answer], "exact", generate=16, gold=tuple(gold))
+
+
+BABI_TOKENS = 3000
+FORMS = {"hotpotqa": hotpotqa, "musique": musique, "leval": leval, "longbench": longbench, "ruler": ruler,
+         "longeval": longeval_lines, "loogle": loogle, "passkey": passkey, "babi": babi}
+
+
+def load(text, tokens, haystack=None):
+    """The examples of FORM:FILE, in the file's order. Texts that can be are lengthened to about `tokens`; haystack, a file, is needed
+    by those that are hidden in one."""
+    form, _, path = text.partition(":")
+    if form not in FORMS or not path:
+        raise ValueError(f"{text!r} must be FORM:FILE, with a form of {', '.join(FORMS)}")
+    if form != "babi":
+        return list(FORMS[form](pathlib.Path(path), tokens))
+    if haystack is None:
+        raise ValueError(f"{text} needs --haystack, a text to hide its lines in")
+    return list(babi(pathlib.Path(path), tokens, pathlib.Path(haystack).read_text(errors="replace")))
+
+
+def capped(examples, count):
+    """At most `count`, spread over all: neighbours may be questions about one document."""
+    if count is None or count >= len(examples):
+        return examples
+    return [examples[i * len(examples) // count] for i in range(count)]
+
+
+def select(sets, length=0, group="all", count=20, longest=1 << 30, haystack=None):
+    """{(set, id): example} of sets FORM:FILE: those of a group of rows (see groups.py) that are not too long, `count` at most."""
+    found = {}
+    for name in sets:
+        form, _, path = name.partition(":")
+        examples = load(name, length, haystack)
+        own = [examples[i] for i in groups.numbers(form, group, len(examples))]
+        for example in capped([e for e in own if len(e.document) <= longest * CHARACTERS_PER_TOKEN], count):
+            found[set_name(form, path, haystack), example.id] = example
+    return found
+
+
+def set_name(form, path, haystack):
+    """What tables and trials call a set."""
+    stem = pathlib.Path(path).stem
+    return f"{stem} in {groups.haystack_of(haystack)}" if form == "babi" else stem
+
+
 def cells(options, examples, policies, length=0, known=("yes",), pot=None):
-    """Trials of every combination, to be performed."""
-    return [{"set": set_, "id": id_, "length": length, "known": known, **trials.who(options, policy, pot)}
-            for (set_, id_), known, policy in itertools.product(examples, known, policies)]
+    """Trials of every combination, to be performed; of gold alone where it is known."""
+    found = [{"set": set_, "id": id_, "length": length, "known": known, **trials.who(options, policy, pot)}
+             for (set_, id_), known, policy in itertools.product(examples, known, policies)]
+    return [cell for cell in found if cell["settings"] != "gold" or examples[cell["set"], cell["id"]].gold]
+
+
+def expected(example):
+    """The answer as it follows its prefix."""
+    return ("" if example.answer_prefix.endswith("<") else " ") + example.answers[0].strip()
 
 
 def perform(options, examples, cell):
     example = examples[cell["set"], cell["id"]]
     prefix = ["--answer-prefix", example.answer_prefix] if example.answer_prefix else []
-    space = "" if example.answer_prefix.endswith("<") else " "
-    report = trials.run(options, cell, example.document,
-                        ["--question", example.question, *prefix, "--answer", space + example.answers[0].strip(), "--generate",
-                         str(example.generate), *(["--needle", example.needle] if example.needle else []),
-                         *trials.catalyst(cell)])
+    report = trials.run(options, cell, example.document, example.gold,
+                        ["--question", example.question, *prefix, "--answer", expected(example), "--generate",
+                         str(example.generate), *trials.catalyst(cell)])
     score = scores.best(getattr(scores, example.score), report["answer_text"], example.answers, example.classes, example.first_line)
     return trials.measured(report) | {"score": score, "scored_by": example.score, "expected": example.answers[0]}

@@ -8,11 +8,13 @@
 #include <iostream>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "document.hpp"
+#include "gold.hpp"
 #include "infinipot/infinipot.hpp"
 #include "nlohmann/json.hpp"
 #include "options.hpp"
@@ -37,11 +39,14 @@ using Engine = smollm2::LlamaEngine<Pot>;
 
 constexpr const char* about =
     "Standard input has a JSON object per line: document (a file), question, answer_prefix, answer, keep\n"
-    "(entries) and settings, {name: [options of infinipot-read]}, of which those of policies count. "
-    "Standard\n"
-    "output answers each line with one: tokens and answer_nll, {name: nats per token}, where \"full\" drops\n"
-    "nothing; or error, which says what is wrong with the line. Settings of the policy infinipot share one\n"
-    "reading, unless --sinks or --recent differ; each other setting reads the text itself.";
+    "(entries) and settings, {name: [options of infinipot-read]}, of which those of policies count. It may\n"
+    "have gold, [phrases of the document that the answer rests on], and \"nll\": false, to ask nothing.\n"
+    "Standard output answers each line with one: tokens and, as {name: value}, where \"full\" drops "
+    "nothing,\n"
+    "answer_nll (nats per token), gold_kept (share of gold's tokens in the pot, mean over lanes) and\n"
+    "answer_kept (share of lanes with all of the answer where gold has it; null if it does not); or error,\n"
+    "which says what is wrong with the line. Settings of the policy infinipot share one reading, unless\n"
+    "--sinks or --recent differ, with streaming_llm and truncation; each other one reads for itself.";
 
 /// The options that infinipot-read would have with the job's texts and these words. Throws UsageError.
 reading::Options options_of(const std::string& model, const json& job,
@@ -69,10 +74,30 @@ bool of_one_reading(const reading::Options& options, const reading::Options& pla
   return infinipot && options.sinks == plain.sinks && options.recent == plain.recent;
 }
 
+/// Whether positions alone decide, so that a copy of any pot will do.
+bool by_place(const reading::Options& options) {
+  return options.policy == "streaming_llm" || options.policy == "truncation";
+}
+
 /// Fed to every pot.
 struct Texts {
-  std::vector<Token> header, document, question, answer;
+  std::vector<Token> header = {}, document = {}, question = {}, answer = {};
+  reading::Gold gold;
+  bool asks = true;  ///< whether answers are measured
 };
+
+/// What is done to copies of one pot, by name.
+struct Copies {
+  std::vector<std::pair<std::string, infinipot::InfinipotSettings>> scored = {};
+  std::vector<std::pair<std::string, reading::Options>> by_place = {};
+};
+
+/// What the settings of one text came to, {name: value} each.
+struct Measured {
+  json answer_nll = json::object(), gold_kept = json::object(), answer_kept = json::object();
+};
+
+json number(const std::optional<double>& value) { return value ? json(*value) : json(nullptr); }
 
 class DistilOnce {
  public:
@@ -82,26 +107,34 @@ class DistilOnce {
   /// Throws if something is wrong with the job.
   json run(const json& job) {
     const reading::Options plain = options_of(model_, job, {});
-    const Texts texts = texts_of(plain);
-    std::vector<std::pair<std::string, infinipot::InfinipotSettings>> together;
-    json nll;
+    const Texts texts = texts_of(plain, job);
+    Copies together;
+    Measured measured;
     for (const auto& [name, words] : job.at("settings").items()) {
       const reading::Options options = options_of(model_, job, words);
       if (of_one_reading(options, plain))
-        together.emplace_back(name, settings_of(options));
+        together.scored.emplace_back(name, settings_of(options));
+      else if (by_place(options))
+        together.by_place.emplace_back(name, options);
       else
-        nll[name] = alone(options, texts);
+        alone(name, options, texts, measured);
     }
-    copies(plain, texts, together, nll);
-    return {{"tokens", texts.header.size() + texts.document.size()}, {"answer_nll", nll}};
+    copies(plain, texts, together, measured);
+    json result{{"tokens", texts.header.size() + texts.document.size()}};
+    if (texts.asks) result["answer_nll"] = measured.answer_nll;
+    if (!texts.gold.found()) return result;
+    result["gold_kept"] = measured.gold_kept;
+    result["answer_kept"] = measured.answer_kept;
+    return result;
   }
 
  private:
   DistilOnce(const smollm2::GgufFile& file, std::string model, std::size_t threads)
       : model_(std::move(model)), text_(file), threads_(threads), weights_(file, threads_) {}
 
-  Texts texts_of(const reading::Options& options) const {
-    Texts texts;
+  Texts texts_of(const reading::Options& options, const json& job) const {
+    const auto gold = job.value("gold", std::vector<std::string>());
+    Texts texts{.gold = reading::Gold(gold, options.turns.front().answer), .asks = job.value("nll", true)};
     texts.answer = reading::texts_of(text_, options).answers.front();
     std::vector<reading::Prompt> prompts =
         reading::prompts_of(text_, options, reading::open_documents(options));
@@ -111,6 +144,9 @@ class DistilOnce {
                                                                    : texts.document;
       text.insert(text.end(), piece.begin(), piece.end());
     });
+    reading::show({&texts.gold, 1}, texts.header.size(), texts.document, text_);
+    if (const auto missing = texts.gold.missing())
+      throw std::invalid_argument("gold: \"" + *missing + "\" is not in the document");
     return texts;
   }
 
@@ -122,6 +158,17 @@ class DistilOnce {
     return settings;
   }
 
+  Pot pot_of(std::size_t capacity, Granularity granularity) const {
+    return Pot({.shape = weights_.config().shape(),
+                .capacity = capacity,
+                .granularity = granularity,
+                .rope = weights_.config().rope(capacity)});
+  }
+
+  static infinipot::CcdSettings ccd_settings(const reading::Options& options) {
+    return {.keep = options.keep, .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk};
+  }
+
   /// Fills a pot with the header and the document, with `spare` entries for catalysts, and calls
   /// use(pot, reader).
   template <infinipot::Policy P, class Use>
@@ -129,52 +176,53 @@ class DistilOnce {
             P policy, const Use& use) {
     const std::size_t tokens =
         texts.header.size() + texts.document.size() + texts.question.size() + texts.answer.size();
-    const std::size_t capacity = tokens + std::max<std::size_t>(spare, 1);
-    Pot pot({.shape = weights_.config().shape(),
-             .capacity = capacity,
-             .granularity = granularity,
-             .rope = weights_.config().rope(capacity)});
+    Pot pot = pot_of(tokens + std::max<std::size_t>(spare, 1), granularity);
     Engine engine(weights_, pot, threads_, std::max(options.chunk, spare));
-    infinipot::Ccd reader(
-        engine, pot, std::move(policy),
-        {.keep = options.keep, .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk},
-        smollm2::PoolExecutor(threads_));
+    infinipot::Ccd reader(engine, pot, std::move(policy), ccd_settings(options),
+                          smollm2::PoolExecutor(threads_));
     reader.feed(texts.header, infinipot::Retention::pinned);
     reader.feed(texts.document);
     use(pot, reader);
   }
 
+  /// What is in the pot as it is now, and what it answers.
   template <class Reader>
-  static double ask(Reader& reader, const Texts& texts) {
+  void measure(const std::string& name, const Pot& pot, Reader& reader, const Texts& texts,
+               Measured& measured) const {
+    measured.gold_kept[name] = number(texts.gold.kept(pot.entries()));
+    measured.answer_kept[name] = number(texts.gold.answer_kept(pot.entries()));
+    if (!texts.asks) return;
     reader.feed(texts.question);
-    return reading::answer_nll(reader, texts.answer);
+    measured.answer_nll[name] = reading::answer_nll(reader, texts.answer);
   }
 
-  double alone(const reading::Options& options, const Texts& texts) {
-    double nll = 0;
+  void alone(const std::string& name, const reading::Options& options, const Texts& texts,
+             Measured& measured) {
     const auto run = [&]<infinipot::Policy P>(P policy) {
       std::size_t spare = 0;
       if constexpr (infinipot::RunsProbes<P>) spare = policy.longest_probe();
       read(options, texts, reading::granularity_of(options), spare, std::move(policy),
-           [&](Pot&, auto& reader) {
+           [&](const Pot& pot, auto& reader) {
              reader.distil();
-             nll = ask(reader, texts);
+             measure(name, pot, reader, texts, measured);
            });
     };
     reading::with_policy(options, reading::texts_of(text_, options).catalysts, run,
                          weights_.config().rope(options.pot));
-    return nll;
   }
 
-  void copies(const reading::Options& options, const Texts& texts,
-              const std::vector<std::pair<std::string, infinipot::InfinipotSettings>>& all, json& nll) {
+  void copies(const reading::Options& options, const Texts& texts, const Copies& all, Measured& measured) {
     std::size_t spare = 1;
-    for (const auto& each : all) spare = std::max(spare, infinipot::Infinipot(each.second).longest_probe());
+    double alpha = 0;
+    for (const auto& [name, settings] : all.scored) {
+      spare = std::max(spare, infinipot::Infinipot(settings).longest_probe());
+      if (settings.alpha > 0) alpha = 0.5;  // NuC, which costs logits of every token
+    }
     // Only what this policy needs matters: copies get policies of their own.
     infinipot::Infinipot needs(
-        {.catalysts = {std::vector<Token>(1)}, .alpha = 0.5, .longest_catalyst = spare});
+        {.catalysts = {std::vector<Token>(1)}, .alpha = alpha, .longest_catalyst = spare});
     read(options, texts, Granularity::head, spare, std::move(needs), [&](Pot& pot, auto& reader) {
-      const auto measure = [&](const std::string& name, const infinipot::InfinipotSettings* settings) {
+      const auto measure_copy = [&](const std::string& name, const infinipot::InfinipotSettings* settings) {
         Pot copy = pot.fork();
         Engine engine(weights_, copy, threads_, std::max(options.chunk, spare));
         auto fork = reader.fork(engine, copy);
@@ -182,11 +230,31 @@ class DistilOnce {
           fork.set_policy(infinipot::Infinipot(*settings));
           fork.distil();
         }
-        nll[name] = ask(fork, texts);
+        measure(name, copy, fork, texts, measured);
       };
-      measure("full", nullptr);
-      for (const auto& [name, settings] : all) measure(name, &settings);
+      measure_copy("full", nullptr);
+      for (const auto& [name, settings] : all.scored) measure_copy(name, &settings);
+      for (const auto& [name, own] : all.by_place) {
+        const auto run = [&](auto policy) {
+          go_on(name, own, texts, pot, reader.memory(), std::move(policy), measured);
+        };
+        own.policy == "truncation" ? run(infinipot::Truncation()) : run(infinipot::StreamingLlm());
+      }
     });
+  }
+
+  /// Goes on with a copy of the pot by another policy, which distils.
+  template <infinipot::Policy P>
+  void go_on(const std::string& name, const reading::Options& options, const Texts& texts, const Pot& pot,
+             std::span<const std::byte> memory, P policy, Measured& measured) {
+    Pot copy = pot_of(pot.capacity(), pot.granularity());
+    Engine engine(weights_, copy, threads_, options.chunk);
+    infinipot::Ccd reader(engine, copy, std::move(policy), ccd_settings(options),
+                          smollm2::PoolExecutor(threads_));
+    copy.assign(pot, pot.size());
+    reader.resume(memory);
+    reader.distil();
+    measure(name, copy, reader, texts, measured);
   }
 
   std::string model_;

@@ -83,9 +83,9 @@ def run(options, haystack, cell, more=()):
     """What was measured, and the program's whole report."""
     needle = make(cell["kind"], cell["seed"])
     document = hide(needle, haystack, cell["tokens"], cell["depth"], cell["seed"])
-    report = trials.run(options, cell, document,
+    report = trials.run(options, cell, document, needle.sentences,
                         ["--question", needle.question, "--answer-prefix", needle.answer_prefix, "--answer", needle.answer,
-                         "--needle", needle.sentences[-1], "--generate", "16", *trials.catalyst(cell), *more])
+                         "--generate", "16", *trials.catalyst(cell), *more])
     found = needle.answer.strip(" .") in report["answer_text"]
     return trials.measured(report) | {"expected": needle.answer, "exact": float(found)}, report
 
@@ -97,7 +97,9 @@ TAIL = 512  # last tokens of a text
 
 def perform_traced(options, haystack, cell):
     """As perform(), with the mean NuC in each of some windows of the document, in its last tokens, and the needle's mean and
-    largest."""
+    largest. Needles of one sentence only."""
+    if len(make(cell["kind"], cell["seed"]).sentences) > 1:
+        raise ValueError(f"NuC is traced along needles of one sentence, which {cell['kind']} is not")
     measured, report = run(options, haystack, cell, ["--nuc"])
     turn = report["turns"][0]
     begin, needle = turn["document_position"], turn["needle_position"]

@@ -29,9 +29,9 @@ def add_options(parser):
     add_running(parser)
     parser.add_argument("--csv", type=pathlib.Path, metavar="FILE.csv", help="write a summary: means and standard errors")
     parser.add_argument("--pot", type=int, default=2048, help="entries, for all policies but full [%(default)s]")
-    parser.add_argument("--policies", nargs="+", default=["full", "truncation", "streaming_llm", "infinipot"], metavar="POLICY",
+    parser.add_argument("--policies", nargs="+", default=["full", "gold", "truncation", "streaming_llm", "infinipot"], metavar="POLICY",
                         help="a policy of the program, with options of its own and a name if you like, such as "
-                        "'wide=infinipot --kernel 17' %(default)s")
+                        "'wide=infinipot --kernel 17'; gold reads nothing but what the answer rests on, where that is known %(default)s")
     parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="more options for the program; must come last")
 
 
@@ -61,14 +61,28 @@ def split_policy(text):
     return name, shlex.split(rest)
 
 
-def run(options, cell, document, arguments):
-    """What the program measured, as its JSON. `document` is text; the cell has what who() says."""
+def gold_text(document, gold):
+    """The sentences of a document that an answer rests on, in its order: those of a line on one line, without what stands between."""
+    lines, last = [], None
+    for place, sentence in sorted({(document.index(sentence), sentence) for sentence in gold}):
+        line = document.count("\n", 0, place)
+        lines.append([sentence]) if line != last else lines[-1].append(sentence)
+        last = line
+    return "\n".join(map(" ".join, lines))
+
+
+def run(options, cell, document, gold, arguments):
+    """What the program measured, as its JSON. `document` is text, gold sentences of it that the answer rests on; the cell has what
+    who() says."""
+    settings = shlex.split(cell["settings"])
+    if settings == ["gold"]:
+        document, settings = gold_text(document, gold), ["full"]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(document)
         file.flush()
-        settings = shlex.split(cell["settings"])
+        needles = [word for sentence in gold for word in ("--needle", sentence)]
         command = [options.program, "--model", options.model, "--document", file.name, "--policy", *settings, "--json", "-",
-                   "--threads", "1", *arguments, *getattr(options, "more", [])]
+                   "--threads", "1", *arguments, *needles, *getattr(options, "more", [])]
         if settings[0] != "full":
             command += ["--pot", str(cell["pot"])]
         started = time.monotonic()
@@ -99,7 +113,8 @@ def cost(report):
 
 def measured(report):
     """What every trial records."""
-    return {"answer_nll": report["answer_nll"], "hit_rate": report["hit_rate"], "answer_text": report["answer_text"].strip(),
+    return {"answer_nll": report["answer_nll"], "hit_rate": report["hit_rate"], "gold_kept": report["gold_kept"],
+            "answer_kept": report["answer_kept"], "answer_text": report["answer_text"].strip(),
             "document_tokens": report["document_tokens"], "distillations": report["distillations"],
             "cost": cost(report), "nan_scores": report["nan_scores"], "pot_mib": round(report["pot_bytes"] / 2**20, 1),
             "seconds": round(report["seconds"], 2)}
@@ -178,7 +193,8 @@ def with_loss(trials, keys):
 
 
 def summary(trials, keys, scores):
-    """A row for each combination of `keys`: number of trials, means and standard errors of `scores`."""
+    """A row for each combination of `keys`: number of trials, means and standard errors of `scores`. Of what was lost also the median,
+    and how many lost over 1 nat per token: a mean hides that most lose nothing and some all."""
     groups = {}
     for trial in trials:
         groups.setdefault(tuple(trial.get(key) for key in keys), []).append(trial)
@@ -189,6 +205,10 @@ def summary(trials, keys, scores):
             mean, error = mean_and_error([trial.get(score) for trial in group])
             row[score] = None if mean is None else round(mean, 4)
             row[f"{score}_error"] = None if error is None else round(error, 4)
+            if score == "lost":
+                lost = [trial["lost"] for trial in group if trial.get("lost") is not None]
+                row["lost_median"] = round(float(statistics.median(lost)), 4) if lost else None
+                row["over_1"] = sum(nats > 1 for nats in lost) if lost else None
         rows.append(row)
     return rows
 

@@ -12,7 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "gold.hpp"
 #include "infinipot/infinipot.hpp"
 #include "job.hpp"
 #include "lab.hpp"

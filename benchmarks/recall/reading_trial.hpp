@@ -102,8 +102,9 @@ class ReadingTrial {
   static std::string policy_of(const Job& job) { return job.reading == "reread" ? "reread" : "infinipot"; }
 
   void find_gold(std::uint64_t position, std::span<const Token> tokens) {
-    const TokenText text(lab_.text(), tokens, position);
-    for (const Question& question : job_.questions) gold_.push_back(text.positions(question.gold));
+    for (const Question& question : job_.questions) golds_.emplace_back(question.gold, question.answer);
+    reading::show(golds_, position, tokens, lab_.text());
+    for (const reading::Gold& gold : golds_) gold_.push_back(gold.positions());
   }
 
   void read() {
@@ -190,7 +191,8 @@ class ReadingTrial {
   }
 
   void note_gold(json& answer, std::size_t q, std::span<const std::uint64_t> held) const {
-    if (const std::optional<double> share = share_held(gold_[q], held)) answer["gold"] = *share;
+    if (const std::optional<double> share = golds_[q].kept(held)) answer["gold_kept"] = *share;
+    if (const std::optional<double> share = golds_[q].answer_kept(held)) answer["answer_kept"] = *share;
   }
 
   /// Answers from the archive of one reading, in every type that variants want.
@@ -337,7 +339,8 @@ class ReadingTrial {
   reading::Options options_;
   std::vector<Asked> asked_;
   Read read_;
-  std::vector<std::vector<std::uint64_t>> gold_;  // positions for each question, ascending
+  std::vector<reading::Gold> golds_;              // of each question
+  std::vector<std::vector<std::uint64_t>> gold_;  // their positions for each question, ascending
   double read_seconds_ = 0;
   json result_ = json::object(), answers_ = json::array();
 };

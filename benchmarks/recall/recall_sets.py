@@ -1,7 +1,6 @@
 """Texts and the questions that nobody knew while they were read, and the ways to recall."""
 
 import dataclasses
-import json
 import pathlib
 import random
 import sys
@@ -117,37 +116,14 @@ def needle_texts(haystack, tokens, seeds, pot=2048, keep=1024, first_part=0):
             yield Text(f"needles {tokens}", f"seed {seed}, {row}", part, pot, keep, document, questions, tokens)
 
 
-def gold_of_hotpotqa(row):
-    return [sentences[i].strip() for title, sentences in row["context"] for name, i in row["supporting_facts"]
-            if name == title and i < len(sentences)]
-
-
-def gold_of_musique(row):
-    return [p["paragraph_text"] for p in row["paragraphs"] if p["is_supporting"]]
-
-
-GOLD = {"hotpotqa": ("_id", gold_of_hotpotqa), "musique": ("id", gold_of_musique)}
-
-
-def task_texts(form, path, choose, parts, pot=512, keep=256):
-    """Questions of a set whose data name the supporting sentences; `choose` takes the list of them."""
-    key, gold = GOLD[form]
-    rows = {str(row[key]): row for row in json.loads(path.read_text())}
-    examples = choose(datasets.load(f"{form}:{path}", 0))
+def task_texts(form, path, group="test", count=None, parts=3, pot=512, keep=256):
+    """Questions of a set whose data name the supporting sentences: of a group of its rows, `count` at most."""
+    examples = datasets.select([f"{form}:{path}"], group=group, count=count).values()
     for number, example in enumerate(examples):
         asked = {"name": "answer", "question": example.question, "answer_prefix": example.answer_prefix,
-                 "answer": " " + example.answers[0].strip(), "gold": gold(rows[example.id]), "document": ""}
+                 "answer": datasets.expected(example), "gold": list(example.gold), "document": ""}
         yield Text(form, example.id, number * parts // len(examples), pot, keep, example.document, [asked],
                    round(len(example.document) / datasets.CHARACTERS_PER_TOKEN))
-
-
-def hotpotqa_texts(path, parts=3):
-    return task_texts("hotpotqa", path, lambda examples: examples[40:100], parts)
-
-
-def musique_texts(path, parts=3):
-    """Those that the tables of benchmarks/quality leave out."""
-    return task_texts("musique", path, lambda examples: [e for i, e in enumerate(examples) if i % 4 != 0][:48], parts)
 
 
 def conversation_texts(haystack, seeds, tokens=3500, parts=3):
@@ -175,13 +151,13 @@ FOUND = [Variant(steps=2, next="found_and_question", pot=1024)]
 
 # What is read how, and then recalled how.
 PLANS = {
-    "needles 6000": {"full": [], "known": [], "reread": [ONE], "streaming_llm": [
+    "needles 6000": {"full": [], "gold": [], "known": [], "reread": [ONE], "streaming_llm": [
         ONE, TWO, *but([ONE], read_anew=True), *but([ONE], type="f32"), *but([ONE], type="int4"), *but([ONE, TWO], prefix=False)]},
-    "needles 24000": {"known": [], "reread": [ONE], "streaming_llm": [ONE, TWO, *but([ONE], read_anew=True), *but([ONE], prefix=False)]},
-    "hotpotqa": {"full": [], "known": [], "reread": but([TWO], pot=1024), "streaming_llm": [
+    "needles 24000": {"gold": [], "known": [], "reread": [ONE], "streaming_llm": [ONE, TWO, *but([ONE], read_anew=True), *but([ONE], prefix=False)]},
+    "hotpotqa": {"full": [], "gold": [], "known": [], "reread": but([TWO], pot=1024), "streaming_llm": [
         ONE, TWO, *but([ONE, TWO, THREE], pot=1024), *but([ONE, TWO], pot=1024, read_anew=True), *but([TWO], pot=1024, type="f32"),
         *but([TWO], pot=1024, type="int4"), *but([TWO], pot=1024, prefix=False), *FOUND]},
-    "musique": {"full": [], "known": [], "reread": but([TWO], pot=1024), "streaming_llm": [
+    "musique": {"full": [], "gold": [], "known": [], "reread": but([TWO], pot=1024), "streaming_llm": [
         ONE, TWO, *but([ONE, TWO, THREE], pot=1024), *but([TWO], pot=1024, read_anew=True), *FOUND]},
     "conversation": {"full": [], "known": [], "reread": [], "streaming_llm": [None, ONE, TWO]},
 }

@@ -7,8 +7,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "quality"))
 
 import trials  # noqa: E402
 
-READINGS = {"full": "full cache", "known": "infinipot, question known", "streaming_llm": "streaming_llm", "reread": "reread"}
-COLUMNS = ["set", "reading", "recall", "answers", "nll", "lost", "over_1", "to_known", "gold", "read_seconds", "seconds", "mib"]
+READINGS = {"full": "full cache", "gold": "gold alone, full cache", "known": "infinipot, question known",
+            "streaming_llm": "streaming_llm", "reread": "reread"}
+COLUMNS = ["set", "reading", "recall", "answers", "nll", "lost", "lost_median", "over_1", "to_known", "gold_kept", "answer_kept",
+           "read_seconds", "seconds", "mib"]
 
 
 def answers(lines):
@@ -22,7 +24,7 @@ def answers(lines):
             bytes_ = answer.get("bytes", line.get("pot_bytes", 0))
             found[line["set"], line["id"], answer["question"], line["reading"], variant] = {
                 "set": line["set"], "id": line["id"], "question": answer["question"], "reading": line["reading"], "recall": variant,
-                "nll": answer["nll"], "gold": answer.get("gold"), "tokens": line["tokens"],
+                "nll": answer["nll"], "gold_kept": answer.get("gold_kept"), "answer_kept": answer.get("answer_kept"), "tokens": line["tokens"],
                 "read_seconds": answer.get("read_seconds", line.get("read_seconds")), "seconds": answer.get("seconds"),
                 "mib": bytes_ / 2**20}
     found = list(found.values())
@@ -50,12 +52,9 @@ def rows_of(found, by_depth=False):
     """Means and standard errors, in the order of the lines' first appearance, set by set."""
     keyed = [a | {"set": group_of(a), "depth": depth_of(a)} for a in found if not by_depth or depth_of(a) is not None]
     keys = ["set", "reading", "recall", *(["depth"] if by_depth else [])]
-    measures = ["nll", "lost", "to_known", "gold", "read_seconds", "seconds", "mib"]
+    measures = ["nll", "lost", "to_known", "gold_kept", "answer_kept", "read_seconds", "seconds", "mib"]
     rows = trials.summary(keyed, keys, measures)
     for row in rows:
-        own = [a["lost"] for a in keyed if all(a[key] == row[key] for key in keys)]
-        known = [lost for lost in own if lost is not None]
-        row["over_1"] = sum(lost > 1 for lost in known) if known else None
         row["answers"] = row.pop("trials")
         row["reading"] = READINGS.get(row["reading"], row["reading"])
         for cost in ("read_seconds", "seconds", "mib"):

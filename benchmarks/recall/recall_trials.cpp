@@ -26,9 +26,9 @@ constexpr const char* about =
     "conversation, conversation: true, and documents of the first questions; a variant without a name then\n"
     "recalls nothing. Standard output answers each line with one: tokens, pot_bytes, read_seconds, and "
     "answers\n"
-    "[{question, variant, nll, seconds, bytes, gold}], where the variant without a name is the pot as it "
-    "was\n"
-    "read; or error, which says what is wrong with the line.";
+    "[{question, variant, nll, seconds, bytes, gold_kept, answer_kept}], where the variant without a name "
+    "is\n"
+    "the pot as it was read; or error, which says what is wrong with the line.";
 
 json run(recall_trials::Lab& lab, const std::string& line) {
   try {

@@ -17,9 +17,9 @@
 #include "answer_stream.hpp"
 #include "archive_file.hpp"
 #include "backend.hpp"
+#include "gold.hpp"
 #include "infinipot/infinipot.hpp"
 #include "interrupt.hpp"
-#include "needle.hpp"
 #include "nuc_trace.hpp"
 #include "options.hpp"
 #include "policies.hpp"
@@ -66,7 +66,7 @@ class Conversation {
             {.keep = options.keep, .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk},
             executor_of(memory_)),
         timeline_(options.timeline) {
-    for (const Turn& turn : options.turns) needles_.emplace_back(turn.needle);
+    for (const Turn& turn : options.turns) golds_.emplace_back(turn.needles, turn.answer);
     if (!options.report.empty()) report_.log.emplace(store().shape(), store().granularity());
     if (log() == nullptr && !options.nuc) return;
     reader_.on_choice([this](const infinipot::Choice& choice) {
@@ -129,7 +129,7 @@ class Conversation {
   /// A further turn that asks this. An interrupt ends this turn alone, which then leaves no answer.
   void ask(const std::string& question) {
     options_.turns.push_back({.question = question});
-    needles_.emplace_back("");
+    golds_.emplace_back(std::vector<std::string>());
     const Turn& turn = options_.turns.back();
     try {
       take_catalysts(catalysts_of(model(), options_, turn));
@@ -138,7 +138,7 @@ class Conversation {
     } catch (const Interrupted& interrupted) {
       report_.turns.pop_back();
       options_.turns.pop_back();
-      needles_.pop_back();
+      golds_.pop_back();
       end_turn_early(interrupted.what());
     }
   }
@@ -233,16 +233,18 @@ class Conversation {
     const std::size_t k = report_.turns.size();
     TurnReport& turn = report_.turns.emplace_back();
     prefill(
-        reader_, prompt, place_, model(), {std::span(needles_).subspan(k), timeline_, log()},
+        reader_, prompt, place_, model(), {std::span(golds_).subspan(k), timeline_, log()},
         [&](std::span<const Token> question, Progress& progress) {
           if (room_) recall_for(prompt.turn(), question, progress, turn);
+          measure_gold(golds_[k], turn);
         },
         [&] {
           if (place_ == Place::document) own_from_ = reader_.stats().tokens_read;
           if (archive_) archive_->flush_now_and_then();
         },
         turn);
-    measure_pot(needles_[k], turn);
+    if (!prompt.has_question()) measure_gold(golds_[k], turn);
+    measure_pot(golds_[k], turn);
     if (prompt.has_question()) answer(expected, turn);
     if (!archive_) return;
     archive_->flush();
@@ -301,11 +303,18 @@ class Conversation {
     return infinipot::recall(reader_, memory.engine(), memory.store(), archive, catalyst, settings, policy);
   }
 
+  /// What is in the pot when a question is about to be fed, or a document without one ends.
+  void measure_gold(const Gold& gold, TurnReport& turn) {
+    turn.gold_kept = gold.kept(store().entries());
+    turn.answer_kept = gold.answer_kept(store().entries());
+  }
+
   /// What is in the pot when an answer begins, or a document ends.
-  void measure_pot(const Needle& needle, TurnReport& turn) {
-    turn.hit_rate = needle.hit_rate(store().entries());
-    if (needle.found()) turn.needle_position = needle.positions().front();
-    turn.needle_tokens = needle.positions().size();
+  void measure_pot(const Gold& gold, TurnReport& turn) {
+    turn.hit_rate = gold.kept(store().entries());
+    const std::vector<std::uint64_t> positions = gold.positions();
+    if (gold.found()) turn.needle_position = positions.front();
+    turn.needle_tokens = positions.size();
     report_.pot_entries = store().entries().size();
     if (options_.report_kept) {
       const auto kept = store().entries().positions(0);
@@ -337,7 +346,7 @@ class Conversation {
   mutable Memory memory_;               // which lends its store to nobody but a mutable one
   infinipot::Ccd<Engine, Store, WithNuc<P>, Executor> reader_;
   Timeline timeline_;
-  std::vector<Needle> needles_;  // of each turn
+  std::vector<Gold> golds_;  // of each turn
   NucTrace trace_;
   Report report_;
   std::optional<Other> recall_memory_;

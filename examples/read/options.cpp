@@ -24,6 +24,7 @@ constexpr const char* about_texts =
     "Several questions make a conversation: all documents, questions and answers go through one pot.\n"
     "The k-th --document, --answer-prefix, --answer and --needle belong to the k-th --question. There may\n"
     "be fewer of them than questions; an empty --answer-prefix, --answer or --needle means none.\n"
+    "To a single question belong all --needle.\n"
     "Where questions can come later (--chat, --archive, --save) there may be more documents.\n";
 
 constexpr const char* about_archive =
@@ -229,8 +230,8 @@ void add_output(CLI::App& app, Options& o, TurnTexts& texts) {
   add_texts(app, "--answer", texts.answers, Text::may_be_empty, "TEXT",
             "expected answer: measure its cross-entropy after the prefix [none]");
   add_texts(app, "--needle", texts.needles, Text::may_be_empty, "TEXT",
-            "phrase of a document read so far: measure how much of it is in the pot when the answer begins "
-            "[none]");
+            "phrase of a document read so far that the answer rests on: measure how much of it is in the pot "
+            "when the answer begins [none]");
   add_text(
       app, "--json", o.json, Text::not_empty, "FILE|-",
       "write answers and measurements as JSON; - is standard output, which then has nothing else [none]");
@@ -269,13 +270,25 @@ void add_running(CLI::App& app, const Program& program, Options& o) {
                        "print the version and exit");
 }
 
-/// Gives the k-th of some texts to the k-th turn. Throws UsageError if there are too many.
-void distribute(const std::vector<std::string>& texts, const char* option, std::string Turn::*member,
-                std::vector<Turn>& turns) {
+/// Throws UsageError if there are more texts than turns.
+void check_number(const std::vector<std::string>& texts, const char* option, const std::vector<Turn>& turns) {
   if (texts.size() > turns.size())
     throw UsageError(std::string(option) + ": given more often (" + std::to_string(texts.size()) +
                      ") than --question (" + std::to_string(turns.size()) + ") (see --help)");
+}
+
+/// Gives the k-th of some texts to the k-th turn. Throws UsageError if there are too many.
+void distribute(const std::vector<std::string>& texts, const char* option, std::string Turn::*member,
+                std::vector<Turn>& turns) {
+  check_number(texts, option, turns);
   for (std::size_t k = 0; k < texts.size(); ++k) turns[k].*member = texts[k];
+}
+
+/// A single turn takes all of them.
+void distribute_needles(const std::vector<std::string>& needles, std::vector<Turn>& turns) {
+  if (turns.size() != 1) check_number(needles, "--needle", turns);
+  for (std::size_t k = 0; k < needles.size(); ++k)
+    if (!needles[k].empty()) turns[turns.size() == 1 ? 0 : k].needles.push_back(needles[k]);
 }
 
 /// A turn for each question and, where questions can come later or are missing, for each document.
@@ -287,7 +300,7 @@ std::vector<Turn> turns_of(const Options& options, const TurnTexts& texts) {
   distribute(texts.documents, "--document", &Turn::document, turns);
   distribute(texts.answer_prefixes, "--answer-prefix", &Turn::answer_prefix, turns);
   distribute(texts.answers, "--answer", &Turn::answer, turns);
-  distribute(texts.needles, "--needle", &Turn::needle, turns);
+  distribute_needles(texts.needles, turns);
   return turns;
 }
 

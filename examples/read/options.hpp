@@ -28,7 +28,7 @@ struct Turn {
   std::string question = {};  ///< empty where the document is only read, for questions that come later
   std::string answer_prefix = {};
   std::string answer = {};
-  std::string needle = {};
+  std::vector<std::string> needles = {};  ///< phrases that the answer rests on; none is empty
 };
 
 struct Options {

@@ -42,6 +42,12 @@ Json of_turns(const Options& options, std::string Turn::*text) {
   return of_turns(options, [text](const Turn& turn) { return Json(turn.*text); });
 }
 
+/// One is a text, as none is; several are an array.
+Json needles_of(const Turn& turn) {
+  if (turn.needles.size() > 1) return turn.needles;
+  return turn.needles.empty() ? std::string() : turn.needles.front();
+}
+
 /// --cache-type becomes cache_type.
 std::string setting_name(const std::string& option) {
   std::string name = option.substr(option.find_first_not_of('-'));
@@ -66,7 +72,7 @@ Json settings(const Options& options, const Program& program) {
             {"catalyst", options.catalysts},
             {"answer_prefix", of_turns(options, &Turn::answer_prefix)},
             {"answer", of_turns(options, &Turn::answer)},
-            {"needle", of_turns(options, &Turn::needle)},
+            {"needle", of_turns(options, needles_of)},
             {"max_tokens", options.max_tokens ? Json(*options.max_tokens) : Json(nullptr)},
             {"generate", options.generate},
             {"chunk", options.chunk},
@@ -110,6 +116,8 @@ Json to_json(const TurnReport& report, const Turn& turn) {
           {"answer_tokens", report.answer_tokens},
           {"answer_nll", number(report.answer_nll)},
           {"hit_rate", number(report.hit_rate)},
+          {"gold_kept", number(report.gold_kept)},
+          {"answer_kept", number(report.answer_kept)},
           {"ttft_seconds", number(report.ttft_seconds)},
           {"needle_position", position(report.needle_position)},
           {"needle_tokens", report.needle_tokens},
@@ -166,6 +174,8 @@ Json to_json(const Report& report, const Options& options, const Program& progra
             {"answer_tokens", last.answer_tokens},
             {"answer_nll", number(last.answer_nll)},
             {"hit_rate", number(last.hit_rate)},
+            {"gold_kept", number(last.gold_kept)},
+            {"answer_kept", number(last.answer_kept)},
             {"turns", turns}};
   if (report.kept) json["kept"] = *report.kept;
   if (!report.nuc.empty()) json["nuc"] = to_json(report.nuc);
@@ -214,7 +224,7 @@ void print_turn(const TurnReport& report, const Turn& turn, const std::string& o
     std::fprintf(stderr, "answer NLL %.4f nats per token%s\n", *report.answer_nll, of.c_str());
   if (report.hit_rate)
     std::fprintf(stderr, "needle: %.1f %% still in the pot%s\n", 100 * *report.hit_rate, of.c_str());
-  if (!turn.needle.empty() && !report.needle_position)
+  if (!turn.needles.empty() && !report.needle_position)
     std::fprintf(stderr, "the needle is not in the document%s\n", of.empty() ? "" : ("s read" + of).c_str());
 }
 

@@ -37,8 +37,10 @@ struct TurnReport {
   std::string answer_text;
   std::uint64_t answer_tokens = 0;
   std::optional<double> answer_nll;              ///< nats per token, mean
-  std::optional<double> hit_rate;                ///< 0 .. 1, after the prompt
-  std::optional<std::uint64_t> needle_position;  ///< of its first token, in all that was read
+  std::optional<double> hit_rate;                ///< share of the needles' tokens, 0 .. 1, after the prompt
+  std::optional<double> gold_kept = {};          ///< the same before the question
+  std::optional<double> answer_kept = {};        ///< share of lanes, 0 .. 1; see Gold
+  std::optional<std::uint64_t> needle_position;  ///< of their first token, in all that was read
   std::uint64_t needle_tokens = 0;
   bool interrupted = false;                   ///< its answer, in a chat that went on
   std::optional<ArchiveReport> archive = {};  ///< at the end of the turn

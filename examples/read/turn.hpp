@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "answer_stream.hpp"
+#include "gold.hpp"
 #include "infinipot/infinipot.hpp"
 #include "interrupt.hpp"
-#include "needle.hpp"
 #include "options.hpp"
 #include "pot_log.hpp"
 #include "progress.hpp"
@@ -29,15 +29,13 @@ inline double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// Shows needles the tokens of a document, of which the first stands at `position` of the stream.
-inline void show(std::span<Needle> needles, std::uint64_t position, std::span<const Token> tokens,
+/// Looks for gold in the tokens of a document, of which the first stands at `position` of the stream.
+inline void show(std::span<Gold> golds, std::uint64_t position, std::span<const Token> tokens,
                  const TextModel& model) {
-  if (std::none_of(needles.begin(), needles.end(),
-                   [](const Needle& needle) { return needle.wanted() && !needle.found(); }))
-    return;
+  if (std::ranges::none_of(golds, &Gold::wanted)) return;
   for (const Token token : tokens) {
     const std::string text = model.decode(token);
-    for (Needle& needle : needles) needle.push(position, text);
+    for (Gold& gold : golds) gold.push(position, text);
     ++position;
   }
 }
@@ -57,7 +55,7 @@ inline std::string how_far(std::uint64_t tokens, std::optional<double> done) {
 
 /// What goes on while a prompt is read, beside reading it.
 struct Watching {
-  std::span<Needle> needles;  ///< to be found in its document
+  std::span<Gold> golds;  ///< to be found in its document
   Timeline& timeline;
   PotLog* log = nullptr;  ///< may be null
 };
@@ -75,7 +73,7 @@ void prefill(Reader& reader, Prompt& prompt, Place& place, const TextModel& mode
     prompt.feed_to([&](std::span<const Token> tokens, Part part) {
       check_interrupt();
       if (part == Part::question) before_question(tokens, progress);
-      if (part == Part::document) show(watching.needles, reader.stats().tokens_read, tokens, model);
+      if (part == Part::document) show(watching.golds, reader.stats().tokens_read, tokens, model);
       if (watching.log != nullptr) watching.log->read(reader.stats().tokens_read, pieces_of(model, tokens));
       const bool pinned = part == Part::header && place == Place::start;
       reader.feed(tokens, pinned ? infinipot::Retention::pinned : infinipot::Retention::evictable);
@@ -91,7 +89,7 @@ void prefill(Reader& reader, Prompt& prompt, Place& place, const TextModel& mode
   if (prompt.document_tokens() > 0) report.document_position = before + prompt.tokens_before_document();
   report.document_tokens = prompt.document_tokens();
   report.prompt_tokens = reader.stats().tokens_read - before;
-  for (Needle& needle : watching.needles) needle.end_text();
+  for (Gold& gold : watching.golds) gold.end_text();
 }
 
 /// Mean cross-entropy of `answer`, in nats per token, reading it token by token. It must not be empty. Throws

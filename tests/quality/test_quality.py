@@ -16,6 +16,7 @@ sys.path.insert(0, str(QUALITY))
 
 import datasets  # noqa: E402
 import drawing  # noqa: E402
+import groups  # noqa: E402
 import needles  # noqa: E402
 import scores  # noqa: E402
 import trials  # noqa: E402
@@ -49,18 +50,21 @@ a = dict(zip(given[::2], given[1::2]))
 text = open(a["--document"]).read()
 if a["--policy"] == "broken":
     sys.exit("no such policy")
+gold = [value for name, value in zip(given[::2], given[1::2]) if name == "--needle"]
 needle = text.find(a.get("--needle", "?"))
+there = sum(sentence in text for sentence in gold) / len(gold) if gold else None
 turn = {"document_tokens": len(text), "document_position": 5, "needle_position": 5 + needle, "needle_tokens": 10}
 # Characters are tokens, 1 nat each; the needle's are 3, the last of them 7.
 nuc = {"nuc": [9] * 5 + [3 if needle <= i < needle + 9 else 7 if i == needle + 9 else 1 for i in range(len(text))] + [9] * 5}
 print(json.dumps({"answer_nll": len(a.get("--pot", "")) + (a["--catalyst"] == "@prompt"),
-                  "hit_rate": float(a.get("--needle", "?") in text), "answer_text": a["--answer"] + " indeed",
+                  "hit_rate": there, "gold_kept": there, "answer_kept": None if there is None else there / 2, "answer_text": a["--answer"] + " indeed",
                   "document_tokens": len(text), "distillations": 3, "nan_scores": 0, "pot_bytes": 1 << 20,
                   "prefill_seconds": 5.0, "distill_seconds": 1.0,
                   "turns": [turn], **(nuc if "--nuc" in sys.argv else {})}))
 """
 
-# One that answers like infinipot-distil-once: the longer the words of a setting, the more it loses.
+# One that answers like infinipot-distil-once: the longer the words of a setting, the more it loses, of NLL and of gold. Short texts
+# are easier by a nat.
 DISTIL_ONCE = """#!/usr/bin/env python3
 import json, sys
 for line in sys.stdin:
@@ -69,8 +73,15 @@ for line in sys.stdin:
     if "broken" in job["settings"]:
         print(json.dumps({"error": "no such setting"}), flush=True)
         continue
-    nll = {"full": 2} | {name: 2 + len(" ".join(words)) / 10 for name, words in job["settings"].items()}
-    print(json.dumps({"tokens": len(text), "answer_nll": nll}), flush=True)
+    length = {"full": 0} | {name: len(" ".join(words)) for name, words in job["settings"].items()}
+    result = {"tokens": len(text)}
+    if job.get("nll", True):
+        result["answer_nll"] = {name: (2 if len(text) > 500 else 1) + words / 10 for name, words in length.items()}
+    assert all(sentence in text for sentence in job["gold"]), job
+    if job["gold"]:
+        result["gold_kept"] = {name: 1 - words / 100 for name, words in length.items()}
+        result["answer_kept"] = {name: float(words < 10) for name, words in length.items()}
+    print(json.dumps(result), flush=True)
 """
 
 HAYSTACK = "\n".join(f"Paragraph {i} says little. It goes on. It ends here." for i in range(2000))
@@ -115,12 +126,109 @@ class Needles(unittest.TestCase):
                 self.assertIn(needle.answer.strip(" ."), needle.sentences[-1])
                 self.assertNotIn(needle.answer.strip(" ."), needle.answer_prefix)
 
+    def test_are_traced_only_if_they_are_one_sentence(self):
+        with self.assertRaisesRegex(ValueError, "of one sentence, which joined is not"):
+            needles.perform_traced(None, HAYSTACK, {"kind": "joined", "seed": 1})
+
     def test_refuse_a_haystack_that_is_too_short(self):
         with self.assertRaisesRegex(ValueError, "has 5 characters"):
             needles.hide(needles.make("number", 1), "short", 3000, 0.5, 1)
 
 
 class Datasets(unittest.TestCase):
+    def test_rows_of_no_two_groups_overlap(self):
+        for form, slices in groups.TABLE.items():
+            if form == "needles":
+                continue
+            self.assertLessEqual(set(slices), {"used_up", "development", "test"})
+            own = {group: groups.numbers(form, group, 500) for group in slices}
+            together = [number for numbers in own.values() for number in numbers]
+            self.assertEqual(len(set(together)), len(together), form)
+            self.assertTrue(own["test"], form)
+        of_needles = groups.TABLE["needles"]
+        self.assertFalse(set(of_needles["development"]["haystacks"]) & set(of_needles["test"]["haystacks"]))
+        self.assertEqual(set(groups.TABLE), {*datasets.FORMS, "needles"})
+
+    def test_rows_are_those_of_the_table(self):
+        self.assertEqual(groups.numbers("hotpotqa", "development", 100), list(range(40, 64)))
+        self.assertEqual(groups.numbers("hotpotqa", "test", 100), list(range(64, 100)))
+        self.assertEqual(groups.numbers("musique", "development", 10), [0, 4, 8])
+        self.assertEqual(groups.numbers("musique", "test", 10), [1, 2, 3, 5, 6, 7, 9])
+        self.assertEqual(groups.numbers("babi", "test", 150), list(range(100, 150)))
+        self.assertEqual(groups.numbers("longeval", "test", 3), [0, 1, 2])
+        self.assertEqual(groups.numbers("hotpotqa", "all", 3), [0, 1, 2])
+        with self.assertRaisesRegex(ValueError, "loogle has no development rows, but test"):
+            groups.numbers("loogle", "development", 5)
+
+    def test_needles_have_haystacks_of_their_group(self):
+        groups.check_needles("development", "texts/jargon.txt", [1, 3])
+        groups.check_needles("test", "texts/snappy_alice29.txt", [77])
+        groups.check_needles("all", "other.txt", [77])
+        for group, haystack, seeds, message in [("development", "emma.txt", [1], "emma.txt is none of the development haystacks: jargon"),
+                                                ("test", "jargon.txt", [1], "jargon.txt is none of the test haystacks: bible, emma"),
+                                                ("development", "jargon.txt", [3, 4], "seeds 3 4 are not all of the development seeds 1:4")]:
+            with self.assertRaisesRegex(ValueError, message):
+                groups.check_needles(group, haystack, seeds)
+
+    def test_a_cap_spreads_over_all(self):
+        self.assertEqual(datasets.capped(list("abcdefg"), 3), ["a", "c", "e"])
+        self.assertEqual(datasets.capped(list("abc"), 3), ["a", "b", "c"])
+        self.assertEqual(datasets.capped(list("abc"), None), ["a", "b", "c"])
+
+    def test_gold_is_where_each_form_names_it(self):
+        (hotpotqa,) = self.load("hotpotqa", [{"_id": "x", "question": "?", "answer": "a", "context": [
+            ["T", ["One.", " Two.", " Three."]], ["U", ["Four.", " Five."]]], "supporting_facts": [["U", 1], ["T", 0], ["T", 7], ["V", 0]]}])
+        self.assertEqual(set(hotpotqa.gold), {"Five.", "One."})
+        (musique,) = self.load("musique", [{"id": "x", "question": "?", "answer": "a", "answer_aliases": [], "paragraphs": [
+            {"title": "T", "paragraph_text": "One. Two.", "is_supporting": True},
+            {"title": "U", "paragraph_text": "Three.", "is_supporting": False}]}])
+        self.assertEqual(musique.gold, ("One. Two.",))
+        (ruler,) = self.load("ruler", [{"index": 0, "outputs": ["77"], "input": "Memorize.\nThat of a is: 66.\nThat of b is: 77.\n"
+                                        "What is that of b? That of b is"}])
+        self.assertEqual((ruler.gold, ruler.question), (("That of b is: 77.",), "What is that of b?"))
+        (passkey,) = self.load("passkey", [{"input": "Grass.\nThe pass key is 5. 5 is it.\nSky.", "target": "5"}])
+        self.assertEqual(passkey.gold, ("The pass key is 5. 5 is it.",))
+        loogle = self.load("loogle", [{"input": "One. Two.", "qa_pairs": str([{"Q": "?", "A": "a", "S": s} for s in ("Two.", "Three.", "")])}])
+        self.assertEqual([e.gold for e in loogle], [("Two.",), (), ()])
+        for example in (hotpotqa, musique, ruler, passkey, loogle[0]):
+            self.assertTrue(all(sentence in example.document for sentence in example.gold))
+
+    def test_gold_alone_is_in_the_order_of_the_text(self):
+        document = "T\nOne. Two. Three.\n\nU\nFour. Five."
+        self.assertEqual(trials.gold_text(document, ["Five.", "Three.", "One."]), "One. Three.\nFive.")
+        self.assertEqual(trials.gold_text(document, ["One.", "One."]), "One.")
+        with self.assertRaises(ValueError):
+            trials.gold_text(document, ["Six."])
+
+    def test_stories_are_hidden_in_order(self):
+        story = ["1 Ann went to the hall.", "2 Bob went to the park.", "3 Where is Bob? \tpark\t2", "4 Ann went to the park.",
+                 "5 Ann went to the hall.", "6 Where is Ann? |hall|5"]
+        with tempfile.TemporaryDirectory() as folder:
+            path, haystack = pathlib.Path(folder) / "qa1.txt", pathlib.Path(folder) / "snappy_hay.txt"
+            path.write_text("\n".join([*story, *story[:3]]) + "\n")
+            haystack.write_text(HAYSTACK)
+            first, second = datasets.load(f"babi:{path}", 2000, haystack)
+            self.assertEqual(datasets.load(f"babi:{path}", 2000, haystack), [first, second])
+            self.assertEqual(len(datasets.load(f"babi:{path}", 0, haystack)[0].document) // 4.3, datasets.BABI_TOKENS)
+            chosen = datasets.select([f"babi:{path}"], 2000, "development", haystack=haystack)
+            with self.assertRaisesRegex(ValueError, "needs --haystack"):
+                datasets.load(f"babi:{path}", 2000)
+            with self.assertRaisesRegex(ValueError, "90000 tokens take about"):
+                datasets.load(f"babi:{path}", 90_000, haystack)
+        self.assertEqual(list(chosen), [("qa1 in hay", "0"), ("qa1 in hay", "1")])
+        self.assertEqual((first.question, first.answers, first.gold),
+                         (f"Where is Ann? {datasets.SHORT}", ["hall"], ("Ann went to the hall.",)))
+        self.assertEqual((second.question, second.answers, second.gold),
+                         (f"Where is Bob? {datasets.SHORT}", ["park"], ("Bob went to the park.",)))
+        self.assertEqual(first.document.count("Ann went to the hall."), 1, "the first of two lines that say the same is left out")
+        places = [first.document.find(line) for line in ("Bob went to the park.", "Ann went to the park.", "Ann went to the hall.")]
+        self.assertEqual(places, sorted(places))
+        self.assertGreater(places[0], 0)
+        self.assertAlmostEqual(len(first.document), 2000 * datasets.CHARACTERS_PER_TOKEN, delta=100)
+        self.assertNotIn("Where is", first.document)
+        for place in places:
+            self.assertEqual(first.document[place - 2:place], ". ", "after a sentence")
+
     def load(self, form, rows, tokens=0):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "file.jsonl"
@@ -143,8 +251,8 @@ class Datasets(unittest.TestCase):
                                                             ("4-0", "rouge_l"), ("4-1", "rouge_l")])
 
     def test_paragraphs_are_lengthened_by_others(self):
-        rows = [{"_id": str(i), "question": f"{i}?", "answer": "a", "context": [[f"Title {i} {j}", ["x" * 400]] for j in range(4)]}
-                for i in range(20)]
+        rows = [{"_id": str(i), "question": f"{i}?", "answer": "a", "context": [[f"Title {i} {j}", ["x" * 400]] for j in range(4)],
+                 "supporting_facts": []} for i in range(20)]
         plain, long = self.load("hotpotqa", rows)[3], self.load("hotpotqa", rows, 2000)[3]
         self.assertEqual(long, self.load("hotpotqa", rows, 2000)[3])
         for j in range(4):
@@ -196,34 +304,102 @@ class Programs(unittest.TestCase):
         done = self.needle("--policies", "full", "--known", "yes", "no", "--depths", "0.1", "0.5")
         self.assertIn("| full", done.stdout)
         rows = (self.folder / "out.csv").read_text().splitlines()
-        self.assertEqual(rows[0], "kind,known,policy,tokens,depth,trials,answer_nll,answer_nll_error,lost,lost_error,hit_rate,hit_rate_error,exact,"
-                         "exact_error,cost,cost_error")
-        self.assertIn("number,yes,full,2000,0.1,2,1.0,0.0,0.0,0.0,1.0,0.0,1.0,0.0,0.25,0.0", rows)
-        self.assertIn("number,no,full,2000,0.5,2,0.0,0.0,0.0,0.0,1.0,0.0,1.0,0.0,0.25,0.0", rows)
+        self.assertEqual(rows[0], "kind,known,policy,tokens,depth,trials,answer_nll,answer_nll_error,lost,lost_error,lost_median,over_1,"
+                         "gold_kept,gold_kept_error,answer_kept,answer_kept_error,hit_rate,hit_rate_error,exact,exact_error,cost,cost_error")
+        self.assertIn("number,yes,full,2000,0.1,2,1.0,0.0,0.0,0.0,0.0,0,1.0,0.0,0.5,0.0,1.0,0.0,1.0,0.0,0.25,0.0", rows)
+        self.assertIn("number,no,full,2000,0.5,2,0.0,0.0,0.0,0.0,0.0,0,1.0,0.0,0.5,0.0,1.0,0.0,1.0,0.0,0.25,0.0", rows)
+
+    def test_gold_as_a_policy_reads_gold_alone(self):
+        done = self.needle("--kinds", "joined", "--depths", "0.5", "--policies", "full", "gold")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        read = {line["seed"]: line["document_tokens"] for line in self.lines() if line["policy"] == "gold"}  # characters, here
+        for seed in (1, 2):
+            first, second = needles.make("joined", seed).sentences
+            self.assertEqual(read[seed], len(f"{first}\n{second}"))
+        self.assertTrue(all(line["gold_kept"] == 1 for line in self.lines()))
+        self.assertGreater(min(line["document_tokens"] for line in self.lines() if line["policy"] == "full"), 7000)
 
     def sweep(self, *more):
         (self.folder / "distil").write_text(DISTIL_ONCE)
         (self.folder / "distil").chmod(0o755)
-        return self.call("infinipot-sweep", "--program", self.folder / "distil", "--haystack", self.folder / "haystack.txt", "--tokens", "2000",
+        (self.folder / "jargon.txt").write_text(HAYSTACK)
+        return self.call("infinipot-sweep", "--program", self.folder / "distil", "--haystack", self.folder / "jargon.txt", "--tokens", "2000",
                          "--seeds", "1", "--csv", self.folder / "sweep.csv", *more)
+
+    def swept(self, *columns):
+        """Those columns of the CSV, and its settings."""
+        with (self.folder / "sweep.csv").open() as file:
+            return {(row["set"], row["setting"]): tuple(row[column] for column in columns) for row in csv.DictReader(file)}
 
     def test_sweep(self):
         done = self.sweep("--settings", "default", "wide=--kernel 33")
         self.assertEqual(done.returncode, 0, done.stderr)
-        rows = (self.folder / "sweep.csv").read_text().splitlines()
-        self.assertEqual(rows, ["set,setting,options,texts,lost,lost_error", "needle,full,,5,2.0,0.0", "needle,default,,5,0.0,0.0",
-                                "needle,wide,--kernel 33,5,1.1,0.0"])
+        self.assertEqual(self.swept("options", "texts", "answer_nll", "lost", "lost_error", "lost_median", "over_1"),
+                         {("needle", "full"): ("", "5", "2.0", "0.0", "0.0", "0.0", "0"),
+                          ("needle", "gold"): ("", "5", "1.0", "-1.0", "0.0", "-1.0", "0"),
+                          ("needle", "default"): ("", "5", "2.0", "0.0", "0.0", "0.0", "0"),
+                          ("needle", "wide"): ("--kernel 33", "5", "3.1", "1.1", "0.0", "1.1", "5")})
         self.assertEqual(len(self.lines()), 5)
         self.assertEqual({line["keep"] for line in self.lines()}, {line["keep"] for line in self.lines()[:1]})
         again = self.sweep("--settings", "default", "wide=--kernel 33", "more=--kernel 335")
-        self.assertIn("needle,more,--kernel 335,5,1.2,0.0", (self.folder / "sweep.csv").read_text())
+        self.assertEqual(self.swept("options", "lost")["needle", "more"], ("--kernel 335", "1.2"))
         self.assertTrue(all(set(line["answer_nll"]) == {"full", "--kernel 335"} for line in self.lines()[5:]), "what is known is not run again")
         self.assertEqual(self.sweep("--settings", "default").stderr, "")
         self.sweep("--settings", "two=--catalyst 'a b' --catalyst c")
-        self.assertIn(",5,2.7,0.0", (self.folder / "sweep.csv").read_text(), "quoted words are one")
+        self.assertEqual(self.swept("lost")["needle", "two"], ("2.7",), "quoted words are one")
         self.sweep("--unknown")
-        self.assertIn("needle,reread,--policy reread,5,1.5,0.0", (self.folder / "sweep.csv").read_text())
+        self.assertEqual(self.swept("options", "lost")["needle", "reread"], ("--policy reread", "1.5"))
         self.assertIn("default", again.stdout)
+
+    def test_sweep_compares_settings_text_by_text(self):
+        self.sweep("--settings", "wide=--kernel 33")
+        columns = ["gold_kept", "answer_kept", *(f"{m}_against{e}" for m in ("answer_nll", "gold_kept", "answer_kept") for e in ("", "_error"))]
+        self.assertEqual(self.swept(*columns)["needle", "wide"], ("0.89", "0.0", "1.1", "0.0", "-0.11", "0.0", "-1.0", "0.0"))
+        self.assertEqual(self.swept(*columns)["needle", "default"], ("1.0", "1.0", *["0.0"] * 6))
+        self.sweep("--settings", "wide=--kernel 33", "two=--kernel 3 --sinks 0", "--against", "wide")
+        self.assertEqual(self.swept("answer_nll_against", "gold_kept_against")["needle", "two"], ("0.9", "-0.09"))
+        self.assertNotIn(("needle", "default"), self.swept("lost"))
+        wrong = self.sweep("--settings", "wide=--kernel 33", "--against", "narrow")
+        self.assertIn("--against narrow is none of the settings: wide", wrong.stderr)
+        self.assertNotEqual(wrong.returncode, 0)
+
+    def test_sweep_without_nll_asks_nothing(self):
+        done = self.sweep("--settings", "wide=--kernel 33", "--no-nll")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertTrue(all("answer_nll" not in line and set(line["gold_kept"]) == {"", "full", "--kernel 33"} for line in self.lines()))
+        self.assertEqual(self.swept("answer_nll", "gold_kept", "gold_kept_against", "answer_nll_against")["needle", "wide"],
+                         ("", "0.89", "-0.11", ""))
+        self.assertNotIn("answer_nll", done.stdout)
+        self.sweep("--settings", "wide=--kernel 33")
+        self.assertEqual(len(self.lines()), 10, "answers are asked for when they are wanted")
+        self.sweep("--settings", "wide=--kernel 33", "--no-nll")
+        self.assertEqual(len(self.lines()), 10)
+
+    def test_sweep_takes_sets_and_their_rows(self):
+        hotpotqa, news = self.folder / "hotpotqa.json", self.folder / "news.jsonl"
+        hotpotqa.write_text(json.dumps(self.rows_of_hotpotqa(70)))
+        row = {"input": "", "context": "A text.", "answers": ["he"], "all_classes": None, "language": "en", "dataset": "multi_news"}
+        news.write_text(json.dumps(row | {"_id": "n"}))
+        done = self.sweep("--sets", f"hotpotqa:{hotpotqa}", "--settings", "default", "--no-nll")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual({line["id"] for line in self.lines()}, {str(i) for i in range(40, 64)})
+        self.sweep("--sets", f"hotpotqa:{hotpotqa}", "--settings", "default", "--rows", "test", "--count", "3")
+        self.assertEqual({line["id"] for line in self.lines()[24:]}, {"64", "66", "68"})
+        babi = self.folder / "qa1.txt"
+        babi.write_text("1 Ann went to the hall.\n2 Where is Ann? \thall\t1\n")
+        self.sweep("--sets", f"babi:{babi}", "--settings", "default", "--no-nll")
+        self.assertEqual([(line["set"], line["id"]) for line in self.lines()[27:]], [("qa1 in jargon", "0 2000")])
+        none = self.sweep("--sets", f"longbench:{news}", "--rows", "test", "--no-nll")
+        self.assertIn("no texts that name what an answer rests on", none.stderr)
+        self.sweep("--sets", f"longbench:{news}", "--rows", "test", "--settings", "default")
+        self.assertEqual(self.swept("lost", "gold_kept"), {("news", "full"): ("0.0", ""), ("news", "default"): ("0.0", "")})
+        for more, message in [(["--sets", f"longbench:{news}"], "longbench has no development rows"),
+                              (["--rows", "test"], "jargon.txt is none of the test haystacks"),
+                              (["--seeds", "4"], "not all of the development seeds")]:
+            refused = self.sweep(*more)
+            self.assertIn(message, refused.stderr)
+            self.assertNotIn("Traceback", refused.stderr)
+            self.assertNotEqual(refused.returncode, 0)
 
     def test_sweep_reports_what_fails(self):
         done = self.sweep("--settings", "bad=broken")
@@ -247,15 +423,34 @@ class Programs(unittest.TestCase):
         sets = self.folder / "set.jsonl"
         row = {"input": "Who?", "context": "A text.", "answers": ["he"], "all_classes": None, "language": "en", "dataset": "hotpotqa"}
         sets.write_text("\n".join(json.dumps(row | {"_id": str(i)}) for i in range(5)))
-        done = self.call("infinipot-tasks", "--csv", self.folder / "out.csv", "--sets", f"longbench:{sets}", "--first", "1", "--count", "3", "--policies", "full",
-                         "infinipot")
+        done = self.call("infinipot-tasks", "--csv", self.folder / "out.csv", "--sets", f"longbench:{sets}", "--count", "3")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(len(self.lines()), 6)
+        self.assertEqual(len(self.lines()), 12, "gold is left out where no support is named")
         self.assertAlmostEqual(self.lines()[0]["score"], 2 / 3)
-        self.assertEqual({line["id"] for line in self.lines()}, {"1", "2", "3"})
+        self.assertEqual({line["id"] for line in self.lines()}, {"0", "1", "3"})
         self.assertEqual(self.lines()[0]["cost"], 0.25)
-        found = datasets.select([f"longbench:{sets}"], first=1, count=9, every=2)
-        self.assertEqual([id_ for _, id_ in found], ["1", "3"])
+        self.assertIsNone(self.lines()[0]["gold_kept"])
+        wrong = self.call("infinipot-tasks", "--sets", f"longbench:{sets}", "--rows", "development")
+        self.assertIn("infinipot-tasks: longbench has no development rows", wrong.stderr)
+        self.assertNotIn("Traceback", wrong.stderr)
+
+    def rows_of_hotpotqa(self, count):
+        return [{"_id": str(i), "question": f"{i}?", "answer": "a", "supporting_facts": [["Title", 0]],
+                 "context": [["Title", [f"It is a {i}.", "x" * 400]], ["Other", ["y" * 400]]]} for i in range(count)]
+
+    def test_tasks_of_sets_that_name_their_support(self):
+        path = self.folder / "hotpotqa.json"
+        path.write_text(json.dumps(self.rows_of_hotpotqa(100)))
+        done = self.call("infinipot-tasks", "--csv", self.folder / "out.csv", "--sets", f"hotpotqa:{path}", "--count", "2")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual({line["id"] for line in self.lines()}, {"64", "82"})
+        (gold,) = (line for line in self.lines() if line["policy"] == "gold" and line["id"] == "82")
+        self.assertEqual((gold["document_tokens"], gold["gold_kept"], gold["answer_kept"]), (len("It is a 82."), 1, 0.5))
+        with (self.folder / "out.csv").open() as file:
+            rows = {row["policy"]: row for row in csv.DictReader(file)}
+        self.assertEqual(set(rows), {"full", "gold", "truncation", "streaming_llm", "infinipot"})
+        self.assertEqual([rows["infinipot"][name] for name in ("lost", "lost_error", "lost_median", "over_1", "gold_kept", "gold_kept_error")],
+                         ["4.0", "0.0", "4.0", "2", "1.0", "0.0"])
 
     def test_refuse_what_cannot_be(self):
         for more, message in [(["--depths", "2"], "must be 0 .. 1"), (["--pot", "1"], "--pot 1 must be at least 2"),
@@ -280,9 +475,8 @@ class Programs(unittest.TestCase):
 
     def questions(self):
         path = self.folder / "hotpotqa.json"
-        path.write_text(json.dumps([{"_id": str(i), "question": f"{i}?", "answer": "a", "context": [["Title", ["x" * 400]]]}
-                                    for i in range(5)]))
-        return ["--hotpotqa", path, "--first", "1", "--count", "3"]
+        path.write_text(json.dumps(self.rows_of_hotpotqa(70)))
+        return ["--hotpotqa", path, "--count", "3"]
 
     def test_figure_of_hit_rates_takes_trials_of_needles(self):
         self.needle("--policies", "full", "infinipot", "--depths", "0.1")
@@ -354,7 +548,7 @@ class Programs(unittest.TestCase):
 
     def test_figures_refuse_what_cannot_be(self):
         for more, message in [(["--depths", "2"], "must be 0 .. 1"), (["--pots", "1"], "must be at least 2"),
-                              (["--lengths", "700"], "must be above 700"), (["--count", "0"], "--count 0 at least 1"),
+                              (["--lengths", "700"], "must be above 700"), (["--count", "0"], "--count 0 must be at least 1"),
                               (["--policies", "full", "full"], "the same name"), (["--program", "nowhere"], "there is no nowhere")]:
             done = self.call("infinipot-figures", "hit_rate", "--haystack", self.folder / "haystack.txt", *more)
             self.assertNotEqual(done.returncode, 0)
@@ -378,6 +572,12 @@ class Summary(unittest.TestCase):
     def test_means_and_standard_errors(self):
         rows = trials.summary([{"a": 1, "x": 1.0}, {"a": 1, "x": 3.0}, {"a": 2, "x": None}], ["a"], ["x"])
         self.assertEqual(rows, [{"a": 1, "trials": 2, "x": 2.0, "x_error": 1.0}, {"a": 2, "trials": 1, "x": None, "x_error": None}])
+
+    def test_of_losses_the_median_too_and_how_many_are_over_a_nat(self):
+        (row,) = trials.summary([{"lost": lost} for lost in (0.0, 1.0, 1.1, 5.0, None)], [], ["lost"])
+        self.assertEqual((row["lost"], row["lost_median"], row["over_1"]), (1.775, 1.05, 2))
+        (row,) = trials.summary([{"lost": None}], [], ["lost"])
+        self.assertEqual((row["lost"], row["lost_median"], row["over_1"]), (None, None, None))
 
 
 if __name__ == "__main__":

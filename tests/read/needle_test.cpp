@@ -6,8 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "infinipot/pot/selection.hpp"
-
 namespace reading {
 namespace {
 
@@ -32,10 +30,19 @@ TEST(Needle, IsFoundAcrossTokens) {
   EXPECT_EQ(found("abc", {"a", "b", "c"}), (Positions{100, 101, 102}));
 }
 
-TEST(Needle, CountsTokensThatHoldSomeOfIt) {
+TEST(Needle, CountsTokensWhoseMiddleIsInIt) {
   EXPECT_EQ(found("cat sat", {"the", " cat", " sat.", "Then"}), (Positions{101, 102}));
-  EXPECT_EQ(found("tsa", {"cat", "sat"}), (Positions{100, 101}));
+  EXPECT_EQ(found("he cat", {"the", " cat", ".\n", "sat"}), (Positions{100, 101}));
+  EXPECT_EQ(found("e cat", {"the", " cat"}), (Positions{101}));
+  EXPECT_EQ(found("cat.", {" cat", ".\n\n", "sat"}), (Positions{100}));
   EXPECT_EQ(found("cat", {"dog", "cat", "dog"}), (Positions{101}));  // and not those that only touch it
+}
+
+TEST(Needle, HasTheTokenOfItsMiddleIfNoTokensMiddleIsInIt) {
+  EXPECT_EQ(found("t", {"the", "cat", "sat"}), (Positions{100}));
+  EXPECT_EQ(found("tsa", {"cat", "sat"}), (Positions{101}));
+  EXPECT_EQ(found("ts", {"cat", "sat"}), (Positions{101}));
+  EXPECT_EQ(found("5", {"of", " 15)"}), (Positions{101}));
 }
 
 TEST(Needle, IsTheFirstOfSeveral) {
@@ -47,9 +54,7 @@ TEST(Needle, IsTheFirstOfSeveral) {
 TEST(Needle, MayBeNowhere) {
   EXPECT_EQ(found("cat", {"c", "a", "r", "t"}), Positions{});
   EXPECT_EQ(found("cat", {}), Positions{});
-  Needle needle("cat");
-  EXPECT_TRUE(needle.wanted());
-  EXPECT_FALSE(needle.hit_rate(infinipot::EntryTable(1, 4)).has_value());
+  EXPECT_TRUE(Needle("cat").wanted());
 }
 
 TEST(Needle, IsNotWantedIfEmpty) {
@@ -92,10 +97,15 @@ TEST(Needle, AgreesWithASearchOfTheWholeText) {
     for (std::uint32_t length = 1 + below(9); length > 0; --length) phrase += below(2) != 0 ? 'a' : 'b';
 
     Positions expected;
-    if (const std::size_t at = text.find(phrase); at != std::string::npos)
-      for (std::size_t i = 0, begin = 0; i < tokens.size(); begin += tokens[i++].size())
-        if (begin + tokens[i].size() > at && begin < at + phrase.size() && !tokens[i].empty())
-          expected.push_back(100 + i);
+    if (const std::size_t at = text.find(phrase); at != std::string::npos) {
+      const std::size_t own_middle = at + at + phrase.size();  // in half bytes
+      for (std::size_t i = 0, begin = 0; i < tokens.size(); begin += tokens[i++].size()) {
+        if (tokens[i].empty()) continue;
+        const std::size_t end = begin + tokens[i].size(), middle = begin + end;
+        const bool in_phrase = middle >= 2 * at && middle < 2 * (at + phrase.size());
+        if (in_phrase || (own_middle >= 2 * begin && own_middle < 2 * end)) expected.push_back(100 + i);
+      }
+    }
     EXPECT_EQ(found(phrase, tokens), expected) << phrase << " in " << text;
   }
 }
@@ -130,22 +140,40 @@ TEST(Needle, IsFoundInALaterText) {
   EXPECT_EQ(needle.positions(), (Positions{90, 91}));
 }
 
-TEST(Needle, HitRateIsTheMeanOverLanes) {
-  Needle needle("cd");
-  const std::vector<std::string> tokens{"a", "b", "c", "d", "e", "f"};
-  for (std::size_t i = 0; i < tokens.size(); ++i) needle.push(i, tokens[i]);
+TEST(Occurrences, AreOfWholeWords) {
+  using Places = std::vector<std::size_t>;
+  EXPECT_EQ(occurrences("a cat, cats and cat", "cat"), (Places{2, 16}));
+  EXPECT_EQ(occurrences("concatenate", "cat"), Places{});
+  EXPECT_EQ(occurrences("15 and 150 and 5", "15"), Places{0});
+  EXPECT_EQ(occurrences("caf\xc3\xa9s of a caf\xc3\xa9", "caf"), Places{});  // é is a letter
+  EXPECT_EQ(occurrences("the Cat", "cat"), Places{});
+  EXPECT_EQ(occurrences("to be or not to be", "to be"), (Places{0, 13}));
+  EXPECT_EQ(occurrences("no no no", "no no"), (Places{0, 3}));
+  EXPECT_EQ(occurrences("text", ""), Places{});
+  EXPECT_EQ(occurrences("", "text"), Places{});
+}
 
-  infinipot::EntryTable entries(3, 8);
-  for (std::uint64_t position = 0; position < tokens.size(); ++position)
-    entries.append(std::vector<infinipot::Entry>{{.position = position}});
-  EXPECT_EQ(needle.hit_rate(entries), 1.0);
+TEST(Occurrences, MayBeginAndEndWithSigns) {
+  using Places = std::vector<std::size_t>;
+  EXPECT_EQ(occurrences("it costs $5m", "$5m"), Places{9});
+  EXPECT_EQ(occurrences("is <42>now", "<42>"), Places{3});
+  EXPECT_EQ(occurrences("x$5 and $55", "$5"), Places{1});
+}
 
-  infinipot::Selection kept(3, 2);
-  const std::vector<std::vector<infinipot::Index>> lanes{{2, 3}, {0, 3}, {0, 5}};  // both, one, none
-  for (std::size_t lane = 0; lane < lanes.size(); ++lane)
-    std::copy(lanes[lane].begin(), lanes[lane].end(), kept.lane(lane).begin());
-  entries.keep(kept);
-  EXPECT_EQ(needle.hit_rate(entries), 0.5);
+TEST(Needle, FindsTheAnswerInItAlone) {
+  Needle needle("in Rome, not Romeo, at Rome.", "Rome");
+  const std::vector<std::string> tokens{"Rome",  " is", " big.", " He is", " in", " Rome", ",", " not",
+                                        " Rome", "o",   ",",     " at",    " R",  "ome",   ".", " Rome"};
+  for (std::size_t i = 0; i < tokens.size(); ++i) needle.push(50 + i, tokens[i]);
+  EXPECT_EQ(needle.positions(), (Positions{54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64}));
+  EXPECT_EQ(needle.answers(), (std::vector<Positions>{{55}, {62, 63}}));
+}
+
+TEST(Needle, MayLackTheAnswer) {
+  Needle needle("a cat", "dog");
+  needle.push(0, "a cat and a dog");
+  EXPECT_TRUE(needle.found());
+  EXPECT_TRUE(needle.answers().empty());
 }
 
 }  // namespace

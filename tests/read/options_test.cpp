@@ -70,7 +70,8 @@ TEST(ReadingOptions, HaveDefaults) {
   ASSERT_EQ(o.turns.size(), 1U);
   EXPECT_EQ(o.turns[0].document, "d.txt");
   EXPECT_EQ(o.turns[0].question, "Why?");
-  EXPECT_EQ(o.turns[0].answer_prefix + o.turns[0].answer + o.turns[0].needle, "");
+  EXPECT_EQ(o.turns[0].answer_prefix + o.turns[0].answer, "");
+  EXPECT_EQ(o.turns[0].needles, Arguments{});
   EXPECT_EQ(o.pot, 2048U);
   EXPECT_EQ(o.keep, 1024U);
   EXPECT_EQ(o.policy, "infinipot");
@@ -132,7 +133,7 @@ TEST(ReadingOptions, AreAllRead) {
   EXPECT_EQ(o.catalysts, std::vector<std::string>{"-x"});
   EXPECT_EQ(o.turns[0].answer_prefix, "It");
   EXPECT_EQ(o.turns[0].answer, " is");
-  EXPECT_EQ(o.turns[0].needle, "so");
+  EXPECT_EQ(o.turns[0].needles, Arguments{"so"});
   EXPECT_EQ(o.max_tokens, 0U);
   EXPECT_EQ(o.generate, 0U);
   EXPECT_EQ(o.chunk, 16U);
@@ -153,28 +154,36 @@ TEST(ReadingOptions, TheKthBelongsToTheKthQuestion) {
                           "--needle", "[n]", "--answer-prefix", "Since", "--answer", "a,b", "--needle", ""});
   ASSERT_EQ(o.turns.size(), 3U);
   const auto expect_turn = [](const Turn& turn, const Arguments& texts) {
-    EXPECT_EQ((Arguments{turn.document, turn.question, turn.answer_prefix, turn.answer, turn.needle}), texts);
+    EXPECT_EQ((Arguments{turn.document, turn.question, turn.answer_prefix, turn.answer}), texts);
   };
-  expect_turn(o.turns[0], {"d.txt", "Why?", "", "a,b", "[n]"});
-  expect_turn(o.turns[1], {"e", "-x", "Since", "", ""});
-  expect_turn(o.turns[2], {"", "{}", "", "", ""});
+  expect_turn(o.turns[0], {"d.txt", "Why?", "", "a,b"});
+  expect_turn(o.turns[1], {"e", "-x", "Since", ""});
+  expect_turn(o.turns[2], {"", "{}", "", ""});
+  EXPECT_EQ(o.turns[0].needles, Arguments{"[n]"});
+  EXPECT_EQ(o.turns[1].needles, Arguments{});
+  EXPECT_EQ(o.turns[2].needles, Arguments{});
+}
+
+TEST(ReadingOptions, AllNeedlesBelongToASingleQuestion) {
+  EXPECT_EQ(with({"--needle", "one", "--needle", "", "--needle", "two"}).turns[0].needles,
+            (Arguments{"one", "two"}));
 }
 
 TEST(ReadingOptions, NoTextIsAnythingButText) {
   for (const char* text : {"{}", "[]", "[a,b]", "%%", "--"})
-    EXPECT_EQ(with({"--needle", text}).turns[0].needle, text);
+    EXPECT_EQ(with({"--needle", text}).turns[0].needles, Arguments{text});
 }
 
 TEST(ReadingOptions, ValuesCanFollowAnEqualsSign) {
   const Options o =
       with({"--needle=", "--answer=a=b", "--answer-prefix=--pot", "--pot=500", "--json=--nuc", "--nuc"});
-  EXPECT_EQ(o.turns[0].needle, "");
+  EXPECT_EQ(o.turns[0].needles, Arguments{});
   EXPECT_EQ(o.turns[0].answer, "a=b");
   EXPECT_EQ(o.turns[0].answer_prefix, "--pot");
   EXPECT_EQ(o.pot, 500U);
   EXPECT_EQ(o.json, "--nuc");
   EXPECT_TRUE(o.nuc);
-  EXPECT_EQ(with({"--needle", "--x=3"}).turns[0].needle, "--x=3");
+  EXPECT_EQ(with({"--needle", "--x=3"}).turns[0].needles, Arguments{"--x=3"});
 }
 
 TEST(ReadingOptions, NothingIsTakenForAnOptionsValue) {

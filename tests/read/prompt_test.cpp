@@ -287,13 +287,13 @@ TEST_F(ReadPrompt, HeaderStaysThroughManyDistillations) {
   infinipot::Ccd reader(engine, pot, infinipot::StreamingLlm(), {.sinks = 0});
   options_.chunk = 64;
   Prompt prompt(*model_, model_->chat().user, options_, options_.turns[0], Document(file.path()));
-  Needle needle("lighthouse is marigold");
+  Gold gold({"lighthouse is marigold"});
   TurnReport figures;
   Timeline timeline(0);
   Place place = Place::start;
   prefill(
-      reader, prompt, place, *model_, {{&needle, 1}, timeline}, [](std::span<const Token>, Progress&) {},
-      [] {}, figures);
+      reader, prompt, place, *model_, {{&gold, 1}, timeline}, [](std::span<const Token>, Progress&) {}, [] {},
+      figures);
 
   EXPECT_GT(reader.stats().distillations, 8U);
   const std::vector<Token> all = at_once(long_text());
@@ -304,12 +304,12 @@ TEST_F(ReadPrompt, HeaderStaysThroughManyDistillations) {
       ASSERT_EQ(pot.entries().tokens(lane)[i], all[i]);
       ASSERT_NE(pot.entries().pinned(lane)[i], 0);
     }
-  // The needle's positions are those of the prompt.
-  ASSERT_TRUE(needle.found());
+  // Gold's positions are those of the prompt.
+  ASSERT_TRUE(gold.found());
   std::string phrase;
-  for (const std::uint64_t position : needle.positions()) phrase += tokenizer_->decode(all[position]);
+  for (const std::uint64_t position : gold.positions()) phrase += tokenizer_->decode(all[position]);
   EXPECT_NE(phrase.find("lighthouse is marigold"), std::string::npos) << phrase;
-  EXPECT_EQ(needle.hit_rate(pot.entries()), 0.0);  // StreamingLLM has long dropped it
+  EXPECT_EQ(gold.kept(pot.entries()), 0.0);  // StreamingLLM has long dropped it
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ const Program plain{.name = "infinipot-read", .model_help = "a model"};
 
 Options with_turns(std::size_t count) {
   Options options;
-  options.turns = {{"d.txt", "Why?", "It", " is", "so"}, {"", "How?", "", "", ""}};
+  options.turns = {{"d.txt", "Why?", "It", " is", {"so"}}, {"", "How?", "", "", {}}};
   options.turns.resize(count);
   return options;
 }
@@ -34,6 +34,8 @@ TurnReport turn(double scale) {
           .answer_tokens = static_cast<std::uint64_t>(scale),
           .answer_nll = scale,
           .hit_rate = scale / 8,
+          .gold_kept = scale / 4,
+          .answer_kept = scale / 16,
           .needle_position = static_cast<std::uint64_t>(7 * scale),
           .needle_tokens = 3};
 }
@@ -57,6 +59,10 @@ TEST(Report, OfOneTurnHasPlainSettings) {
   EXPECT_EQ(settings.at("answer_prefix"), "It");
   EXPECT_EQ(settings.at("answer"), " is");
   EXPECT_EQ(settings.at("needle"), "so");
+
+  Options several = with_turns(1);
+  several.turns[0].needles = {"so", "because"};
+  EXPECT_EQ(written(with_reports(1), several).at("settings").at("needle"), json({"so", "because"}));
 }
 
 TEST(Report, OfSeveralTurnsHasThemAsArrays) {
@@ -74,7 +80,8 @@ TEST(Report, SumsTurnsAndGivesTheLastAnswer) {
   EXPECT_EQ(r.at("prompt_tokens"), 330);
   EXPECT_EQ(r.at("prefill_seconds"), 6);
   EXPECT_EQ(r.at("tokens_per_second"), 55);
-  for (const char* field : {"ttft_seconds", "answer_text", "answer_tokens", "answer_nll", "hit_rate"})
+  for (const char* field :
+       {"ttft_seconds", "answer_text", "answer_tokens", "answer_nll", "hit_rate", "gold_kept", "answer_kept"})
     EXPECT_EQ(r.at(field), r.at("turns").at(1).at(field)) << field;
   EXPECT_EQ(r.at("answer_text"), "answer 2");
 }
@@ -83,6 +90,7 @@ TEST(Report, TellsOfEachTurn) {
   Report report = with_reports(2);
   report.turns[1].answer_nll = std::nan("");
   report.turns[1].hit_rate.reset();
+  report.turns[1].answer_kept.reset();
   report.turns[1].document_position.reset();
   report.turns[1].needle_position.reset();
   report.turns[1].needle_tokens = 0;
@@ -98,6 +106,8 @@ TEST(Report, TellsOfEachTurn) {
                                  {"answer_tokens", 1},
                                  {"answer_nll", 1.0},
                                  {"hit_rate", 0.125},
+                                 {"gold_kept", 0.25},
+                                 {"answer_kept", 0.0625},
                                  {"ttft_seconds", 3.0},
                                  {"needle_position", 7},
                                  {"needle_tokens", 3},
@@ -119,6 +129,8 @@ TEST(Report, TellsOfEachTurn) {
                                  {"answer_tokens", 2},
                                  {"answer_nll", nullptr},
                                  {"hit_rate", nullptr},
+                                 {"gold_kept", 0.5},
+                                 {"answer_kept", nullptr},
                                  {"ttft_seconds", 6.0},
                                  {"needle_position", nullptr},
                                  {"needle_tokens", 0},

@@ -456,9 +456,9 @@ TEST_F(Session, FullHasRoomForAllTurns) {
 TEST_F(Session, NeedlesAreOfAllDocumentsReadSoFar) {
   ToyBackend backend;
   Options options = three_turns();
-  options.turns[0].needle = "more hay";    // is read later
-  options.turns[1].needle = "the needle";  // was read before
-  options.turns[2].needle = "hay";
+  options.turns[0].needles = {"more hay"};    // is read later
+  options.turns[1].needles = {"the needle"};  // was read before
+  options.turns[2].needles = {"hay"};
   const Report report = run(backend, options);
   EXPECT_FALSE(report.turns[0].needle_position.has_value());
   EXPECT_FALSE(report.turns[0].hit_rate.has_value());
@@ -472,15 +472,38 @@ TEST_F(Session, NeedlesAreOfAllDocumentsReadSoFar) {
             backend.text().tokens("hay"));
 
   Options full = three_turns("full");
-  full.turns[1].needle = "the needle";
+  full.turns[1].needles = {"the needle"};
   EXPECT_EQ(run(backend, full).turns[1].hit_rate, 1.0);
+}
+
+TEST_F(Session, GoldIsMeasuredBeforeTheQuestion) {
+  ToyBackend backend;
+  const TemporaryFile text("the needle is red. more hay");
+  const std::string question = letters(30, 'a');  // for which there is no room
+  Options options = options_of({{.document = text.path(),
+                                 .question = question,
+                                 .answer = " red.",
+                                 .needles = {"the needle is red.", "hay"}}},
+                               "streaming_llm");
+  const TurnReport turn = run(backend, options).last();
+  EXPECT_EQ(turn.gold_kept, 1.0);
+  EXPECT_EQ(turn.answer_kept, 1.0);
+  EXPECT_EQ(turn.needle_tokens, 21U);
+  EXPECT_LT(turn.hit_rate.value(), 1.0);
+
+  options.turns[0].question.clear();  // the document's end, then
+  options.turns[0].answer.clear();
+  const TurnReport unasked = run(backend, options).last();
+  EXPECT_EQ(unasked.gold_kept, 1.0);
+  EXPECT_EQ(unasked.hit_rate, 1.0);
+  EXPECT_FALSE(unasked.answer_kept.has_value());
 }
 
 TEST_F(Session, NeedlesSpanNoTwoDocuments) {
   ToyBackend backend;
   const TemporaryFile one("abc"), two("def");
   Options options = options_of({{.document = one.path(), .question = "why?"},
-                                {.document = two.path(), .question = "so?", .needle = "c\nd"}});
+                                {.document = two.path(), .question = "so?", .needles = {"c\nd"}}});
   EXPECT_FALSE(run(backend, options).turns[1].needle_position.has_value());
 }
 
