@@ -48,9 +48,11 @@ style() {
 }
 
 # Stops at undefined behaviour and bad memory; for the oldest processors. Without the real model, which takes long at this
-# speed, and without what depends on the compiler alone. Not optimised, which saves more time than the tests then take.
-sanitize=(-DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O0 -gline-tables-only"
-          -DINFINIPOT_SANITIZE=ON -DINFINIPOT_NATIVE=OFF -DINFINIPOT_BUILD_LLAMA_CPP=ON -DCMAKE_EXPORT_COMPILE_COMMANDS=ON)
+# speed, and without what depends on the compiler alone. Tests are not optimised, which saves more time than
+# they then take.
+sanitize=(-DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -gline-tables-only"
+          -DINFINIPOT_TEST_FLAGS=-O0 -DINFINIPOT_SANITIZE=ON -DINFINIPOT_NATIVE=OFF -DINFINIPOT_BUILD_LLAMA_CPP=ON
+          -DCMAKE_EXPORT_COMPILE_COMMANDS=ON)
 sanitizers() {
   configure build/sanitize "${sanitize[@]}"
   cmake --build build/sanitize
@@ -104,7 +106,7 @@ fuzzers() {
 # release OPTION... Programs and benchmarks have all optimisation, tests less: kernels() compiles theirs in each way.
 release() {
   configure build -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release -DINFINIPOT_BUILD_LLAMA_CPP=ON \
-    -DINFINIPOT_QUICK_TESTS=ON "$@"
+    -DINFINIPOT_TEST_FLAGS=-O1 "$@"
   cmake --build build
 }
 

@@ -152,7 +152,7 @@ class DistilOnce {
 
   infinipot::InfinipotSettings settings_of(const reading::Options& options) const {
     infinipot::InfinipotSettings settings =
-        reading::infinipot_settings(options, reading::texts_of(text_, options).catalysts, 0);
+        reading::infinipot_settings(options, reading::texts_of(text_, options).aims, 0);
     // The pot itself is of heads, so that copies of it serve all settings.
     settings.scope = reading::granularity_of(options);
     return settings;
@@ -207,7 +207,7 @@ class DistilOnce {
              measure(name, pot, reader, texts, measured);
            });
     };
-    reading::with_policy(options, reading::texts_of(text_, options).catalysts, run,
+    reading::with_policy(options, reading::texts_of(text_, options).aims, run,
                          weights_.config().rope(options.pot));
   }
 

@@ -86,9 +86,8 @@ class Speaker {
     std::vector<std::vector<Piece>> texts = texts_of_turns(model_, options_, report_);
     const reading::Texts own = reading::texts_of(model_, options_);
     reading::with_policy(
-        options_, own.catalysts,
-        [&](auto policy) { begin(room.batch, std::move(policy), std::move(texts), own.catalysts); },
-        common.rope);
+        options_, own.aims,
+        [&](auto policy) { begin(room.batch, std::move(policy), std::move(texts), own.aims); }, common.rope);
   }
   Speaker(const Speaker&) = delete;
   Speaker& operator=(const Speaker&) = delete;
@@ -118,8 +117,7 @@ class Speaker {
 
  private:
   template <infinipot::Policy P>
-  void begin(Batch& batch, P policy, std::vector<std::vector<Piece>> texts,
-             const reading::Catalysts& catalysts) {
+  void begin(Batch& batch, P policy, std::vector<std::vector<Piece>> texts, const reading::Aims& aims) {
     std::size_t header = 0;
     for (const Piece& piece : texts.front())
       if (piece.retention == infinipot::Retention::pinned) header += piece.tokens.size();
@@ -130,7 +128,7 @@ class Speaker {
       turn.text = std::move(texts[k]);
       if (!options_.turns[k].question.empty()) turn.most_tokens = options_.generate;
       if constexpr (std::same_as<P, infinipot::Infinipot>)
-        if (k > 0) turn.policy = reading::infinipot_policy(options_, catalysts, k);
+        if (k > 0) turn.policy = reading::infinipot_policy(options_, aims, k);
     }
     auto talk = std::make_unique<Talk<P>>(
         batch, pot_, std::move(policy),
@@ -311,9 +309,9 @@ Options with_all_turns(Options options, const std::vector<reading::NamedConversa
 /// The longest pass of any conversation, in tokens.
 std::size_t longest_pass(const Common& common, const Options& all) {
   const reading::Texts texts = reading::texts_of(common.text, all);
-  const std::size_t catalyst = reading::longest(texts.catalysts);
+  const std::size_t catalyst = reading::longest_catalyst(texts.aims);
   const std::size_t probe = reading::with_policy(
-      all, texts.catalysts, [](const auto& policy) { return infinipot::longest_probe(policy); }, common.rope);
+      all, texts.aims, [](const auto& policy) { return infinipot::longest_probe(policy); }, common.rope);
   return std::max({std::min(all.chunk, all.pot), catalyst, probe});
 }
 

@@ -113,7 +113,7 @@ class Conversation {
   void run(std::vector<Prompt>& prompts) {
     try {
       for (std::size_t k = 0; k < prompts.size() && report_.interrupted.empty(); ++k) {
-        if (k > 0) take_catalysts(texts_.catalysts[k]);
+        if (k > 0) take_aim(texts_.aims[k]);
         run_turn(prompts[k], texts_.answers[k]);
       }
     } catch (const Interrupted& interrupted) {
@@ -132,7 +132,7 @@ class Conversation {
     golds_.emplace_back(std::vector<std::string>());
     const Turn& turn = options_.turns.back();
     try {
-      take_catalysts(catalysts_of(model(), options_, turn));
+      take_aim(aim_of(model(), options_, turn));
       Prompt prompt(model(), Opening::at(place_, model().chat()), options_, turn, std::nullopt);
       run_turn(prompt, {});
     } catch (const Interrupted& interrupted) {
@@ -222,10 +222,10 @@ class Conversation {
     }
   }
 
-  void take_catalysts(TokenTexts catalysts) {
+  void take_aim(Aim aim) {
     if constexpr (std::same_as<P, infinipot::Infinipot>) {
-      for (std::vector<Token>& catalyst : catalysts) shorten(catalyst, longest(texts_.catalysts));
-      reader_.set_policy(WithNuc<P>(infinipot_policy(options_, {std::move(catalysts)}, 0), options_.nuc));
+      for (std::vector<Token>& catalyst : aim.catalysts) shorten(catalyst, longest_catalyst(texts_.aims));
+      reader_.set_policy(WithNuc<P>(infinipot_policy(options_, {std::move(aim)}, 0), options_.nuc));
     }
   }
 
@@ -277,7 +277,8 @@ class Conversation {
                 progress.say(recall_progress(now, *options_.recall));
                 return interrupt_signal() == 0;
               }};
-      const infinipot::Recalled recalled = recall(catalyst, settings);
+      const infinipot::Recalled recalled =
+          recall(catalyst, settings, {options_, question_terms(model(), asked)});
       check_interrupt();
       turn.recall =
           RecallReport{recalled.seconds, recalled.steps, recalled.distillations, recalled.positions};
@@ -287,8 +288,8 @@ class Conversation {
   }
 
   /// In the pot that is for recalls alone, or in one that is there for this one.
-  infinipot::Recalled recall(const std::vector<Token>& catalyst, const infinipot::RecallSettings& settings) {
-    const RecallPolicy policy{options_};
+  infinipot::Recalled recall(const std::vector<Token>& catalyst, const infinipot::RecallSettings& settings,
+                             const RecallPolicy& policy) {
     ArchiveView archive(archive_->file());
     if (options_.recall_pot == 0) {
       auto other = memory_.fork();

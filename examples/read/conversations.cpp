@@ -42,9 +42,10 @@ void refuse_others(const Json& object, std::initializer_list<std::string_view> k
 
 Turn turn_of(const Json& json, const std::string& path, const std::string& where) {
   if (!json.is_object()) refuse(path, where + " must be an object");
-  refuse_others(json, {"document", "question", "answer_prefix"}, path, where);
+  refuse_others(json, {"document", "question", "terms", "answer_prefix"}, path, where);
   Turn turn{.document = text_of(json, "document", path, where),
             .question = text_of(json, "question", path, where),
+            .terms = text_of(json, "terms", path, where),
             .answer_prefix = text_of(json, "answer_prefix", path, where)};
   if (turn.document.empty() && turn.question.empty())
     refuse(path, where + " has no document and no question");

@@ -41,7 +41,7 @@ constexpr const char* about_exit =
 
 /// What may be given several times, in the order given.
 struct TurnTexts {
-  std::vector<std::string> documents, questions, answer_prefixes, answers, needles;
+  std::vector<std::string> documents, questions, terms, answer_prefixes, answers, needles;
 };
 
 /// Options that are added from now on belong to this group of the help.
@@ -77,6 +77,9 @@ void add_input(CLI::App& app, const Program& program, Options& o, TurnTexts& tex
   add_texts(app, "--question", texts.questions, Text::not_empty, "TEXT",
             "what to ask after the document. Each further question continues the conversation");
   app.add_flag("--chat", o.chat, wrapped("go on with questions from standard input, one a line [no]"));
+  add_texts(app, "--terms", texts.terms, Text::may_be_empty, "TEXT",
+            "words of the question that matter, without instructions: what has rare ones of them near stays "
+            "(see --term-share) [the question]");
   add_texts(app, "--answer-prefix", texts.answer_prefixes, Text::may_be_empty, "TEXT",
             "first words of the answer, given to the model [none]");
   add_number<std::size_t>(app, "--max-tokens", o.max_tokens, {0, std::size_t{1} << 48, Bounds::technical},
@@ -144,6 +147,10 @@ void add_infinipot(CLI::App& app, Options& o) {
       "question about nothing in particular. Given several times, the attention of all counts. For reread it "
       "is what stands before the text that is read again, and each @word a request to repeat it [" +
           o.catalysts.front() + "]");
+  add_number<double>(app, "--term-share", o.term_share, {0, 1},
+                     "share of the kept entries that have rare words of the question near; if a catalyst is "
+                     "the question, or there are --terms",
+                     "0.35 with --alpha 0, else 0");
   add_choice(app, "--over-queries", o.over_queries, {"sum", "max"}, "sum|max",
              "how to combine attention over the catalyst's tokens, and over query heads that share a kv head",
              o.over_queries);
@@ -298,6 +305,7 @@ std::vector<Turn> turns_of(const Options& options, const TurnTexts& texts) {
   std::vector<Turn> turns(count);
   distribute(texts.questions, "--question", &Turn::question, turns);
   distribute(texts.documents, "--document", &Turn::document, turns);
+  distribute(texts.terms, "--terms", &Turn::terms, turns);
   distribute(texts.answer_prefixes, "--answer-prefix", &Turn::answer_prefix, turns);
   distribute(texts.answers, "--answer", &Turn::answer, turns);
   distribute_needles(texts.needles, turns);
@@ -308,6 +316,7 @@ std::vector<Turn> turns_of(const Options& options, const TurnTexts& texts) {
 void refuse_texts(const TurnTexts& texts) {
   for (const auto& [name, given] : {std::pair("--document", &texts.documents),
                                     {"--question", &texts.questions},
+                                    {"--terms", &texts.terms},
                                     {"--answer-prefix", &texts.answer_prefixes},
                                     {"--answer", &texts.answers},
                                     {"--needle", &texts.needles}})
@@ -328,7 +337,7 @@ void refuse_texts(const TurnTexts& texts) {
 /// Checks what needs no model; every catalyst has at least one token.
 void check(const Options& options) {
   if (options.policy == "full") return;
-  with_policy(options, {{{0}}}, [&](const auto& policy) { check_fits(policy, options, 0); });
+  with_policy(options, {{{{0}}, {}}}, [&](const auto& policy) { check_fits(policy, options, 0); });
 }
 
 }  // namespace

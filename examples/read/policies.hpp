@@ -14,8 +14,14 @@ namespace reading {
 /// Texts of a kind, such as the catalyst prompts of a turn.
 using TokenTexts = std::vector<std::vector<infinipot::Token>>;
 
-/// Catalyst prompts of each turn.
-using Catalysts = std::vector<TokenTexts>;
+/// What a distillation for a turn goes by.
+struct Aim {
+  TokenTexts catalysts;
+  std::vector<infinipot::Token> terms;  ///< of its question; none if that is not known while reading
+};
+
+/// Of each turn.
+using Aims = std::vector<Aim>;
 
 inline std::size_t longest(const TokenTexts& texts) {
   std::size_t most = 0;
@@ -23,9 +29,9 @@ inline std::size_t longest(const TokenTexts& texts) {
   return most;
 }
 
-inline std::size_t longest(const Catalysts& catalysts) {
+inline std::size_t longest_catalyst(const Aims& aims) {
   std::size_t most = 0;
-  for (const TokenTexts& of_turn : catalysts) most = std::max(most, longest(of_turn));
+  for (const Aim& aim : aims) most = std::max(most, longest(aim.catalysts));
   return most;
 }
 
@@ -66,6 +72,8 @@ inline std::size_t usual_kernel(const std::string& policy) {
 
 inline std::size_t usual_layers(const std::string& policy) { return policy == "reread" ? 8 : 0; }
 
+inline double usual_term_share(double alpha) { return alpha > 0 ? 0 : 0.35; }
+
 /// What decides which entries stay, if it is not said: with an archive, reading costs nothing beside.
 inline constexpr const char *usual_policy = "infinipot", *usual_policy_of_archive = "streaming_llm";
 
@@ -96,33 +104,36 @@ inline void complete(Options& options, const Program& program) {
   if (options.kernel == 0) options.kernel = usual_kernel(options.policy);
   options.recall_layers = options.layers.value_or(usual_layers(usual_policy));
   if (!options.layers) options.layers = usual_layers(options.policy);
+  options.recall_term_share = options.term_share.value_or(usual_term_share(0));
+  if (!options.term_share) options.term_share = usual_term_share(options.alpha);
 }
 
 /// Settings of the policy infinipot for one turn, which allow for the longest catalyst of any turn.
-inline infinipot::InfinipotSettings infinipot_settings(const Options& options, const Catalysts& catalysts,
+inline infinipot::InfinipotSettings infinipot_settings(const Options& options, const Aims& aims,
                                                        std::size_t turn) {
-  return {.catalysts = catalysts.at(turn),
+  const Aim& aim = aims.at(turn);
+  return {.catalysts = aim.catalysts,
           .alpha = options.alpha,
+          .terms = aim.terms,
+          .term_share = aim.terms.empty() ? 0 : options.term_share.value(),
           .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
           .over_heads = over_heads_of(options),
           .kernel = options.kernel,
           .layers = options.layers.value(),
-          .longest_catalyst = options.alpha < 1 ? longest(catalysts) : 0};
+          .longest_catalyst = options.alpha < 1 ? longest_catalyst(aims) : 0};
 }
 
-inline infinipot::Infinipot infinipot_policy(const Options& options, const Catalysts& catalysts,
-                                             std::size_t turn) {
-  return infinipot::Infinipot(infinipot_settings(options, catalysts, turn));
+inline infinipot::Infinipot infinipot_policy(const Options& options, const Aims& aims, std::size_t turn) {
+  return infinipot::Infinipot(infinipot_settings(options, aims, turn));
 }
 
 /// Calls run(policy) with the policy that the options name, for the first turn. `rope` is the model's, which
 /// only expected_attention uses, and only once it reads. Throws std::invalid_argument for bad settings.
 template <class Run>
-auto with_policy(const Options& options, const Catalysts& catalysts, const Run& run,
-                 const infinipot::Rope& rope = {}) {
+auto with_policy(const Options& options, const Aims& aims, const Run& run, const infinipot::Rope& rope = {}) {
   if (options.policy == "snapkv") return run(infinipot::SnapKv(options.window, options.kernel));
   if (options.policy == "reread")
-    return run(infinipot::Reread({.instruction = catalysts.at(0).at(0),
+    return run(infinipot::Reread({.instruction = aims.at(0).catalysts.at(0),
                                   .block = options.block,
                                   .over_heads = over_heads_of(options),
                                   .layers = options.layers.value(),
@@ -140,7 +151,7 @@ auto with_policy(const Options& options, const Catalysts& catalysts, const Run& 
   if (options.policy == "temporal_redundancy")
     return run(infinipot::TemporalRedundancy(options.period, options.frames));
   if (options.policy == "infinipot" || options.policy == "cap" || options.policy == "nuc")
-    return run(infinipot_policy(options, catalysts, 0));
+    return run(infinipot_policy(options, aims, 0));
   return run(
       infinipot::StreamingLlm());  // context_shift, which differs in keep, and full, whose pot never fills
 }

@@ -19,10 +19,13 @@ namespace reading {
 /// Makes the policy of a recall.
 struct RecallPolicy {
   const Options& options;
+  std::vector<Token> terms = {};  ///< of the question
 
   infinipot::InfinipotSettings operator()(std::vector<Token> catalyst) const {
     return {.catalysts = {std::move(catalyst)},
             .alpha = 0,
+            .terms = terms,
+            .term_share = terms.empty() ? 0 : options.recall_term_share,
             .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
             .over_heads = over_heads_of(options),
             .kernel = options.recall_kernel,

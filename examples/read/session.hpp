@@ -65,7 +65,7 @@ template <Backend B, infinipot::Policy P>
 Report converse(B& backend, Options& options, const Session& session, P policy, AnswerStream& answers) {
   const std::size_t header = session.prompts.empty() ? 0 : session.prompts.front().header_tokens();
   check_fits(policy, options, header);
-  std::size_t batch = std::max(std::min(options.chunk, options.pot), longest(session.texts.catalysts));
+  std::size_t batch = std::max(std::min(options.chunk, options.pot), longest_catalyst(session.texts.aims));
   if constexpr (infinipot::RunsProbes<P>) batch = std::max(batch, policy.longest_probe());
   std::optional<RecallRoom> recalls;
   if (!options.archive.empty() && options.recall > 0) recalls.emplace(backend.text(), options);
@@ -107,7 +107,7 @@ Report run_session(B& backend, Options& options, std::vector<Document> documents
     else
       return converse(backend, options, session, std::move(policy), answers);
   };
-  return with_policy(options, texts.catalysts, run, rope_of(backend));
+  return with_policy(options, texts.aims, run, rope_of(backend));
 }
 
 }  // namespace reading

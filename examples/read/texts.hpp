@@ -16,8 +16,8 @@
 namespace reading {
 
 struct Texts {
-  Catalysts catalysts;  ///< of each turn, and of what a chat may ask
-  TokenTexts answers;   ///< expected ones of each turn, empty where there is none
+  Aims aims;           ///< of each turn, and of what a chat may ask
+  TokenTexts answers;  ///< expected ones of each turn, empty where there is none
 
   bool any_answer() const { return longest(answers) > 0; }
 };
@@ -56,6 +56,20 @@ inline TokenTexts catalysts_of(const TextModel& model, const Options& options, c
   return catalysts;
 }
 
+/// Tokens of the question, or of the words of it that matter, as they stand within a text.
+inline std::vector<Token> question_terms(const TextModel& model, const Turn& turn) {
+  const std::string& words = turn.terms.empty() ? turn.question : turn.terms;
+  return words.empty() ? std::vector<Token>() : tokens_of(model, " " + words, "--terms");
+}
+
+/// Without terms if no catalyst knows the question. Throws UsageError.
+inline Aim aim_of(const TextModel& model, const Options& options, const Turn& turn) {
+  const bool knows = !turn.terms.empty() || std::ranges::any_of(options.catalysts, [](const auto& catalyst) {
+    return catalyst == "@question" || catalyst == "@prompt";
+  });
+  return {catalysts_of(model, options, turn), knows ? question_terms(model, turn) : std::vector<Token>()};
+}
+
 /// The longest catalyst for which a chat, whose questions are not known yet, has room.
 inline std::size_t chat_room(const Options& options) {
   constexpr std::size_t enough = 256;
@@ -73,11 +87,11 @@ inline void shorten(std::vector<Token>& catalyst, std::size_t most) {
 inline Texts texts_of(const TextModel& model, const Options& options) {
   Texts texts;
   for (const Turn& turn : options.turns) {
-    texts.catalysts.push_back(catalysts_of(model, options, turn));
+    texts.aims.push_back(aim_of(model, options, turn));
     texts.answers.push_back(tokens_of(model, turn.answer, "--answer"));
   }
   if (options.chat) {
-    TokenTexts& unknown = texts.catalysts.emplace_back(catalysts_of(model, options, {}));
+    TokenTexts& unknown = texts.aims.emplace_back(aim_of(model, options, {})).catalysts;
     if (options.policy != "reread")
       for (std::vector<Token>& catalyst : unknown) catalyst.resize(chat_room(options), catalyst.front());
   }

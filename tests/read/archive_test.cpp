@@ -294,11 +294,30 @@ TEST_F(Archives, CanBeAskedWhereTheyCannotBeWritten) {
   EXPECT_GT(asked("why?").at("turns").at(0).at("recalled_positions").size(), 40U);
 }
 
+/// Until a file has been there and of the same size for a while.
+void wait_until_still(const std::string& file) {
+  using std::chrono::steady_clock;
+  std::uintmax_t size = 0;
+  auto changed = steady_clock::now();
+  const auto start = changed;
+  while (steady_clock::now() - start < std::chrono::minutes(2)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    std::error_code none;
+    const std::uintmax_t now = std::filesystem::file_size(file, none);
+    if (none || now != size) {
+      size = none ? 0 : now;
+      changed = steady_clock::now();
+    } else if (size > 0 && steady_clock::now() - changed > std::chrono::milliseconds(1500)) {
+      return;
+    }
+  }
+}
+
 TEST_F(Archives, InterruptedReadingKeepsWhatWasRead) {
   for (const int signal : {SIGINT, SIGKILL}) {
     RunningProgram program(archived({"--document", "-", "--question", "why?"}));
     program.write(words(12000, 4));
-    std::this_thread::sleep_for(std::chrono::milliseconds(1500));  // it waits for more, flushed or not
+    wait_until_still(archive_);  // it waits for more, flushed or not
     program.write(words(10, 5));
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
     program.send(signal);

@@ -556,16 +556,16 @@ TEST(ReadingOptions, FramesOfTemporalRedundancyMustFit) {
 }
 
 TEST(ReadingOptions, SparesEntriesForTheLongestCatalyst) {
-  const Catalysts catalysts{{{1, 2}}, {{3}, {3, 4, 5, 6}}, {{7}}};
+  const Aims aims{{{{1, 2}}, {}}, {{{3}, {3, 4, 5, 6}}, {}}, {{{7}}, {}}};
   const Options o = with({"--pot", "100"});
   for (const std::size_t turn : {0U, 1U, 2U}) {
-    const infinipot::Infinipot policy = infinipot_policy(o, catalysts, turn);
+    const infinipot::Infinipot policy = infinipot_policy(o, aims, turn);
     EXPECT_EQ(policy.longest_probe(), 4U);
-    for (std::size_t i = 0; i < catalysts[turn].size(); ++i) {
+    for (std::size_t i = 0; i < aims[turn].catalysts.size(); ++i) {
       const auto probe = policy.probe(i, {});
-      EXPECT_EQ(std::vector<infinipot::Token>(probe.begin(), probe.end()), catalysts[turn][i]);
+      EXPECT_EQ(std::vector<infinipot::Token>(probe.begin(), probe.end()), aims[turn].catalysts[i]);
     }
-    EXPECT_TRUE(policy.probe(catalysts[turn].size(), {}).empty());
+    EXPECT_TRUE(policy.probe(aims[turn].catalysts.size(), {}).empty());
   }
   const auto refused = [&](std::size_t longest) {
     return with_policy(o, {{{1}}, {std::vector<infinipot::Token>(longest)}}, [&](const auto& policy) {
@@ -580,7 +580,7 @@ TEST(ReadingOptions, SparesEntriesForTheLongestCatalyst) {
   EXPECT_EQ(refused(49), "accepted");  // beside 50 entries that are kept and one to read
   EXPECT_NE(refused(50).find("--keep 50 is out of range 10 .. 49"), std::string::npos);
   // Nobody runs them when NuC alone decides.
-  EXPECT_EQ(infinipot_policy(with({"--alpha", "1"}), catalysts, 0).longest_probe(), 0U);
+  EXPECT_EQ(infinipot_policy(with({"--alpha", "1"}), aims, 0).longest_probe(), 0U);
 }
 
 TEST(ReadingOptions, RefusalsNameTheOptionAndItsRange) {
