@@ -73,7 +73,7 @@ class Lab {
     reading::encode_after(text_, "\n\nRepeat the text above:\n\n", instruction);
     return infinipot::Reread({.instruction = instruction,
                               .block = options.block,
-                              .layers = options.layers.value(),
+                              .layers = options.layers.value_or(reading::usual_layers("reread")),
                               .smoothing = {infinipot::Pooling::mean, options.kernel}});
   }
 

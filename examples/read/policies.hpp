@@ -115,11 +115,11 @@ inline infinipot::InfinipotSettings infinipot_settings(const Options& options, c
   return {.catalysts = aim.catalysts,
           .alpha = options.alpha,
           .terms = aim.terms,
-          .term_share = aim.terms.empty() ? 0 : options.term_share.value(),
+          .term_share = aim.terms.empty() ? 0 : options.term_share.value_or(usual_term_share(options.alpha)),
           .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
           .over_heads = over_heads_of(options),
           .kernel = options.kernel,
-          .layers = options.layers.value(),
+          .layers = options.layers.value_or(usual_layers(options.policy)),
           .longest_catalyst = options.alpha < 1 ? longest_catalyst(aims) : 0};
 }
 
@@ -136,7 +136,7 @@ auto with_policy(const Options& options, const Aims& aims, const Run& run, const
     return run(infinipot::Reread({.instruction = aims.at(0).catalysts.at(0),
                                   .block = options.block,
                                   .over_heads = over_heads_of(options),
-                                  .layers = options.layers.value(),
+                                  .layers = options.layers.value_or(usual_layers(options.policy)),
                                   .smoothing = {infinipot::Pooling::mean, options.kernel}}));
   if (options.policy == "tova") return run(infinipot::Tova());
   if (options.policy == "h2o") return run(infinipot::H2o());

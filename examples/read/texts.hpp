@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cctype>
 #include <cstddef>
 #include <string>
 #include <string_view>
@@ -56,10 +57,20 @@ inline TokenTexts catalysts_of(const TextModel& model, const Options& options, c
   return catalysts;
 }
 
-/// Tokens of the question, or of the words of it that matter, as they stand within a text.
+/// Tokens of the question's words, or of those that matter, each as within a text: after a space.
 inline std::vector<Token> question_terms(const TextModel& model, const Turn& turn) {
-  const std::string& words = turn.terms.empty() ? turn.question : turn.terms;
-  return words.empty() ? std::vector<Token>() : tokens_of(model, " " + words, "--terms");
+  std::vector<Token> tokens;
+  std::string word;
+  for (const char c : (turn.terms.empty() ? turn.question : turn.terms) + " ") {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 128 || std::isalnum(byte) != 0) {
+      word += c;
+    } else if (!word.empty()) {
+      encode_after(model, " " + word, tokens);
+      word.clear();
+    }
+  }
+  return tokens;
 }
 
 /// Without terms if no catalyst knows the question. Throws UsageError.

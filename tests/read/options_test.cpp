@@ -96,7 +96,8 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.top_p, 1);
   EXPECT_EQ(o.window, 64U);
   EXPECT_EQ(o.block, 128U);
-  EXPECT_EQ(o.layers, 8U);
+  EXPECT_EQ(o.layers, 0U);
+  EXPECT_EQ(o.term_share, 0.35);
   EXPECT_EQ(o.decay, 0.9);
   EXPECT_EQ(o.future, 512U);
   EXPECT_EQ(o.period, 1U);
@@ -268,6 +269,7 @@ TEST(ReadingOptions, AnArchiveMeansReadingBlindAndRecalling) {
   const auto reread = with({"--archive", "a", "--policy", "reread"});
   EXPECT_EQ(reread.layers, 8U);
   EXPECT_EQ(reread.recall_layers, 0U);
+  EXPECT_EQ(reread.recall_term_share, 0.35);
   EXPECT_EQ(with({"--archive", "a", "--policy", "infinipot"}).layers, 0U);
   EXPECT_EQ(with({"--archive", "a", "--policy", "reread", "--layers", "3"}).recall_layers, 3U);
   EXPECT_EQ(with({"--archive", "a", "--recall-pot", "99"}, with_files()).recall_pot, 99U);
@@ -482,9 +484,28 @@ TEST(ReadingOptions, GranularityAndKernelDependOnThePolicy) {
   EXPECT_EQ(granularity_of(with({"--granularity", "head"})), infinipot::Granularity::head);
 }
 
+TEST(ReadingOptions, TermsHaveTheirShare) {
+  const Aims aims{{{{1, 2}}, {7, 8}}, {{{3}}, {}}};
+  const auto shares = [&](const Arguments& more, std::size_t turn) {
+    const infinipot::Infinipot policy = infinipot_policy(with(more), aims, turn);
+    std::vector<double> found;
+    for (const infinipot::Rule& rule : policy.rules()) found.push_back(rule.share);
+    return found;
+  };
+  EXPECT_EQ(shares({}, 0), (std::vector<double>{0, 0.65, 1}));
+  EXPECT_EQ(shares({}, 1), (std::vector<double>{0, 1}));  // no terms
+  EXPECT_EQ(shares({"--alpha", "0.5"}, 0), (std::vector<double>{0.5, 0.5}));
+  EXPECT_EQ(shares({"--alpha", "0.5", "--term-share", "0.25"}, 0), (std::vector<double>{0.5, 0.25, 1}));
+  EXPECT_EQ(shares({"--term-share", "0"}, 0), (std::vector<double>{0, 1}));
+  EXPECT_EQ(with({"--policy", "nuc"}).term_share, 0);
+  EXPECT_EQ(with({"--terms", "tea cup"}).turns.at(0).terms, "tea cup");
+  EXPECT_NE(refusal({"--term-share", "1.5"}).find("--term-share: must be"),
+            std::string::npos);
+}
+
 TEST(ReadingOptions, PolicyHasTheSettings) {
   const auto smoothing = [](const Arguments& more) {
-    return with_policy(with(more), {{{1, 2}}},
+    return with_policy(with(more), {{{{1, 2}}, {}}},
                        [](const auto& policy) { return infinipot::rules_of(policy).front().smoothing; });
   };
   EXPECT_EQ(smoothing({"--kernel", "3"}).kernel, 3U);
@@ -494,7 +515,7 @@ TEST(ReadingOptions, PolicyHasTheSettings) {
   EXPECT_EQ(smoothing({"--policy", "reread", "--kernel", "7"}).kernel, 7U);
   EXPECT_EQ(smoothing({"--policy", "reread"}).pooling, infinipot::Pooling::mean);
   // CaP is smoothed as NuC is.
-  with_policy(with({"--kernel", "3", "--alpha", "0.75"}), {{{1, 2}}}, [](const auto& policy) {
+  with_policy(with({"--kernel", "3", "--alpha", "0.75"}), {{{{1, 2}}, {}}}, [](const auto& policy) {
     ASSERT_EQ(infinipot::rules_of(policy).size(), 2U);
     EXPECT_EQ(infinipot::rules_of(policy)[0].share, 0.75);
     EXPECT_EQ(infinipot::rules_of(policy)[1].smoothing.kernel, 3U);
@@ -516,14 +537,14 @@ TEST(ReadingOptions, EachNameMakesItsPolicy) {
   program.reads_entries = true;
   for (const char* name : {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm", "knorm",
                            "keydiff", "value_norm", "expected_attention", "temporal_redundancy"})
-    with_policy(with({"--policy", name}, program), {{{1}}},
+    with_policy(with({"--policy", name}, program), {{{{1}}, {}}},
                 [&](const auto& policy) { EXPECT_EQ(policy.name(), name); });
   for (const auto& [name, alpha] : {std::pair("cap", 0.0), std::pair("nuc", 1.0)}) {
     const Options o = with({"--policy", name, "--alpha", "0.7"});
     EXPECT_EQ(o.alpha, alpha);
     EXPECT_EQ(o.granularity, "shared");
     EXPECT_EQ(o.kernel, 17U);
-    with_policy(o, {{{1}}}, [&](const auto& policy) { EXPECT_EQ(policy.name(), "infinipot"); });
+    with_policy(o, {{{{1}}, {}}}, [&](const auto& policy) { EXPECT_EQ(policy.name(), "infinipot"); });
   }
   EXPECT_NE(refusal({"--policy", "knorm"}).find("not 'knorm'"), std::string::npos);
   EXPECT_NE(refusal({"--policy", "expected_attention"}).find("not 'expected_attention'"), std::string::npos);
@@ -539,7 +560,7 @@ TEST(ReadingOptions, FramesOfTemporalRedundancyMustFit) {
   const Options o = with(redundancy({"--period", "9", "--frames", "5"}), program);
   EXPECT_EQ(o.period, 9U);
   EXPECT_EQ(o.frames, 5U);
-  with_policy(o, {{{1}}}, [](const auto& policy) {
+  with_policy(o, {{{{1}}, {}}}, [](const auto& policy) {
     if constexpr (infinipot::ProtectsRecent<std::remove_cvref_t<decltype(policy)>>) {
       EXPECT_EQ(policy.recent(50), 45U);
     }
@@ -568,14 +589,15 @@ TEST(ReadingOptions, SparesEntriesForTheLongestCatalyst) {
     EXPECT_TRUE(policy.probe(aims[turn].catalysts.size(), {}).empty());
   }
   const auto refused = [&](std::size_t longest) {
-    return with_policy(o, {{{1}}, {std::vector<infinipot::Token>(longest)}}, [&](const auto& policy) {
-      try {
-        check_fits(policy, o, 10);
-      } catch (const UsageError& error) {
-        return std::string(error.what());
-      }
-      return std::string("accepted");
-    });
+    return with_policy(o, {{{{1}}, {}}, {{std::vector<infinipot::Token>(longest)}, {}}},
+                       [&](const auto& policy) {
+                         try {
+                           check_fits(policy, o, 10);
+                         } catch (const UsageError& error) {
+                           return std::string(error.what());
+                         }
+                         return std::string("accepted");
+                       });
   };
   EXPECT_EQ(refused(49), "accepted");  // beside 50 entries that are kept and one to read
   EXPECT_NE(refused(50).find("--keep 50 is out of range 10 .. 49"), std::string::npos);
@@ -669,12 +691,12 @@ TEST(ReadingOptions, RefusesWhatDoesNotFitThePot) {
 
 TEST(ReadingOptions, RefusesACatalystAsLongAsThePot) {
   const Options options = with({"--pot", "100"});
-  EXPECT_THROW(with_policy(options, {{std::vector<infinipot::Token>(100)}},
+  EXPECT_THROW(with_policy(options, {{{std::vector<infinipot::Token>(100)}, {}}},
                            [&](const auto& policy) { check_fits(policy, options, 10); }),
                UsageError);
   // Nobody runs it when NuC alone decides.
   const Options nuc = with({"--pot", "100", "--alpha", "1"});
-  EXPECT_NO_THROW(with_policy(nuc, {{std::vector<infinipot::Token>(100)}},
+  EXPECT_NO_THROW(with_policy(nuc, {{{std::vector<infinipot::Token>(100)}, {}}},
                               [&](const auto& policy) { check_fits(policy, nuc, 10); }));
 }
 
