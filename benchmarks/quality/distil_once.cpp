@@ -165,8 +165,12 @@ class DistilOnce {
                 .rope = weights_.config().rope(capacity)});
   }
 
-  static infinipot::CcdSettings ccd_settings(const reading::Options& options) {
-    return {.keep = options.keep, .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk};
+  /// A text may be shorter than what is kept of others.
+  static infinipot::CcdSettings ccd_settings(const reading::Options& options, const Pot& pot) {
+    return {.keep = std::min(options.keep, pot.capacity() - 1),
+            .sinks = options.sinks,
+            .recent = options.recent,
+            .chunk = options.chunk};
   }
 
   /// Fills a pot with the header and the document, with `spare` entries for catalysts, and calls
@@ -178,7 +182,7 @@ class DistilOnce {
         texts.header.size() + texts.document.size() + texts.question.size() + texts.answer.size();
     Pot pot = pot_of(tokens + std::max<std::size_t>(spare, 1), granularity);
     Engine engine(weights_, pot, threads_, std::max(options.chunk, spare));
-    infinipot::Ccd reader(engine, pot, std::move(policy), ccd_settings(options),
+    infinipot::Ccd reader(engine, pot, std::move(policy), ccd_settings(options, pot),
                           smollm2::PoolExecutor(threads_));
     reader.feed(texts.header, infinipot::Retention::pinned);
     reader.feed(texts.document);
@@ -249,7 +253,7 @@ class DistilOnce {
              std::span<const std::byte> memory, P policy, Measured& measured) {
     Pot copy = pot_of(pot.capacity(), pot.granularity());
     Engine engine(weights_, copy, threads_, options.chunk);
-    infinipot::Ccd reader(engine, copy, std::move(policy), ccd_settings(options),
+    infinipot::Ccd reader(engine, copy, std::move(policy), ccd_settings(options, copy),
                           smollm2::PoolExecutor(threads_));
     copy.assign(pot, pot.size());
     reader.resume(memory);
