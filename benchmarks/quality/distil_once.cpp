@@ -158,15 +158,17 @@ class DistilOnce {
     return settings;
   }
 
-  Pot pot_of(std::size_t capacity, Granularity granularity) const {
+  /// Of which a distillation keeps as much as the options say, or all of a shorter text.
+  Pot pot_of(const reading::Options& options, std::size_t capacity, Granularity granularity) const {
     return Pot({.shape = weights_.config().shape(),
                 .capacity = capacity,
+                .max_keep = std::min(options.keep, capacity - 1),
                 .granularity = granularity,
                 .rope = weights_.config().rope(capacity)});
   }
 
-  static infinipot::CcdSettings ccd_settings(const reading::Options& options) {
-    return {.keep = options.keep, .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk};
+  static infinipot::CcdSettings ccd_settings(const reading::Options& options, const Pot& pot) {
+    return {.keep = pot.max_keep(), .sinks = options.sinks, .recent = options.recent, .chunk = options.chunk};
   }
 
   /// Fills a pot with the header and the document, with `spare` entries for catalysts, and calls
@@ -176,9 +178,9 @@ class DistilOnce {
             P policy, const Use& use) {
     const std::size_t tokens =
         texts.header.size() + texts.document.size() + texts.question.size() + texts.answer.size();
-    Pot pot = pot_of(tokens + std::max<std::size_t>(spare, 1), granularity);
+    Pot pot = pot_of(options, tokens + std::max<std::size_t>(spare, 1), granularity);
     Engine engine(weights_, pot, threads_, std::max(options.chunk, spare));
-    infinipot::Ccd reader(engine, pot, std::move(policy), ccd_settings(options),
+    infinipot::Ccd reader(engine, pot, std::move(policy), ccd_settings(options, pot),
                           smollm2::PoolExecutor(threads_));
     reader.feed(texts.header, infinipot::Retention::pinned);
     reader.feed(texts.document);
@@ -247,9 +249,9 @@ class DistilOnce {
   template <infinipot::Policy P>
   void go_on(const std::string& name, const reading::Options& options, const Texts& texts, const Pot& pot,
              std::span<const std::byte> memory, P policy, Measured& measured) {
-    Pot copy = pot_of(pot.capacity(), pot.granularity());
+    Pot copy = pot_of(options, pot.capacity(), pot.granularity());
     Engine engine(weights_, copy, threads_, options.chunk);
-    infinipot::Ccd reader(engine, copy, std::move(policy), ccd_settings(options),
+    infinipot::Ccd reader(engine, copy, std::move(policy), ccd_settings(options, copy),
                           smollm2::PoolExecutor(threads_));
     copy.assign(pot, pot.size());
     reader.resume(memory);

@@ -1,6 +1,7 @@
 // One text, read once by one policy; then every question, from the pot and from the archive.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -162,7 +163,9 @@ class ReadingTrial {
   template <infinipot::Policy P, class Use>
   void read_once(P policy, std::size_t capacity, MemoryArchive* archive, const Use& use) {
     Seat seat(lab_, capacity, job_.keep);
-    infinipot::Ccd reader(seat.engine, seat.pot, std::move(policy), ccd_settings(options_), lab_.executor());
+    infinipot::CcdSettings settings = ccd_settings(options_);
+    settings.keep = std::min(settings.keep, capacity - 1);  // gold alone may be shorter
+    infinipot::Ccd reader(seat.engine, seat.pot, std::move(policy), settings, lab_.executor());
     if (archive != nullptr) reader.archive_to(*archive);
     const auto start = std::chrono::steady_clock::now();
     reader.feed(read_.header, infinipot::Retention::pinned);

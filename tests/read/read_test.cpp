@@ -38,8 +38,8 @@ TEST(ReadProgram, RefusesOptions) {
   expect_refusal(run_program({"--no-such-option"}), "--no-such-option");
   expect_refusal(run_program(arguments("m", "d", {"--pot", "1"})),
                  "--pot: must be a whole number, at least 2");
-  expect_refusal(run_program(arguments("m", "d", {"--needle", "a", "--needle", "b"})),
-                 "--needle: given more often (2) than --question (1)");
+  expect_refusal(run_program(arguments("m", "d", {"--answer", "a", "--answer", "b"})),
+                 "--answer: given more often (2) than --question (1)");
   expect_refusal(run_program(arguments("m", "-", {"--question", "And?", "--document", "-"})),
                  "--document: standard input (-) can be read only once");
   expect_refusal(run_program(arguments("m", "d", {"--policy", "context_shift"})), "not 'context_shift'");
@@ -163,6 +163,8 @@ TEST_F(ReadModel, FullEqualsAPotThatNeverFills) {
   EXPECT_EQ(full.at("distillations"), 0);
   EXPECT_EQ(roomy.at("distillations"), 0);
   EXPECT_EQ(full.at("hit_rate"), 1.0);
+  EXPECT_EQ(full.at("gold_kept"), 1.0);
+  EXPECT_TRUE(full.at("answer_kept").is_null());  // the answer ends in a full stop, the needle does not
   EXPECT_EQ(full.at("pot_entries"), full.at("prompt_tokens"));
   EXPECT_EQ(full.at("document_tokens"), roomy.at("document_tokens"));
   EXPECT_NEAR(full.at("answer_nll"), roomy.at("answer_nll"), 1e-4);
