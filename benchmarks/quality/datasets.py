@@ -15,6 +15,7 @@ import trials
 KEYS = ["set", "id", "length", "known", "policy", "settings", "pot", "model", "program"]
 CHARACTERS_PER_TOKEN = 4.3  # of English, in SmolLM2's vocabulary
 SHORT = "Answer with a few words only."
+LETTERS = "Answer with the letters of the right choices."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Example:
     classes: list = None
     first_line: bool = False
     gold: tuple = ()  # the sentences of the document that the answer rests on, word for word; none where the set names none
+
+    @property
+    def terms(self):
+        """The question without what it says about the form of the answer."""
+        return self.question.removesuffix(SHORT).removesuffix(LETTERS).strip()
 
 
 def lines(path):
@@ -95,7 +101,7 @@ def leval(path, tokens):
         choices = "topic" not in path.stem
         name, most = LEVAL_SCORES.get(row["evaluation"], ("choice" if choices else "exact", 16))
         for i, (question, right) in enumerate(zip(row["instructions"], row["outputs"])):
-            how = {"f1": f" {SHORT}", "choice": "\nAnswer with the letters of the right choices."}.get(name, "")
+            how = {"f1": f" {SHORT}", "choice": f"\n{LETTERS}"}.get(name, "")
             yield Example(f"{number}-{i}", row["input"], question + how, [right], name, generate=most,
                           answer_prefix="" if name == "rouge_l" else "Answer:")
 
@@ -250,7 +256,7 @@ def perform(options, examples, cell):
     example = examples[cell["set"], cell["id"]]
     prefix = ["--answer-prefix", example.answer_prefix] if example.answer_prefix else []
     report = trials.run(options, cell, example.document, example.gold,
-                        ["--question", example.question, *prefix, "--answer", expected(example), "--generate",
+                        ["--question", example.question, "--terms", example.terms, *prefix, "--answer", expected(example), "--generate",
                          str(example.generate), *trials.catalyst(cell)])
     score = scores.best(getattr(scores, example.score), report["answer_text"], example.answers, example.classes, example.first_line)
     return trials.measured(report) | {"score": score, "scored_by": example.score, "expected": example.answers[0]}

@@ -51,10 +51,19 @@ constexpr const char* about =
 /// The options that infinipot-read would have with the job's texts and these words. Throws UsageError.
 reading::Options options_of(const std::string& model, const json& job,
                             const std::vector<std::string>& words) {
-  std::vector<std::string> arguments{"infinipot-read",   "--model",          model,
-                                     "--document",       job.at("document"), "--question",
-                                     job.at("question"), "--answer-prefix",  job.at("answer_prefix"),
-                                     "--answer",         job.at("answer")};
+  std::vector<std::string> arguments{"infinipot-read",
+                                     "--model",
+                                     model,
+                                     "--document",
+                                     job.at("document"),
+                                     "--question",
+                                     job.at("question"),
+                                     "--answer-prefix",
+                                     job.at("answer_prefix"),
+                                     "--answer",
+                                     job.at("answer"),
+                                     "--terms",
+                                     job.value("terms", "")};
   arguments.insert(arguments.end(), words.begin(), words.end());
   std::vector<const char*> raw;
   raw.reserve(arguments.size());

@@ -73,12 +73,18 @@ inline std::vector<Token> question_terms(const TextModel& model, const Turn& tur
   return tokens;
 }
 
-/// Without terms if no catalyst knows the question. Throws UsageError.
-inline Aim aim_of(const TextModel& model, const Options& options, const Turn& turn) {
-  const bool knows = !turn.terms.empty() || std::ranges::any_of(options.catalysts, [](const auto& catalyst) {
-    return catalyst == "@question" || catalyst == "@prompt";
+/// Whether a catalyst is about this turn's question, so that its terms may be known while reading.
+inline bool knows_question(const Options& options, const Turn& turn) {
+  return std::ranges::any_of(options.catalysts, [&](const std::string& catalyst) {
+    if (catalyst == "@question" || catalyst == "@prompt") return true;
+    return catalyst != "@generic" && !turn.terms.empty();
   });
-  return {catalysts_of(model, options, turn), knows ? question_terms(model, turn) : std::vector<Token>()};
+}
+
+/// Throws UsageError.
+inline Aim aim_of(const TextModel& model, const Options& options, const Turn& turn) {
+  return {catalysts_of(model, options, turn),
+          knows_question(options, turn) ? question_terms(model, turn) : std::vector<Token>()};
 }
 
 /// The longest catalyst for which a chat, whose questions are not known yet, has room.
