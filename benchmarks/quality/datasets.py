@@ -194,7 +194,9 @@ def babi(path, tokens, haystack=""):
         gold = [lines_[i] for i in sorted(support)]
         facts = [text for i, text in lines_.items() if text not in gold or i in support]
         document = spread(facts, haystack, tokens or BABI_TOKENS, random.Random(f"{path.stem} {number}"))
-        yield Example(str(number), document, f"{question} {SHORT}", [answer], "exact", generate=16, gold=tuple(gold))
+        thing = re.fullmatch(r"Where is (.+)\?", question)
+        prefix = f"{thing[1][0].upper()}{thing[1][1:]} is in the" if thing else "Answer:"
+        yield Example(str(number), document, question, [answer], "exact", prefix, generate=16, gold=tuple(gold))
 
 
 BABI_TOKENS = 3000

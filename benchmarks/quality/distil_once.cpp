@@ -167,11 +167,10 @@ class DistilOnce {
     return settings;
   }
 
-  /// Of which a distillation keeps as much as the options say, or all of a shorter text.
-  Pot pot_of(const reading::Options& options, std::size_t capacity, Granularity granularity) const {
+  Pot pot_of(std::size_t capacity, std::size_t keep, Granularity granularity) const {
     return Pot({.shape = weights_.config().shape(),
                 .capacity = capacity,
-                .max_keep = std::min(options.keep, capacity - 1),
+                .max_keep = keep,
                 .granularity = granularity,
                 .rope = weights_.config().rope(capacity)});
   }
@@ -187,7 +186,9 @@ class DistilOnce {
             P policy, const Use& use) {
     const std::size_t tokens =
         texts.header.size() + texts.document.size() + texts.question.size() + texts.answer.size();
-    Pot pot = pot_of(options, tokens + std::max<std::size_t>(spare, 1), granularity);
+    // Gold alone may be shorter than what is kept of whole texts.
+    Pot pot =
+        pot_of(tokens + std::max<std::size_t>(spare, 1), std::min(options.keep, tokens - 1), granularity);
     Engine engine(weights_, pot, threads_, std::max(options.chunk, spare));
     infinipot::Ccd reader(engine, pot, std::move(policy), ccd_settings(options, pot),
                           smollm2::PoolExecutor(threads_));
@@ -258,7 +259,7 @@ class DistilOnce {
   template <infinipot::Policy P>
   void go_on(const std::string& name, const reading::Options& options, const Texts& texts, const Pot& pot,
              std::span<const std::byte> memory, P policy, Measured& measured) {
-    Pot copy = pot_of(options, pot.capacity(), pot.granularity());
+    Pot copy = pot_of(pot.capacity(), pot.max_keep(), pot.granularity());
     Engine engine(weights_, copy, threads_, options.chunk);
     infinipot::Ccd reader(engine, copy, std::move(policy), ccd_settings(options, copy),
                           smollm2::PoolExecutor(threads_));

@@ -205,7 +205,7 @@ class Datasets(unittest.TestCase):
                  "5 Ann went to the hall.", "6 Where is Ann? |hall|5"]
         with tempfile.TemporaryDirectory() as folder:
             path, haystack = pathlib.Path(folder) / "qa1.txt", pathlib.Path(folder) / "snappy_hay.txt"
-            path.write_text("\n".join([*story, *story[:3]]) + "\n")
+            path.write_text("\n".join([*story, *story[:2], "3 Where is the bag? \tpark\t2"]) + "\n")
             haystack.write_text(HAYSTACK)
             first, second = datasets.load(f"babi:{path}", 2000, haystack)
             self.assertEqual(datasets.load(f"babi:{path}", 2000, haystack), [first, second])
@@ -216,10 +216,10 @@ class Datasets(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, "90000 tokens take about"):
                 datasets.load(f"babi:{path}", 90_000, haystack)
         self.assertEqual(list(chosen), [("qa1 in hay", "0"), ("qa1 in hay", "1")])
-        self.assertEqual((first.question, first.answers, first.gold),
-                         (f"Where is Ann? {datasets.SHORT}", ["hall"], ("Ann went to the hall.",)))
-        self.assertEqual((second.question, second.answers, second.gold),
-                         (f"Where is Bob? {datasets.SHORT}", ["park"], ("Bob went to the park.",)))
+        self.assertEqual((first.question, first.answer_prefix, first.answers, first.gold),
+                         ("Where is Ann?", "Ann is in the", ["hall"], ("Ann went to the hall.",)))
+        self.assertEqual((second.question, second.answer_prefix, second.answers, second.gold),
+                         ("Where is the bag?", "The bag is in the", ["park"], ("Bob went to the park.",)))
         self.assertEqual(first.document.count("Ann went to the hall."), 1, "the first of two lines that say the same is left out")
         places = [first.document.find(line) for line in ("Bob went to the park.", "Ann went to the park.", "Ann went to the hall.")]
         self.assertEqual(places, sorted(places))
