@@ -431,6 +431,12 @@ TEST(Ccd, PolicySetBeforeTheFirstDistillationIsAsOneFromTheStart) {
                                              .over_heads = infinipot::ReduceHeads::max_share,
                                              .longest_catalyst = 6}));
   expect_as_from_the_start(first, Infinipot({.catalysts = catalyst, .kernel = 5, .longest_catalyst = 6}));
+  expect_as_from_the_start(first, Infinipot({.catalysts = catalyst,
+                                             .alpha = 0,
+                                             .terms = {3, 11, 40},
+                                             .term_share = 0.4,
+                                             .layers = 1,
+                                             .longest_catalyst = 6}));
   expect_as_from_the_start(infinipot::SnapKv(6, 1), infinipot::SnapKv(6, 5));
   expect_as_from_the_start(infinipot::SirLlm(0.9), infinipot::SirLlm(0.1));
 }

@@ -340,6 +340,20 @@ TEST(InfinipotPolicy, RecommendedSettingsKeepWhateverAnyTokenOfTheCatalystNeeds)
 
 // ---------------------------------------------------------------- the others
 
+TEST(InfinipotPolicy, RefusesTermsThatDoNotFit) {
+  using infinipot::Infinipot;
+  const auto make = [](double alpha, Tokens terms, double share) {
+    return [=] { Infinipot({.catalysts = {{60}}, .alpha = alpha, .terms = terms, .term_share = share}); };
+  };
+  for (const double share : {-0.1, 1.1, 0.6, infinipot::detail::quiet_nan<double>()})
+    trial::expect_invalid(make(0.5, {1}, share), {"term_share", "out of range 0 .. 1 - alpha, which is 0.5"});
+  trial::expect_invalid(make(0.5, {}, 0.5), {"no terms: term_share 0.5", "the question's tokens"});
+  trial::expect_invalid(make(1, {1}, 0.1), {"which is 0"});
+  for (int tenths = 0; tenths <= 10; ++tenths)
+    EXPECT_NO_THROW(make(tenths / 10.0, {1}, (10 - tenths) / 10.0)());
+  EXPECT_NO_THROW(make(0.5, {}, 0)());
+}
+
 TEST(StreamingLlmPolicy, KeepsSinksAndTheLast) {
   auto pot = make_pot(10);
   PlainEngine engine({}, pot);

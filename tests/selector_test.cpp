@@ -355,6 +355,23 @@ TEST(Selector, MeanPoolingIsAppliedToo) {
   }
 }
 
+TEST(Selector, ASecondSmoothingIsOfTheFirst) {
+  Held held(Granularity::shared, 9);
+  held.table.append(std::vector<Entry>(9));
+  for (std::size_t head = 0; head < shape.heads(); ++head) {
+    held.attention[head * 9 + 2] = 3;  // one peak, and two neighbours that are more together
+    held.attention[head * 9 + 6] = held.attention[head * 9 + 7] = 2;
+  }
+  held.keep = 4;
+  const auto kept = [&](infinipot::Smoothing first, infinipot::Smoothing then) {
+    return select(held, TestPolicy{{{.smoothing = first, .then = then}}, {By::attention}, ReduceHeads::sum})
+        .lanes[0];
+  };
+  EXPECT_EQ(kept({Pooling::max, 3}, {}), (std::vector<Index>{1, 2, 3, 5}));
+  EXPECT_EQ(kept({Pooling::mean, 3}, {}), (std::vector<Index>{1, 2, 6, 7}));
+  EXPECT_EQ(kept({Pooling::mean, 3}, {Pooling::max, 3}), (std::vector<Index>{5, 6, 7, 8}));
+}
+
 TEST(Selector, AFinerRuleThanTheStoreHasNoEffect) {
   reference::Random random(8);
   Held held(Granularity::shared, 20);
@@ -650,6 +667,7 @@ TEST(Selector, RejectsRulesOutOfRange) {
   }
   EXPECT_THROW(make({{.smoothing = {Pooling::max, 2}}}), std::invalid_argument);
   EXPECT_THROW(make({{.smoothing = {Pooling::mean, 0}}}), std::invalid_argument);
+  EXPECT_THROW(make({{.then = {Pooling::max, 4}}}), std::invalid_argument);
   try {
     make({{.share = 1.5}});
     ADD_FAILURE();

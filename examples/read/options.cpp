@@ -147,10 +147,10 @@ void add_infinipot(CLI::App& app, Options& o) {
       "question about nothing in particular. Given several times, the attention of all counts. For reread it "
       "is what stands before the text that is read again, and each @word a request to repeat it [" +
           o.catalysts.front() + "]");
-  add_number<double>(app, "--term-share", o.term_share, {0, 1},
-                     "share of the kept entries that have rare words of the question near; if a catalyst is "
-                     "the question, or there are --terms",
-                     "0.35 with --alpha 0, else 0");
+  add_number(
+      app, "--term-share", o.term_share, {0, 1},
+      "share of the kept entries that have rare words of the question near, which CaP then leaves; if a "
+      "catalyst is the question, or there are --terms; in recalls too");
   add_choice(app, "--over-queries", o.over_queries, {"sum", "max"}, "sum|max",
              "how to combine attention over the catalyst's tokens, and over query heads that share a kv head",
              o.over_queries);
@@ -337,7 +337,7 @@ void refuse_texts(const TurnTexts& texts) {
 /// Checks what needs no model; every catalyst has at least one token.
 void check(const Options& options) {
   if (options.policy == "full") return;
-  with_policy(options, {{{{0}}, {}}}, [&](const auto& policy) { check_fits(policy, options, 0); });
+  with_policy(options, {{{{0}}, {0}}}, [&](const auto& policy) { check_fits(policy, options, 0); });
 }
 
 }  // namespace

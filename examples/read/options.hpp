@@ -41,7 +41,7 @@ struct Options {
   std::size_t keep = 0;     ///< C; not given means half the pot, or what the policy context_shift keeps
   std::string policy = "infinipot";
   double alpha = 0;
-  std::optional<double> term_share;  ///< not given means usual_term_share()
+  double term_share = 0;
   std::string granularity;           ///< head, layer or shared; not given means the policy's usual one
   std::string over_queries = "max";  ///< sum or max
   std::string over_heads = "max";    ///< sum, max or max_share
@@ -77,7 +77,6 @@ struct Options {
   std::size_t recall_pot = 0;         ///< entries of a pot for recalls alone; 0: they run in the reader's
   std::size_t recall_kernel = 17;     ///< `kernel` of the recall, whatever the policy
   std::size_t recall_layers = 0;      ///< `layers` of it
-  double recall_term_share = 0;       ///< `term_share` of it
   std::string save;                   ///< a file for the pot as it is at the end; empty for none
   std::string load;                   ///< a pot to go on from; empty for none
 

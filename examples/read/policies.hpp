@@ -72,8 +72,6 @@ inline std::size_t usual_kernel(const std::string& policy) {
 
 inline std::size_t usual_layers(const std::string& policy) { return policy == "reread" ? 8 : 0; }
 
-inline double usual_term_share(double alpha) { return alpha > 0 ? 0 : 0.35; }
-
 /// What decides which entries stay, if it is not said: with an archive, reading costs nothing beside.
 inline constexpr const char *usual_policy = "infinipot", *usual_policy_of_archive = "streaming_llm";
 
@@ -104,8 +102,6 @@ inline void complete(Options& options, const Program& program) {
   if (options.kernel == 0) options.kernel = usual_kernel(options.policy);
   options.recall_layers = options.layers.value_or(usual_layers(usual_policy));
   if (!options.layers) options.layers = usual_layers(options.policy);
-  options.recall_term_share = options.term_share.value_or(usual_term_share(0));
-  if (!options.term_share) options.term_share = usual_term_share(options.alpha);
 }
 
 /// Settings of the policy infinipot for one turn, which allow for the longest catalyst of any turn.
@@ -115,7 +111,7 @@ inline infinipot::InfinipotSettings infinipot_settings(const Options& options, c
   return {.catalysts = aim.catalysts,
           .alpha = options.alpha,
           .terms = aim.terms,
-          .term_share = aim.terms.empty() ? 0 : options.term_share.value_or(usual_term_share(options.alpha)),
+          .term_share = aim.terms.empty() ? 0 : options.term_share,
           .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
           .over_heads = over_heads_of(options),
           .kernel = options.kernel,

@@ -25,7 +25,7 @@ struct RecallPolicy {
     return {.catalysts = {std::move(catalyst)},
             .alpha = 0,
             .terms = terms,
-            .term_share = terms.empty() ? 0 : options.recall_term_share,
+            .term_share = terms.empty() ? 0 : options.term_share,
             .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
             .over_heads = over_heads_of(options),
             .kernel = options.recall_kernel,

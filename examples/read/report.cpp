@@ -64,7 +64,7 @@ Json settings(const Options& options, const Program& program) {
             {"policy", options.policy},
             {"alpha", options.alpha},
             {"terms", of_turns(options, [](const Turn& turn) { return text_or_null(turn.terms); })},
-            {"term_share", options.term_share.value_or(0)},
+            {"term_share", options.term_share},
             {"granularity", options.granularity},
             {"over_queries", options.over_queries},
             {"over_heads", options.over_heads},

@@ -97,7 +97,7 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.window, 64U);
   EXPECT_EQ(o.block, 128U);
   EXPECT_EQ(o.layers, 0U);
-  EXPECT_EQ(o.term_share, 0.35);
+  EXPECT_EQ(o.term_share, 0);
   EXPECT_EQ(o.decay, 0.9);
   EXPECT_EQ(o.future, 512U);
   EXPECT_EQ(o.period, 1U);
@@ -269,7 +269,6 @@ TEST(ReadingOptions, AnArchiveMeansReadingBlindAndRecalling) {
   const auto reread = with({"--archive", "a", "--policy", "reread"});
   EXPECT_EQ(reread.layers, 8U);
   EXPECT_EQ(reread.recall_layers, 0U);
-  EXPECT_EQ(reread.recall_term_share, 0.35);
   EXPECT_EQ(with({"--archive", "a", "--policy", "infinipot"}).layers, 0U);
   EXPECT_EQ(with({"--archive", "a", "--policy", "reread", "--layers", "3"}).recall_layers, 3U);
   EXPECT_EQ(with({"--archive", "a", "--recall-pot", "99"}, with_files()).recall_pot, 99U);
@@ -492,15 +491,12 @@ TEST(ReadingOptions, TermsHaveTheirShare) {
     for (const infinipot::Rule& rule : policy.rules()) found.push_back(rule.share);
     return found;
   };
-  EXPECT_EQ(shares({}, 0), (std::vector<double>{0, 0.65, 1}));
-  EXPECT_EQ(shares({}, 1), (std::vector<double>{0, 1}));  // no terms
-  EXPECT_EQ(shares({"--alpha", "0.5"}, 0), (std::vector<double>{0.5, 0.5}));
+  EXPECT_EQ(shares({}, 0), (std::vector<double>{0, 1}));
+  EXPECT_EQ(shares({"--term-share", "0.25"}, 0), (std::vector<double>{0, 0.75, 1}));
+  EXPECT_EQ(shares({"--term-share", "0.25"}, 1), (std::vector<double>{0, 1}));  // no terms
   EXPECT_EQ(shares({"--alpha", "0.5", "--term-share", "0.25"}, 0), (std::vector<double>{0.5, 0.25, 1}));
-  EXPECT_EQ(shares({"--term-share", "0"}, 0), (std::vector<double>{0, 1}));
-  EXPECT_EQ(with({"--policy", "nuc"}).term_share, 0);
   EXPECT_EQ(with({"--terms", "tea cup"}).turns.at(0).terms, "tea cup");
-  EXPECT_NE(refusal({"--term-share", "1.5"}).find("--term-share: must be"),
-            std::string::npos);
+  EXPECT_NE(refusal({"--term-share", "1.5"}).find("--term-share: must be"), std::string::npos);
 }
 
 TEST(ReadingOptions, PolicyHasTheSettings) {

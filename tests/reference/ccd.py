@@ -25,11 +25,12 @@ class Settings:
     alpha: float = 0.5  # infinipot: share of the free places given by NuC
     over_queries: str = "sum"  # infinipot: how attention of catalyst tokens and query heads is combined, "sum" or "max"
     aggregate: str = "sum"  # infinipot: how the heads of a lane are combined, "sum", "max" (of shares) or "peak" (max)
+    term_share: float = 0.0  # infinipot: share of the free places given by what is near rare tokens of the catalyst
     kernel: int = 1  # infinipot: max over neighbours; snapkv: mean over neighbours
     window: int = 32  # snapkv: how many of the last queries are observed
     decay: float = 1.0  # sirllm: factor per distillation survived
     block: int = 16  # reread: tokens that are read again at once; the catalyst stands before them
-    layers: int = 0  # reread: the first so many layers alone count where a lane has heads of them; 0: all
+    layers: int = 0  # infinipot, reread: the first so many layers alone count where a lane has heads of them; 0: all
     pooling: str = "max"  # reread: over neighbours, "max" or "mean"
     future: int = 512  # expected_attention: positions over which RoPE is averaged
     period: int = 1  # temporal_redundancy: entries of a frame
@@ -179,9 +180,12 @@ class Pot:
             of_queries = self._mass if s.over_queries == "sum" else self._most
             u = of_queries(len(self.catalyst))[:, :, : len(self)]
             self.cache.drop_last(len(self.catalyst))
-            cap = self._lane_scores(u, s.aggregate)
+            cap = self._lane_scores(u, s.aggregate, s.layers)
             scores = {"nuc": pool(self.nuc, candidates, s.kernel, "max"), "cap": pool(cap, candidates, s.kernel, "max")}
-            return scores, [("nuc", s.alpha), ("cap", None)]
+            if s.term_share == 0:
+                return scores, [("nuc", s.alpha), ("cap", None)]
+            near = pool(pool(self._term_scores(cap, candidates), candidates, 33, "mean"), candidates, 17, "max")
+            return scores | {"terms": near}, [("nuc", s.alpha), ("cap", 1 - s.alpha - s.term_share), ("terms", None)]
         if s.policy == "streaming_llm":
             return {"position": self.position.astype(float)}, [("position", None)]
         if s.policy == "reread":
@@ -269,11 +273,23 @@ class Pot:
                 result[layer][head] = 1 - (cosines * same).sum(dim=1) / same.sum(dim=1)
         return torch.stack(result)
 
-    def _lane_scores(self, u, aggregate):
-        """[layer, kv head, entry] -> [lane, entry]."""
+    def _term_scores(self, cap, candidates):
+        """How rare the tokens of the catalyst are in each lane, 0 .. 1, and a tenth of CaP relative to the largest; [lane, entry]."""
+        result = 0.1 * cap / np.where(candidates, cap, 0).max(axis=1, keepdims=True)
+        for lane, position in enumerate(self.position):
+            tokens = np.asarray(self.stream)[position]
+            free = tokens[candidates[lane]]
+            for term in set(self.catalyst) & set(free.tolist()):
+                rarity = 1 - np.log((free == term).sum()) / np.log(len(free))
+                result[lane, tokens == term] += rarity**4
+        return result
+
+    def _lane_scores(self, u, aggregate, layers=0):
+        """[layer, kv head, entry] -> [lane, entry]. Of a lane with heads of the first `layers` layers only these count."""
         u = u.numpy()
         result = []
         for heads, protected in zip(self.lanes, self.protected()):
+            heads = [pair for pair in heads if pair[0] < layers] or heads
             rows = np.stack([u[layer, head] for layer, head in heads])
             if aggregate == "sum":
                 result.append(rows.sum(axis=0))

@@ -43,6 +43,11 @@ RUNS = {
         [(0, 20)],
         0,
     ),
+    "infinipot_terms": (
+        Settings("infinipot", "shared", over_queries="max", aggregate="peak", kernel=17, alpha=0.0, term_share=0.35, layers=24),
+        [(0, 20)],
+        0,
+    ),
     "streaming_llm": (Settings("streaming_llm", "head"), [], 0),
     "snapkv": (Settings("snapkv", "head", window=32, kernel=5), [], 6),
     "tova": (Settings("tova", "head"), [], 2),

@@ -232,7 +232,10 @@ class Selection {
         const auto scores = score(rule, scope);
         for (std::size_t i = 0; i < scores.size(); ++i)
           if (scope.protected_any[i] == 0 && is_nan(scores[i])) ++result.nans;
-        take(scope, smooth(scores, scope.protected_any, rules[rule].smoothing), wanted);
+        take(scope,
+             smooth(smooth(scores, scope.protected_any, rules[rule].smoothing), scope.protected_any,
+                    rules[rule].then),
+             wanted);
       }
     for (std::size_t lane = 0; lane < taken_.size(); ++lane) result.lanes.push_back(filled(lane));
     return result;

@@ -66,14 +66,18 @@ void with_policy(const json& golden, const infinipot::Rope& rope, const Run& run
   ASSERT_EQ(name, "infinipot");
   const std::string over_queries = settings.value("over_queries", "sum"),
                     over_heads = settings.at("aggregate");
+  const auto catalyst = golden.at("catalyst").get<std::vector<Token>>();
   run(infinipot::Infinipot(
-      {.catalysts = {golden.at("catalyst").get<std::vector<Token>>()},
+      {.catalysts = {catalyst},
        .alpha = settings.at("alpha"),
+       .terms = catalyst,
+       .term_share = settings.value("term_share", 0.0),
        .over_queries = over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
        .over_heads = over_heads == "max"    ? infinipot::ReduceHeads::max_share
                      : over_heads == "peak" ? infinipot::ReduceHeads::max
                                             : infinipot::ReduceHeads::sum,
-       .kernel = settings.at("kernel")}));
+       .kernel = settings.at("kernel"),
+       .layers = settings.value("layers", std::size_t{0})}));
 }
 
 infinipot::Granularity granularity(const json& golden) {
@@ -186,10 +190,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"ccd_infinipot_layer_sum.json"}, Case{"ccd_infinipot_shared_max.json"},
                     Case{"ccd_infinipot_recommended.json"},
                     Case{"ccd_infinipot_recommended.json", KeyStorage::unrotated, 37},
-                    Case{"ccd_streaming_llm.json"}, Case{"ccd_snapkv.json"}, Case{"ccd_tova.json"},
-                    Case{"ccd_h2o.json"}, Case{"ccd_sirllm.json"}, Case{"ccd_knorm.json"},
-                    Case{"ccd_keydiff.json"}, Case{"ccd_value_norm.json"}, Case{"ccd_truncation.json"},
-                    Case{"ccd_reread.json"}, Case{"ccd_reread_low.json"}, Case{"ccd_expected_attention.json"},
+                    Case{"ccd_infinipot_terms.json"}, Case{"ccd_streaming_llm.json"}, Case{"ccd_snapkv.json"},
+                    Case{"ccd_tova.json"}, Case{"ccd_h2o.json"}, Case{"ccd_sirllm.json"},
+                    Case{"ccd_knorm.json"}, Case{"ccd_keydiff.json"}, Case{"ccd_value_norm.json"},
+                    Case{"ccd_truncation.json"}, Case{"ccd_reread.json"}, Case{"ccd_reread_low.json"},
+                    Case{"ccd_expected_attention.json"},
                     Case{"ccd_expected_attention.json", KeyStorage::unrotated, 37},
                     Case{"ccd_temporal_redundancy.json"},
                     Case{"ccd_infinipot_head_sum.json", KeyStorage::unrotated, 37},

@@ -37,8 +37,7 @@ struct InfinipotSettings {
   std::size_t kernel = 1;                     ///< max pooling over neighbours, of CaP and NuC both; odd
   Granularity scope = Granularity::head;      ///< who chooses together, if more than a lane (Rule::scope)
   /// If heads of several layers choose together, only attention in the model's first `layers` layers counts,
-  /// and catalysts run no further (if the engine can stop there); 0 means all. Of SmolLM2-135M's 30 layers
-  /// the first 24 keep what all keep (benchmarks/quality).
+  /// and catalysts run no further (if the engine can stop there); 0 means all.
   std::size_t layers = 0;
   /// Tokens of the longest catalyst that may follow (Ccd::set_policy), if longer than these; the pot keeps
   /// that many entries free.
@@ -72,7 +71,8 @@ inline InfinipotSettings recommended_settings(std::vector<Token> catalyst) {
 /// entry's score is the largest mean of 33 neighbours that is to be found within 8 entries.
 class Infinipot {
  public:
-  /// Throws std::invalid_argument for alpha outside 0 .. 1, an even kernel, and an empty or missing catalyst.
+  /// Throws std::invalid_argument for alpha or term_share out of range, an even kernel, and an empty or
+  /// missing catalyst or missing terms.
   Infinipot(InfinipotSettings settings) : settings_(checked(std::move(settings))) {
     const Smoothing smoothing{Pooling::max, settings_.kernel};
     rules_[by_nuc] = {.share = settings_.alpha, .scope = settings_.scope, .smoothing = smoothing};
