@@ -19,9 +19,9 @@ struct NamedConversation {
 inline constexpr const char* about_conversations =
     "--conversations FILE has a JSON array of conversations, each an object with \"turns\" and, if you like, "
     "a\n"
-    "\"name\". A turn is an object with \"document\" (a file), \"question\" and \"answer_prefix\", as the "
-    "options of\n"
-    "these names; a turn needs a document or a question; those with a question are answered:\n"
+    "\"name\". A turn is an object with \"document\" (a file), \"question\", \"terms\" and "
+    "\"answer_prefix\", as the options\n"
+    "of these names; a turn needs a document or a question; those with a question are answered:\n"
     "  [{\"name\": \"tea\", \"turns\": [{\"document\": \"tea.txt\", \"question\": \"Who drank it?\"},\n"
     "                             {\"question\": \"And when?\"}]}]\n"
     "Each has a pot of its own; --parallel of them run in one batch, the others wait for their turn.\n";

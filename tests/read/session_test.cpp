@@ -20,6 +20,7 @@
 #include "report.hpp"
 #include "temporary_file.hpp"
 #include "text_model.hpp"
+#include "texts.hpp"
 #include "toy_engine.hpp"
 
 namespace reading {
@@ -406,6 +407,31 @@ TEST_F(Session, CatalystCanBeAllThatFollowsTheDocument) {
   const std::vector<Token>& probe = backend.log.probes.front().second;
   EXPECT_EQ(probe, expected);
   EXPECT_TRUE(std::equal(prefix.rbegin(), prefix.rend(), probe.rbegin()));
+}
+
+// Only what knows the question may go by its words.
+TEST_F(Session, TermsAreTheWordsOfAQuestionThatIsKnown) {
+  const ToyBackend backend;
+  const CharacterText& text = backend.text();
+  Options options = three_turns("infinipot");
+  options.turns[1].terms = "who, then";
+  const auto terms = [&](const std::string& catalyst) {
+    options.catalysts = {catalyst};
+    std::vector<std::vector<Token>> found;
+    for (const Aim& aim : texts_of(text, options).aims) found.push_back(aim.terms);
+    return found;
+  };
+  std::vector<Token> words;
+  for (const char* word : {" who", " then"})
+    for (const Token token : text.tokens(word)) words.push_back(token);
+  for (const char* catalyst : {"@question", "@prompt"}) {
+    EXPECT_EQ(terms(catalyst).at(1), words) << catalyst;
+    EXPECT_FALSE(terms(catalyst).at(0).empty()) << catalyst;
+  }
+  EXPECT_TRUE(terms("@generic").at(0).empty());
+  EXPECT_TRUE(terms("@generic").at(1).empty());
+  EXPECT_TRUE(terms("what").at(0).empty());
+  EXPECT_EQ(terms("what").at(1), words);
 }
 
 TEST_F(Session, OtherCatalystsStay) {
