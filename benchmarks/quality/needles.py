@@ -5,6 +5,7 @@ import itertools
 import random
 import statistics
 
+import listings
 import trials
 
 KEYS = ["kind", "known", "tokens", "depth", "seed", "haystack", "policy", "settings", "pot", "model", "program"]
@@ -46,6 +47,7 @@ def joined(draw):
 
 
 KINDS = {"number": number, "phrase": phrase, "joined": joined}
+ALL_KINDS = [*KINDS, *listings.KINDS]
 
 
 def make(kind, seed):
@@ -68,6 +70,15 @@ def hide(needle, haystack, tokens, depth, seed):
     return text
 
 
+def hidden(kind, haystack, tokens, depth, seed):
+    """A needle of any kind, and the text that has it."""
+    if kind in listings.KINDS:
+        document, gold, *asked = listings.make(kind, haystack, tokens, depth, seed)
+        return Needle(gold, *asked), document
+    needle = make(kind, seed)
+    return needle, hide(needle, haystack, tokens, depth, seed)
+
+
 def cells(options, policies, kinds=("number",), known=("yes",), lengths=(6000,), depths=(0.5,), seeds=(1,), pot=None):
     """Trials of every combination, to be performed."""
     return [{"kind": kind, "known": known, "tokens": tokens, "depth": depth, "seed": seed, "haystack": options.haystack.name,
@@ -81,8 +92,7 @@ def perform(options, haystack, cell):
 
 def run(options, haystack, cell, more=()):
     """What was measured, and the program's whole report."""
-    needle = make(cell["kind"], cell["seed"])
-    document = hide(needle, haystack, cell["tokens"], cell["depth"], cell["seed"])
+    needle, document = hidden(cell["kind"], haystack, cell["tokens"], cell["depth"], cell["seed"])
     report = trials.run(options, cell, document, needle.sentences,
                         ["--question", needle.question, "--answer-prefix", needle.answer_prefix, "--answer", needle.answer,
                          "--generate", "16", *trials.catalyst(cell), *more])

@@ -73,15 +73,16 @@ def gold_text(document, gold):
 
 def run(options, cell, document, gold, arguments):
     """What the program measured, as its JSON. `document` is text, gold sentences of it that the answer rests on; the cell has what
-    who() says."""
+    who() says, where @archive is a file for this trial alone."""
     settings = shlex.split(cell["settings"])
     if settings == ["gold"]:
         document, settings = gold_text(document, gold), ["full"]
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write(document)
-        file.flush()
+    with tempfile.TemporaryDirectory() as folder:
+        text, archive = pathlib.Path(folder) / "text.txt", pathlib.Path(folder) / "archive"
+        text.write_text(document)
+        settings = [archive if word == "@archive" else word for word in settings]
         needles = [word for sentence in gold for word in ("--needle", sentence)]
-        command = [options.program, "--model", options.model, "--document", file.name, "--policy", *settings, "--json", "-",
+        command = [options.program, "--model", options.model, "--document", text, "--policy", *settings, "--json", "-",
                    "--threads", "1", *arguments, *needles, *getattr(options, "more", [])]
         if settings[0] != "full":
             command += ["--pot", str(cell["pot"])]
@@ -99,10 +100,13 @@ def who(options, policy, pot=None):
             "model": pathlib.Path(options.model).name, "program": options.program.name}
 
 
+CATALYSTS = {"yes": "@prompt", "question": "@question", "no": "@generic"}  # by what is known of the question
+
+
 def catalyst(cell):
     if "--catalyst" in cell["settings"]:
         return []
-    return ["--catalyst", "@prompt" if cell["known"] == "yes" else "@generic"]
+    return ["--catalyst", CATALYSTS[cell["known"]]]
 
 
 def cost(report):

@@ -126,6 +126,29 @@ class Needles(unittest.TestCase):
                 self.assertIn(needle.answer.strip(" ."), needle.sentences[-1])
                 self.assertNotIn(needle.answer.strip(" ."), needle.answer_prefix)
 
+    def test_stand_among_their_like(self):
+        for kind in needles.listings.KINDS:
+            for depth in (0, 0.3, 0.99):
+                needle, text = needles.hidden(kind, HAYSTACK, 2500, depth, 1)
+                self.assertEqual(needles.hidden(kind, HAYSTACK, 2500, depth, 1), (needle, text))
+                for part in needle.sentences:
+                    self.assertEqual(text.count(part), 1, part)
+                self.assertAlmostEqual(text.find(needle.sentences[-1]) / len(text), depth, delta=0.05)
+                self.assertIn(needle.answer.strip(), needle.sentences[-1])
+                self.assertNotIn(needle.answer.strip(), needle.question + needle.answer_prefix)
+                others = {needles.hidden(kind, HAYSTACK, 2500, depth, seed)[0].answer for seed in range(9)}
+                self.assertGreater(len(others), 3)
+
+    def test_a_table_has_at_most_500_rows_and_prose_around(self):
+        needle, text = needles.hidden("cell", HAYSTACK * 9, 12000, 0.5, 1)
+        header = text.index(needle.sentences[0])
+        rows = text[header:].split("\n\n")[0].split("\n")
+        self.assertEqual(len(rows), 501)
+        self.assertTrue(all(row.count(",") == 3 for row in rows))
+        self.assertGreater(header, 1000)
+        self.assertIn(needle.sentences[1], rows)
+        self.assertEqual(len({row.split(",")[0] for row in rows}), 501)
+
     def test_are_traced_only_if_they_are_one_sentence(self):
         with self.assertRaisesRegex(ValueError, "of one sentence, which joined is not"):
             needles.perform_traced(None, HAYSTACK, {"kind": "joined", "seed": 1})
