@@ -50,6 +50,8 @@ a = dict(zip(given[::2], given[1::2]))
 text = open(a["--document"]).read()
 if a["--policy"] == "broken":
     sys.exit("no such policy")
+if "--archive" in a:
+    open(a["--archive"], "x").close()  # of no other trial
 gold = [value for name, value in zip(given[::2], given[1::2]) if name == "--needle"]
 needle = text.find(a.get("--needle", "?"))
 there = sum(sentence in text for sentence in gold) / len(gold) if gold else None
@@ -331,6 +333,18 @@ class Programs(unittest.TestCase):
                          "gold_kept,gold_kept_error,answer_kept,answer_kept_error,hit_rate,hit_rate_error,exact,exact_error,cost,cost_error")
         self.assertIn("number,yes,full,2000,0.1,2,1.0,0.0,0.0,0.0,0.0,0,1.0,0.0,0.5,0.0,1.0,0.0,1.0,0.0,0.25,0.0", rows)
         self.assertIn("number,no,full,2000,0.5,2,0.0,0.0,0.0,0.0,0.0,0,1.0,0.0,0.5,0.0,1.0,0.0,1.0,0.0,0.25,0.0", rows)
+
+    def test_each_trial_has_an_archive_of_its_own(self):
+        done = self.needle("--policies", "recalled=streaming_llm --archive @archive", "--depths", "0.5", "0.9")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual([line["settings"] for line in self.lines()], ["streaming_llm --archive @archive"] * 4)
+        self.assertFalse((self.folder / "@archive").exists() or pathlib.Path("@archive").exists())
+
+    def test_needles_of_every_kind_with_every_catalyst(self):
+        done = self.needle("--policies", "full", "--kinds", *needles.ALL_KINDS, "--known", "yes", "question", "no", "--depths", "0.5")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(self.lines()), 2 * 3 * len(needles.ALL_KINDS))
+        self.assertTrue(all(line["answer_nll"] == (line["known"] == "yes") for line in self.lines()))  # the prompt's catalyst alone
 
     def test_gold_as_a_policy_reads_gold_alone(self):
         done = self.needle("--kinds", "joined", "--depths", "0.5", "--policies", "full", "gold")
