@@ -430,7 +430,9 @@ class Programs(unittest.TestCase):
         self.assertIn("no texts that name what an answer rests on", none.stderr)
         self.sweep("--sets", f"longbench:{news}", "--rows", "test", "--settings", "default")
         self.assertEqual(self.swept("lost", "gold_kept"), {("news", "full"): ("0.0", ""), ("news", "default"): ("0.0", "")})
-        for more, message in [(["--sets", f"longbench:{news}"], "longbench has no development rows"),
+        key = self.folder / "key.jsonl"
+        key.write_text(json.dumps({"input": "The pass key is 5.", "target": "5"}))
+        for more, message in [(["--sets", f"passkey:{key}"], "passkey has no development rows"),
                               (["--rows", "test"], "jargon.txt is none of the test haystacks"),
                               (["--seeds", "4"], "not all of the development seeds")]:
             refused = self.sweep(*more)
@@ -467,8 +469,10 @@ class Programs(unittest.TestCase):
         self.assertEqual({line["id"] for line in self.lines()}, {"0", "1", "3"})
         self.assertEqual(self.lines()[0]["cost"], 0.25)
         self.assertIsNone(self.lines()[0]["gold_kept"])
-        wrong = self.call("infinipot-tasks", "--sets", f"longbench:{sets}", "--rows", "development")
-        self.assertIn("infinipot-tasks: longbench has no development rows", wrong.stderr)
+        key = self.folder / "key.jsonl"
+        key.write_text(json.dumps({"input": "The pass key is 5.", "target": "5"}))
+        wrong = self.call("infinipot-tasks", "--sets", f"passkey:{key}", "--rows", "development")
+        self.assertIn("infinipot-tasks: passkey has no development rows", wrong.stderr)
         self.assertNotIn("Traceback", wrong.stderr)
 
     def rows_of_hotpotqa(self, count):
