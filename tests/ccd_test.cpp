@@ -432,7 +432,7 @@ TEST(Ccd, PolicySetBeforeTheFirstDistillationIsAsOneFromTheStart) {
                                              .longest_catalyst = 6}));
   expect_as_from_the_start(first, Infinipot({.catalysts = catalyst, .kernel = 5, .longest_catalyst = 6}));
   expect_as_from_the_start(first, Infinipot({.catalysts = catalyst,
-                                             .alpha = 0,
+                                             .alpha = 0.1,
                                              .terms = {3, 11, 40},
                                              .term_share = 0.4,
                                              .layers = 1,

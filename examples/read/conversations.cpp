@@ -45,8 +45,8 @@ Turn turn_of(const Json& json, const std::string& path, const std::string& where
   refuse_others(json, {"document", "question", "terms", "answer_prefix"}, path, where);
   Turn turn{.document = text_of(json, "document", path, where),
             .question = text_of(json, "question", path, where),
-            .terms = text_of(json, "terms", path, where),
-            .answer_prefix = text_of(json, "answer_prefix", path, where)};
+            .answer_prefix = text_of(json, "answer_prefix", path, where),
+            .terms = text_of(json, "terms", path, where)};
   if (turn.document.empty() && turn.question.empty())
     refuse(path, where + " has no document and no question");
   if (turn.question.empty() && !turn.answer_prefix.empty())

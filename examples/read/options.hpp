@@ -26,10 +26,10 @@ inline std::string without_library(const std::string& message) {
 struct Turn {
   std::string document = {};  ///< read before the question: a file, or - for standard input
   std::string question = {};  ///< empty where the document is only read, for questions that come later
-  std::string terms = {};     ///< words of the question that matter; empty: all of it
   std::string answer_prefix = {};
   std::string answer = {};
   std::vector<std::string> needles = {};  ///< phrases that the answer rests on; none is empty
+  std::string terms = {};                 ///< words of the question that matter; empty: all of it
 };
 
 struct Options {
