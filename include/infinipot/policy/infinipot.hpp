@@ -28,8 +28,8 @@ struct InfinipotSettings {
   /// known ("\n\n" and the question), else a generic one. Not needed for alpha = 1.
   std::vector<std::vector<Token>> catalysts;
   double alpha = 0.5;  ///< share of the free budget chosen by NuC, 0 .. 1
-  /// Tokens of the question alone, without instructions and answer header; in any order. Entries near those
-  /// of them that are rare in the pot stay: attention to a name among many pales, its letters do not.
+  /// Tokens of the question alone, without instructions and answer header; in any order, those that are
+  /// there twice count once. Not needed for term_share = 0.
   std::vector<Token> terms = {};
   double term_share = 0;                      ///< share of the free budget chosen by terms, 0 .. 1 - alpha
   Reduce over_queries = Reduce::sum;          ///< of catalyst queries and the query heads of a group
