@@ -340,6 +340,19 @@ TEST(InfinipotPolicy, RecommendedSettingsKeepWhateverAnyTokenOfTheCatalystNeeds)
 
 // ---------------------------------------------------------------- the others
 
+TEST(InfinipotPolicy, CatalystsStopEarlyOnlyWhereAllChooseTogether) {
+  using infinipot::Granularity;
+  const auto layers = [](std::size_t wanted, Granularity scope, Granularity store) {
+    return infinipot::probed_layers(
+        infinipot::Infinipot({.catalysts = {{60}}, .scope = scope, .layers = wanted}), store);
+  };
+  EXPECT_EQ(layers(3, Granularity::head, Granularity::shared), 3U);
+  EXPECT_EQ(layers(3, Granularity::shared, Granularity::head), 3U);
+  EXPECT_EQ(layers(3, Granularity::head, Granularity::layer), infinipot::all_layers);
+  EXPECT_EQ(layers(3, Granularity::layer, Granularity::head), infinipot::all_layers);
+  EXPECT_EQ(layers(0, Granularity::head, Granularity::shared), infinipot::all_layers);
+}
+
 TEST(InfinipotPolicy, RefusesTermsThatDoNotFit) {
   using infinipot::Infinipot;
   const auto make = [](double alpha, Tokens terms, double share) {
