@@ -136,13 +136,26 @@ def ruler(path, tokens):
                       gold=(line_with(document, row["outputs"][0]),))
 
 
-def longeval_lines(path, tokens):
+def longeval(path, tokens):
+    """Of both kinds that there are: a line's number, or the first of several topics."""
     for number, row in enumerate(lines(path)):
-        document, _, question = row["prompt"].rpartition("\n\n")
-        name = row["random_idx"][0]
-        question = question.strip() or f"What is the <REGISTER_CONTENT> in line {name}?"
-        yield Example(str(number), document, question, [str(row["expected_number"])], "exact", generate=16,
-                      answer_prefix=f"The <REGISTER_CONTENT> in line {name} is <", gold=(row["correct_line"].strip(),))
+        yield longeval_topic(number, row) if "topics" in row else longeval_line(number, row)
+
+
+def longeval_topic(number, row):
+    document, _, question = row["prompt"].rpartition("Now the record ends.")
+    topic = row["topics"][0]
+    announced = re.search(rf"[^.]*{re.escape(topic)}\.", document, re.IGNORECASE)
+    return Example(str(number), document.strip(), question.strip(), [topic], "exact", generate=32, answer_prefix="The first topic is",
+                   gold=(announced[0].strip(),) if announced else ())
+
+
+def longeval_line(number, row):
+    document, _, question = row["prompt"].rpartition("\n\n")
+    name = row["random_idx"][0]
+    question = question.strip() or f"What is the <REGISTER_CONTENT> in line {name}?"
+    return Example(str(number), document, question, [str(row["expected_number"])], "exact", generate=16,
+                   answer_prefix=f"The <REGISTER_CONTENT> in line {name} is <", gold=(row["correct_line"].strip(),))
 
 
 def loogle(path, tokens):
@@ -201,7 +214,7 @@ def babi(path, tokens, haystack=""):
 
 BABI_TOKENS = 3000
 FORMS = {"hotpotqa": hotpotqa, "musique": musique, "leval": leval, "longbench": longbench, "ruler": ruler,
-         "longeval": longeval_lines, "loogle": loogle, "passkey": passkey, "babi": babi}
+         "longeval": longeval, "loogle": loogle, "passkey": passkey, "babi": babi}
 
 
 def load(text, tokens, haystack=None):

@@ -137,22 +137,24 @@ def key_of(trial, keys):
 
 def what(cell):
     """A cell in a few words."""
-    return ", ".join(str(cell[key]) for key in ("set", "length", "tokens", "depth", "policy") if cell.get(key))
+    return ", ".join(str(cell[key]) for key in ("set", "kind", "length", "tokens", "depth", "policy") if cell.get(key))
 
 
-def run_all(options, cells, keys, perform):
-    """Performs the trials that the file lacks; each is perform(cell), which adds to the cell what it measured. One that
-    fails is reported and left out; see end(). Returns all trials of these cells, and how many failed."""
+def run_all(options, cells, keys, perform, cost=lambda cell: 1):
+    """Performs the trials that the file lacks; each is perform(cell), which adds to the cell what it measured, and takes time in
+    proportion to cost(cell). One that fails is reported and left out; see end(). Returns all trials of these cells, and how many
+    failed."""
     options.out.parent.mkdir(parents=True, exist_ok=True)
     known = {key_of(trial, keys): trial for trial in load(options.out)}
     todo = [cell for cell in cells if key_of(cell, keys) not in known]
-    started, failed = time.monotonic(), 0
+    started, failed, spent, whole = time.monotonic(), 0, 0, sum(map(cost, todo))
     with options.out.open("a") as file, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         futures = {pool.submit(perform, cell): cell for cell in todo}
         try:
             for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
                 cell = futures[future]
-                left = (time.monotonic() - started) / number * (len(todo) - number)
+                spent += cost(cell)
+                left = (time.monotonic() - started) / spent * (whole - spent)
                 try:
                     trial = cell | future.result()
                 except Exception as error:

@@ -58,7 +58,7 @@ std::vector<std::vector<Piece>> texts_of_turns(const reading::TextModel& model, 
   auto place = reading::Place::start;
   for (const reading::Turn& turn : options.turns) {
     auto document = turn.document.empty() ? std::nullopt : std::optional<reading::Document>(turn.document);
-    Prompt prompt(model, reading::Opening::at(place, model.chat()), options, turn, std::move(document));
+    Prompt prompt(model, reading::Opening::at(place, model, options.pin), options, turn, std::move(document));
     std::vector<Piece>& text = texts.emplace_back();
     TurnReport& of = report.turns.emplace_back();
     prompt.feed_to([&](std::span<const Token> tokens, reading::Part part) {

@@ -133,7 +133,7 @@ class Conversation {
     const Turn& turn = options_.turns.back();
     try {
       take_aim(aim_of(model(), options_, turn));
-      Prompt prompt(model(), Opening::at(place_, model().chat()), options_, turn, std::nullopt);
+      Prompt prompt(model(), Opening::at(place_, model(), options_.pin), options_, turn, std::nullopt);
       run_turn(prompt, {});
     } catch (const Interrupted& interrupted) {
       report_.turns.pop_back();

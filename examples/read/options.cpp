@@ -74,6 +74,8 @@ void add_input(CLI::App& app, const Program& program, Options& o, TurnTexts& tex
   add_texts(app, "--document", texts.documents, Text::not_empty, "FILE|-",
             "text to read before the question; - is standard input. The k-th is read before the k-th "
             "question");
+  add_text(app, "--pin", o.pin, Text::not_empty, "TEXT",
+           "text to read before everything, which always stays, such as the column names of a table [none]");
   add_texts(app, "--question", texts.questions, Text::not_empty, "TEXT",
             "what to ask after the document. Each further question continues the conversation");
   app.add_flag("--chat", o.chat, wrapped("go on with questions from standard input, one a line [no]"));

@@ -36,6 +36,7 @@ struct Options {
   std::string model;
   bool check = false;       ///< check the engine's adapter, and nothing else
   std::vector<Turn> turns;  ///< each continues the conversation; a chat adds its own
+  std::string pin;          ///< text before the first document that always stays; empty for none
   bool chat = false;        ///< go on with questions from standard input
   std::size_t pot = 2048;   ///< M
   std::size_t keep = 0;     ///< C; not given means half the pot, or what the policy context_shift keeps

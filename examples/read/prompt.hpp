@@ -42,15 +42,25 @@ enum class Place {
 struct Opening {
   Opening(ChatPiece begin, bool goes_on = false) : piece(std::move(begin)), within_text(goes_on) {}
 
-  static Opening at(Place place, const ChatTemplate& chat) {
-    if (place == Place::start) return chat.user;
+  /// At the start, `pin` belongs to what the chat template begins with, and a line break follows it.
+  static Opening at(Place place, const TextModel& model, const std::string& pin = {}) {
+    const ChatTemplate& chat = model.chat();
+    if (place == Place::start) return pin.empty() ? chat.user : pinned(model, pin);
     if (place == Place::answer) return chat.next_user;
-    if (place == Place::header) return ChatPiece{{}, chat.user.space};
+    if (place == Place::header) return ChatPiece{{}, pin.empty() ? chat.user.space : "\n"};
     return {ChatPiece{{}, "\n\n"}, true};
   }
 
   ChatPiece piece;
-  bool within_text;  ///< the piece, which has no tokens, goes on with the text before
+  bool within_text;  ///< the piece goes on with the text before
+
+ private:
+  static Opening pinned(const TextModel& model, const std::string& pin) {
+    ChatPiece piece = model.chat().user;
+    encode_after(model, piece.space + pin, piece.tokens);
+    piece.space = "\n";
+    return {std::move(piece), true};
+  }
 };
 
 /// The model's chat template around a turn's document, which is tokenized as it is read, and its question,
@@ -211,7 +221,7 @@ inline std::vector<Prompt> prompts_of(const TextModel& model, const Options& opt
   prompts.reserve(options.turns.size());
   for (std::size_t k = 0; k < options.turns.size(); ++k) {
     const Turn& turn = options.turns[k];
-    prompts.emplace_back(model, Opening::at(place, model.chat()), options, turn,
+    prompts.emplace_back(model, Opening::at(place, model, options.pin), options, turn,
                          k < documents.size() ? std::optional(std::move(documents[k])) : std::nullopt);
     place = turn.question.empty() ? Place::document : Place::answer;
   }

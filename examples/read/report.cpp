@@ -59,6 +59,7 @@ Json settings(const Options& options, const Program& program) {
   Json json{{"model", options.model},
             {"document", of_turns(options, [](const Turn& turn) { return text_or_null(turn.document); })},
             {"question", of_turns(options, [](const Turn& turn) { return text_or_null(turn.question); })},
+            {"pin", text_or_null(options.pin)},
             {"pot", options.pot},
             {"keep", options.keep},
             {"policy", options.policy},

@@ -74,8 +74,10 @@ Report converse(B& backend, Options& options, const Session& session, P policy, 
                                   recalls);
   if (session.saved) conversation.resume(*session.saved);
   if (!options.archive.empty()) conversation.open_archive(session.fingerprint, session.saved.has_value());
+  if (!options.pin.empty() && conversation.place() != Place::start)
+    throw UsageError("--pin: goes before all that is read, and something was already");
   if (!session.prompts.empty() && conversation.place() != Place::start)
-    session.prompts.front().open(Opening::at(conversation.place(), backend.text().chat()));
+    session.prompts.front().open(Opening::at(conversation.place(), backend.text(), options.pin));
   conversation.run(session.prompts);
   if (options.chat) chat(conversation);
   if (!options.save.empty()) conversation.save(options.save, session.fingerprint);

@@ -144,6 +144,21 @@ TEST_F(Archives, ReadOnInAnotherRun) {
   EXPECT_EQ(r.at("turns").at(0).at("document_position"), first + 2);  // after a blank line
 }
 
+TEST_F(Archives, KeepWhatIsPinned) {
+  const auto pinned = [&] {
+    const auto all = entries();
+    return std::count_if(all.begin(), all.end(), [](const auto& entry) { return entry.pinned; });
+  };
+  read(book_);
+  const auto header = pinned();
+  std::filesystem::remove(archive_);
+  EXPECT_EQ(read(book_, {"--pin", "cab bac"}).status, 0);
+  EXPECT_GE(pinned(), header + 2);
+  EXPECT_EQ(asked("why?").at("settings").at("pin"), nullptr);
+  EXPECT_EQ(refusal(archived({"--question", "why?", "--pin", "cab"})),
+            "infinipot-read: --pin: goes before all that is read, and something was already\n");
+}
+
 TEST_F(Archives, StepsAreOptional) {
   read(book_);
   const json none = asked("why?", {"--recall", "0"}), one = asked("why?", {"--recall", "1"}),

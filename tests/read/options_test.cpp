@@ -120,7 +120,8 @@ TEST(ReadingOptions, AreAllRead) {
             "--chunk",       "16",    "--threads",       "2",     "--json",       "-",
             "--report-kept", "--nuc", "--timeline",      "1000",  "--seed",       "18446744073709551615",
             "--temperature", "1e-1",  "--top-p",         "0.9",   "--window",     "32",
-            "--decay",       "1",     "--over-queries",  "sum"});
+            "--decay",       "1",     "--over-queries",  "sum",   "--pin",        "a,b"});
+  EXPECT_EQ(o.pin, "a,b");
   EXPECT_EQ(o.pot, 500U);
   EXPECT_EQ(o.keep, 200U);
   EXPECT_EQ(o.policy, "snapkv");
@@ -752,6 +753,7 @@ TEST(ReadingOptions, HelpIsComplete) {
                              "--document FILE|-",
                              "--question TEXT",
                              "--pot N",
+                             "--pin TEXT",
                              "--keep N",
                              "--policy NAME",
                              "--alpha X",

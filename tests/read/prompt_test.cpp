@@ -178,17 +178,34 @@ TEST(Prompt, OpensWhereTheConversationStands) {
   const Options options = one_question("Why so?", "It");
   const auto fed_at = [&](Place place) {
     Prompt prompt(model, model.chat().user, options, options.turns[0], std::nullopt);
-    prompt.open(Opening::at(place, model.chat()));
+    prompt.open(Opening::at(place, model));
     return model.decoded(feed(prompt, options.chunk).tokens);
   };
   EXPECT_EQ(fed_at(Place::start), "\nWhy so?\nIt");
   EXPECT_EQ(fed_at(Place::header), "\nWhy so?\nIt");
   EXPECT_EQ(fed_at(Place::answer), "\nWhy so?\nIt");
   EXPECT_EQ(fed_at(Place::document), "\n\nWhy so?\nIt");
-  EXPECT_EQ(Opening::at(Place::start, model.chat()).piece.tokens, model.chat().user.tokens);
-  EXPECT_EQ(Opening::at(Place::answer, model.chat()).piece.tokens, model.chat().next_user.tokens);
+  EXPECT_EQ(Opening::at(Place::start, model).piece.tokens, model.chat().user.tokens);
+  EXPECT_EQ(Opening::at(Place::answer, model).piece.tokens, model.chat().next_user.tokens);
   for (const Place place : {Place::header, Place::document})
-    EXPECT_TRUE(Opening::at(place, model.chat()).piece.tokens.empty());
+    EXPECT_TRUE(Opening::at(place, model).piece.tokens.empty());
+}
+
+TEST(Prompt, BeginsWithWhatIsPinned) {
+  const test::GroupingText model;
+  Options options = one_question("Why so?", "It");
+  options.pin = "name,age";
+  const TemporaryFile file("Ann,7");
+  std::vector<Document> documents;
+  documents.emplace_back(file.path());
+  options.turns.push_back(options.turns[0]);
+  std::vector<Prompt> prompts = prompts_of(model, options, std::move(documents));
+  const std::size_t header = prompts[0].header_tokens();
+  const Fed fed = feed(prompts[0], options.chunk);
+  EXPECT_EQ(model.decoded(fed.tokens), "\nname,age\nAnn,7\n\nWhy so?\nIt");
+  EXPECT_EQ(model.decoded({fed.tokens.begin(), fed.tokens.begin() + static_cast<std::ptrdiff_t>(header)}),
+            "\nname,age");
+  EXPECT_EQ(model.decoded(feed(prompts[1], options.chunk).tokens), "\nWhy so?\nIt");
 }
 
 class ReadPrompt : public testing::Test {
@@ -286,7 +303,9 @@ TEST_F(ReadPrompt, HeaderStaysThroughManyDistillations) {
   smollm2::LlamaEngine engine(weights, pot, pool, 64);
   infinipot::Ccd reader(engine, pot, infinipot::StreamingLlm(), {.sinks = 0});
   options_.chunk = 64;
-  Prompt prompt(*model_, model_->chat().user, options_, options_.turns[0], Document(file.path()));
+  options_.pin = "This is a story about a lighthouse.";
+  Prompt prompt(*model_, Opening::at(Place::start, *model_, options_.pin), options_, options_.turns[0],
+                Document(file.path()));
   Gold gold({"lighthouse is marigold"});
   TurnReport figures;
   Timeline timeline(0);
@@ -296,7 +315,8 @@ TEST_F(ReadPrompt, HeaderStaysThroughManyDistillations) {
       figures);
 
   EXPECT_GT(reader.stats().distillations, 8U);
-  const std::vector<Token> all = at_once(long_text());
+  EXPECT_GT(prompt.header_tokens(), model_->chat().user.tokens.size() + 6);
+  const std::vector<Token> all = at_once(options_.pin + "\n" + long_text());
   const std::size_t header = prompt.header_tokens();
   for (std::size_t lane = 0; lane < pot.entries().lanes(); ++lane)
     for (std::size_t i = 0; i < header; ++i) {

@@ -1,0 +1,1 @@
+def write(name, trials): pass
