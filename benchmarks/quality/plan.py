@@ -14,11 +14,10 @@ READINGS = {
     "gold": ("gold", "yes"),
     "known": ("known=infinipot", "yes"),
     "question": ("question=infinipot", "question"),
-    "terms": ("terms=infinipot --term-share 0.35", "yes"),
     "pinned": (f"pinned=infinipot --pin '{listings.KINDS['cell'].head}'", "yes"),
     "recalled": ("recalled=streaming_llm --archive @archive", "yes"),
     "reread": ("reread", "no"),
-    "snapkv": ("snapkv", "yes"),
+    "spread": ("spread", "no"),
     "blind": ("blind=streaming_llm", "no"),
     "context_shift": ("context_shift", "no"),
 }
@@ -92,21 +91,21 @@ class Table:
         return reading != "full" or text.tokens < TRAINED
 
 
-OF_NEEDLES = ("full", "known", "question", "recalled", "reread", "blind")
-OF_TASKS = ("full", "gold", "known", "terms", "recalled", "reread", "snapkv", "blind")
+OF_NEEDLES = ("full", "gold", "known", "question", "recalled", "reread", "blind")
+OF_TASKS = ("full", "gold", "known", "recalled", "reread", "blind")
 OF_LONG = ("full", "known", "recalled", "reread", "blind")
 CACHES = tuple(f"--cache-type {cache} --granularity {granularity}" for cache in ("f16", "q8_0") for granularity in ("shared", "head"))
 ANY = 1 << 30
 
 TABLES = [
     Table("needles", 2048, (Hidden(),), OF_NEEDLES),
-    Table("questions", 512, (Asked("hotpotqa", "hotpotqa_train.json", 36), Asked("musique", "musique_train.json", 75),
+    Table("questions", 512, (Asked("hotpotqa", "hotpotqa_train.json", 36), Asked("musique", "musique_train.json", 36),
                              Asked("babi", "qa1_single-supporting-fact_test.txt", 24, haystack="persuasion.txt"),
                              Asked("babi", "qa2_two-supporting-facts_test.txt", 24, haystack="persuasion.txt")), OF_TASKS),
     Table("lists", 1024, (Asked("ruler", "4096_niah_multikey_3.jsonl", 12), Asked("longeval", "lines_200.jsonl", 12),
                           Asked("longeval", "topics_5.jsonl", 12)), OF_TASKS),
     Table("summaries", 1024, (Asked("longbench", "multi_news.jsonl", 12, 2500), Asked("leval", "news_summ.jsonl", 6),
-                              Asked("leval", "gov_report_summ.jsonl", 6)), OF_LONG),
+                              Asked("leval", "gov_report_summ.jsonl", 6)), (*OF_LONG, "spread")),
     Table("documents", 2048, (Asked("leval", "scientific_qa.jsonl", 12), Asked("leval", "multidoc_qa.jsonl", 12),
                               Asked("leval", "coursera.jsonl", 12), Asked("leval", "tpo.jsonl", 12)), OF_LONG),
     Table("pinned", 2048, (Hidden(("cell",)),), ("known", "pinned")),

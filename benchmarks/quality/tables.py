@@ -1,1 +1,124 @@
-def write(name, trials): pass
+"""Tables of trials: a CSV file for each, and Markdown between marks in README.md.
+
+A mark says which figure of which tables: <!-- lost: needles questions --> ... <!-- end -->. Rows are texts and columns ways to read,
+but for "ways", whose rows are ways to read and whose columns figures."""
+
+import pathlib
+import re
+
+import plan
+import trials
+
+HERE = pathlib.Path(__file__).resolve().parent
+FOLDER = HERE / "tables"
+TEXT = ["kind", "set", "tokens", "depth", "seed", "haystack", "id"]  # names one
+MEASURES = ["answer_nll", "lost", "gold_kept", "answer_kept", "score", "cost", "document_tokens", "distillations"]
+OF = {"lost": "answer_nll"}  # what is shown of the full cache, and where there is none
+
+NAMES = {"number": "number", "phrase": "phrase", "joined": "two sentences", "cell": "cell of a table", "definition": "line of a function",
+         "turn": "turn of a dialogue", "hotpotqa_train": "HotpotQA", "musique_train": "MuSiQue", "4096_niah_multikey_3": "RULER, UUIDs",
+         "qa1_single-supporting-fact_test in persuasion": "bAbI 1 in a novel", "qa2_two-supporting-facts_test in persuasion":
+         "bAbI 2 in a novel", "lines_200": "LongEval, lines", "topics_5": "LongEval, 5 topics", "topics_15": "LongEval, 15 topics",
+         "multi_news": "multi_news, summary", "news_summ": "L-Eval news, summary", "gov_report_summ": "L-Eval reports, summary",
+         "scientific_qa": "L-Eval, papers", "multidoc_qa": "L-Eval, forums", "coursera": "L-Eval, lectures", "tpo": "L-Eval, TOEFL",
+         "passkey_examples": "passkey", "topic_retrieval_longchat": "L-Eval, first topic", "shortdep_qa": "LooGLE",
+         "natural_question": "L-Eval, Natural Questions"}
+NUMBERS = {"answer_nll": 2, "lost": 2, "gold_kept": 2, "answer_kept": 2, "score": 2, "cost": 2}
+
+
+def with_loss(done):
+    """Each with what its answer NLL lost against the full cache's on the same text."""
+    full = {}
+    for trial in done:
+        if trial["settings"].split()[0] == "full":
+            full.setdefault(trials.key_of(trial, TEXT), trial["answer_nll"])
+
+    def lost(trial):
+        best = full.get(trials.key_of(trial, TEXT))
+        return None if best is None or trial["answer_nll"] is None else trial["answer_nll"] - best
+
+    return [trial | {"lost": lost(trial), "score": trial.get("score", trial.get("exact")),
+                     "text": trial.get("kind") or trial["set"], "length": trial.get("tokens")} for trial in done]
+
+
+def rows_of(done):
+    return trials.summary(with_loss(done), ["text", "length", "policy", "settings", "pot", "program"], MEASURES)
+
+
+def write(folder, name, done):
+    """FOLDER/NAME.csv of the trials of a table."""
+    trials.write_csv(folder / f"{name}.csv", rows_of(done))
+
+
+def read(folder, name):
+    path = folder / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row | {"table": name} for row in trials.csv.DictReader(file)]
+
+
+def number(row, measure, signed=False):
+    if not row.get(measure):
+        return ""
+    text = f"{float(row[measure]):{'+' if signed else ''}.2f}"
+    return text + (f" ± {float(row[f'{measure}_error']):.2f}" if row.get(f"{measure}_error") else "")
+
+
+def shown(row, measure):
+    """A figure; of losses also how many lose over 1 nat."""
+    if row is None:
+        return ""
+    if measure != "lost":
+        return number(row, measure)
+    if row["policy"] == "full" or not row["lost"]:
+        return number(row, "answer_nll")
+    over = int(row["over_1"])
+    return number(row, "lost", signed=True) + (f" ({over})" if over else "")
+
+
+def label(row, several):
+    name = NAMES.get(row["text"], row["text"])
+    return f"{name}, {int(row['length']):,}" if row["length"] and several else name
+
+
+def markdown(header, lines):
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *lines])
+
+
+def by_text(measure, rows):
+    """Columns are the ways to read that have the figure anywhere."""
+    several = len({row["length"] for row in rows if row["length"]}) > 1
+    ways = [way for way in plan.READINGS if any(shown(row, measure) for row in rows if row["policy"] == way)]
+    lines = {}
+    for row in rows:
+        lines.setdefault((label(row, several), row["length"]), {})[row["policy"]] = row
+    return markdown(["", "texts", *ways],
+                    [[name, str(max(int(row["trials"]) for row in own.values())), *(shown(own.get(way), measure) for way in ways)]
+                     for (name, _), own in lines.items()])
+
+
+def by_way(rows):
+    several = len({(row["text"], row["length"]) for row in rows}) > 1
+    return markdown(["", "texts", "answer NLL", "lost", "needle kept", "right"],
+                    [[row["policy"].replace("_", ", ") + (f", {label(row, True)}" if several else ""), row["trials"],
+                      number(row, "answer_nll"), shown(row, "lost") if row["policy"][:4] != "full" else "", number(row, "gold_kept"),
+                      number(row, "score")] for row in rows])
+
+
+def filled(text, folder=FOLDER):
+    """The text of a README.md with its tables as the CSV files of a folder have them."""
+    def table(match):
+        measure, names = match[1], match[2].split()
+        rows = [row for name in names for row in read(folder, name)]
+        if not rows:
+            return match[0]
+        made = by_way(rows) if measure == "ways" else by_text(measure, rows)
+        return f"<!-- {measure}: {match[2]} -->\n\n{made}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- (\w+): ([\w ]+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def fill(paths=(HERE / "README.md", HERE.parent / "llama_cpp/README.md")):
+    for path in paths:
+        path.write_text(filled(path.read_text()))

@@ -18,7 +18,9 @@ import datasets  # noqa: E402
 import drawing  # noqa: E402
 import groups  # noqa: E402
 import needles  # noqa: E402
+import plan  # noqa: E402
 import scores  # noqa: E402
+import tables  # noqa: E402
 import trials  # noqa: E402
 
 # What LongBench's metrics.py (commit 2e00731, with rouge 1.0.1) gives: score, answer, right answer, classes, value.
@@ -316,7 +318,7 @@ class Programs(unittest.TestCase):
         first = self.needle("--policies", "full", "some=infinipot --kernel 17", "--depths", "0.5")
         self.assertEqual(first.returncode, 0, first.stderr)
         self.assertEqual(len(self.lines()), 4)
-        self.assertIn("4/4 2000, 0.5, ", first.stderr)
+        self.assertIn("4/4 number, 2000, 0.5, ", first.stderr)
         self.assertNotIn("m.gguf", first.stderr)
         again = self.needle("--policies", "full", "some=infinipot --kernel 17", "--depths", "0.5", "0.9")
         self.assertEqual(len(self.lines()), 8)
@@ -492,6 +494,57 @@ class Programs(unittest.TestCase):
         self.assertEqual(set(rows), {"full", "gold", "truncation", "streaming_llm", "infinipot"})
         self.assertEqual([rows["infinipot"][name] for name in ("lost", "lost_error", "lost_median", "over_1", "gold_kept", "gold_kept_error")],
                          ["4.0", "0.0", "4.0", "2", "1.0", "0.0"])
+
+    def tables(self, *more):
+        return subprocess.run([sys.executable, QUALITY / "infinipot-tables", "--model", "m.gguf", "--programs", self.folder, "--data", self.folder,
+                               "--out", self.folder / "trials", "--results", self.folder, "--tables", "needles", "questions", "--passes", "1",
+                               *more], capture_output=True, text=True)
+
+    def test_tables(self):
+        self.program.rename(self.folder / "infinipot-read")
+        for name in plan.HAYSTACKS:
+            (self.folder / name).write_text(HAYSTACK)
+        (self.folder / "sets").mkdir()
+        (self.folder / "sets/hotpotqa_train.json").write_text(json.dumps(self.rows_of_hotpotqa(100)))
+        listed = self.tables("--list")
+        self.assertIn("needles: 210 trials, 210 missing", listed.stdout)
+        self.assertIn("questions: 72 trials, 72 missing", listed.stdout)
+        self.assertIn("left out of questions: there is no musique_train.json, no qa1_single-supporting-fact_test.txt", listed.stderr)
+        done = self.tables()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("282/282", done.stderr)
+        self.assertIn("needles: 210 trials, 0 missing, 0 min", self.tables("--list").stdout)
+        self.assertNotIn("1/", self.tables().stderr)
+        rows = tables.read(self.folder, "questions")
+        self.assertEqual([(row["policy"], row["trials"]) for row in rows],
+                         [(way, "12") for way in ("full", "gold", "known", "recalled", "reread", "blind")])
+        self.assertEqual({row["policy"]: row["lost"] for row in rows}["known"], "3.0")
+        text = tables.filled("A\n<!-- lost: needles questions -->\nold\n<!-- end -->\nB <!-- lost: none -->\n<!-- end -->", self.folder)
+        self.assertIn("| HotpotQA | 12 | 1.00 ± 0.00 | +0.00 ± 0.00 | +3.00 ± 0.00 (12) |  | +3.00", text)
+        self.assertIn("| cell of a table | 5 |", text)
+        self.assertNotIn("\nold\n", text)
+        self.assertTrue(text.startswith("A\n") and text.endswith("\nB <!-- lost: none -->\n<!-- end -->"))
+        self.assertEqual(tables.filled(text, self.folder), text)
+
+    def test_tables_name_what_there_is(self):
+        for table in plan.TABLES:
+            self.assertLessEqual(set(table.readings), set(plan.READINGS))
+            for part in table.of:
+                if isinstance(part, plan.Asked):
+                    self.assertIn(part.form, datasets.FORMS)
+        names = [plan.policy_of(reading, options)[0] for table in plan.TABLES if table.options != ("",) for reading in table.readings
+                 for options in table.options]
+        self.assertIn("known_f16_head=infinipot --cache-type f16 --granularity head", names)
+        self.assertIn("full_q8_0=full --cache-type q8_0", names)
+
+    def test_topics_and_lines_are_of_one_form(self):
+        rows = [{"test_id": 0, "topics": ["The sea", "Tea"], "prompt": "Begin. USER: I would like to discuss the topic of the sea. \n Now the "
+                 "record ends. What is the first topic?"}]
+        path = self.folder / "topics.jsonl"
+        path.write_text(json.dumps(rows[0]))
+        (example,) = datasets.load(f"longeval:{path}", 0)
+        self.assertEqual((example.question, example.answers, example.gold), ("What is the first topic?", ["The sea"],
+                                                                             ("USER: I would like to discuss the topic of the sea.",)))
 
     def test_refuse_what_cannot_be(self):
         for more, message in [(["--depths", "2"], "must be 0 .. 1"), (["--pot", "1"], "--pot 1 must be at least 2"),

@@ -47,6 +47,7 @@ void with_policy(const json& golden, const infinipot::Rope& rope, const Run& run
   if (name == "h2o") return run(infinipot::H2o());
   if (name == "sirllm") return run(infinipot::SirLlm(settings.at("decay")));
   if (name == "truncation") return run(infinipot::Truncation());
+  if (name == "spread") return run(infinipot::Spread(settings.at("stretch")));
   if (name == "reread")
     return run(
         infinipot::Reread({.instruction = golden.at("catalyst").get<std::vector<Token>>(),
@@ -193,8 +194,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"ccd_infinipot_terms.json"}, Case{"ccd_streaming_llm.json"}, Case{"ccd_snapkv.json"},
                     Case{"ccd_tova.json"}, Case{"ccd_h2o.json"}, Case{"ccd_sirllm.json"},
                     Case{"ccd_knorm.json"}, Case{"ccd_keydiff.json"}, Case{"ccd_value_norm.json"},
-                    Case{"ccd_truncation.json"}, Case{"ccd_reread.json"}, Case{"ccd_reread_low.json"},
-                    Case{"ccd_expected_attention.json"},
+                    Case{"ccd_truncation.json"}, Case{"ccd_spread.json"}, Case{"ccd_reread.json"},
+                    Case{"ccd_reread_low.json"}, Case{"ccd_expected_attention.json"},
                     Case{"ccd_expected_attention.json", KeyStorage::unrotated, 37},
                     Case{"ccd_temporal_redundancy.json"},
                     Case{"ccd_infinipot_head_sum.json", KeyStorage::unrotated, 37},
