@@ -14,6 +14,8 @@ READINGS = {
     "gold": ("gold", "yes"),
     "known": ("known=infinipot", "yes"),
     "question": ("question=infinipot", "question"),
+    "terms": ("terms=infinipot --term-share 0.35", "yes"),
+    "layers": ("layers=infinipot --layers 24", "yes"),
     "pinned": (f"pinned=infinipot --pin '{listings.KINDS['cell'].head}'", "yes"),
     "recalled": ("recalled=streaming_llm --archive @archive", "yes"),
     "reread": ("reread", "no"),
@@ -78,7 +80,7 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    name: str
+    name: str  # of several that are one
     pot: int  # entries, of which half stay
     of: tuple
     readings: tuple
@@ -110,11 +112,13 @@ TABLES = [
                               Asked("leval", "coursera.jsonl", 12), Asked("leval", "tpo.jsonl", 12)), OF_LONG),
     Table("pinned", 2048, (Hidden(("cell",)),), ("known", "pinned")),
     Table("llama_cpp", 2048, (Hidden(("number",)),), ("known",), "infinipot-llama", CACHES),
-    Table("llama_cpp_beside", 2048, (Hidden(("number",)),), ("full", "context_shift", "reread", "blind"), "infinipot-llama",
+    Table("llama_cpp", 2048, (Hidden(("number",)),), ("full", "context_shift", "blind"), "infinipot-llama",
           ("--cache-type f16", "--cache-type q8_0")),
-    *(Table(f"needles_{tokens}", 2048, (Hidden(tokens=tokens, depths=(0.1, 0.5, 0.9), seeds=(2,)),),
+    *(Table(f"pot_{pot}", pot, (Hidden(("number",), depths=(0.5,)),), ("known", "terms", "layers", "recalled", "reread", "blind"))
+      for pot in (256, 512, 1024, 2048, 4096)),
+    *(Table(f"needles_{tokens}", 2048, (Hidden(tokens=tokens, depths=(0.1, 0.5, 0.9), seeds=(1,)),),
             ("known", "question", "recalled", "reread", "blind")) for tokens in (12_000, 24_000)),
-    Table("needles_48000", 2048, (Hidden(tokens=48_000, depths=(0.5,), seeds=(3,)),), ("known", "recalled", "blind")),
+    Table("needles_48000", 2048, (Hidden(tokens=48_000, depths=(0.5,), seeds=(1,)),), ("known", "recalled", "blind")),
     Table("long_documents", 2048, (Asked("passkey", "passkey_examples.jsonl", 5, ANY), Asked("longeval", "topics_15.jsonl", 6, ANY),
                                    Asked("leval", "topic_retrieval_longchat.jsonl", 6, ANY), Asked("loogle", "shortdep_qa.jsonl", 6, ANY),
                                    Asked("leval", "natural_question.jsonl", 6, ANY)), OF_LONG),

@@ -77,9 +77,15 @@ def shown(row, measure):
     return number(row, "lost", signed=True) + (f" ({over})" if over else "")
 
 
-def label(row, several):
-    name = NAMES.get(row["text"], row["text"])
-    return f"{name}, {int(row['length']):,}" if row["length"] and several else name
+def label(row, rows):
+    """What is different among the rows."""
+    def several(column):
+        return len({other[column] for other in rows if other[column]}) > 1
+
+    words = [NAMES.get(row["text"], row["text"])] if several("text") or not several("pot") else []
+    words += [f"{int(row['length']):,} tokens"] if row["length"] and several("length") and not several("pot") else []
+    words += [f"pot of {int(row['pot']):,}"] if several("pot") and not several("text") else []
+    return ", ".join(words)
 
 
 def markdown(header, lines):
@@ -88,20 +94,18 @@ def markdown(header, lines):
 
 def by_text(measure, rows):
     """Columns are the ways to read that have the figure anywhere."""
-    several = len({row["length"] for row in rows if row["length"]}) > 1
     ways = [way for way in plan.READINGS if any(shown(row, measure) for row in rows if row["policy"] == way)]
     lines = {}
     for row in rows:
-        lines.setdefault((label(row, several), row["length"]), {})[row["policy"]] = row
+        lines.setdefault((label(row, rows), row["length"]), {})[row["policy"]] = row
     return markdown(["", "texts", *ways],
                     [[name, str(max(int(row["trials"]) for row in own.values())), *(shown(own.get(way), measure) for way in ways)]
                      for (name, _), own in lines.items()])
 
 
 def by_way(rows):
-    several = len({(row["text"], row["length"]) for row in rows}) > 1
     return markdown(["", "texts", "answer NLL", "lost", "needle kept", "right"],
-                    [[row["policy"].replace("_", ", ") + (f", {label(row, True)}" if several else ""), row["trials"],
+                    [[row["policy"].replace("q8_0", "q8-0").replace("_", ", ").replace("-0", "_0"), row["trials"],
                       number(row, "answer_nll"), shown(row, "lost") if row["policy"][:4] != "full" else "", number(row, "gold_kept"),
                       number(row, "score")] for row in rows])
 
