@@ -293,6 +293,16 @@ TEST(CcdAgainstReference, FutureAndEpsilonOfExpectedAttention) {
     }
 }
 
+TEST(CcdAgainstReference, KernelsThatLag) {
+  const toy::Model model;
+  for (const Granularity granularity : all_granularities) {
+    auto spec = spec_of(Kind::infinipot, granularity);
+    spec.kernel = 7;
+    spec.lag = 2;
+    compare_with_reference(model, spec, KeyStorage::rotated);
+  }
+}
+
 TEST(CcdAgainstReference, FramesOfTemporalRedundancy) {
   const toy::Model model;
   for (const auto& [period, frames] : {std::pair(1U, 1U), {1U, 9U}, {5U, 2U}, {7U, 1U}}) {

@@ -83,6 +83,7 @@ void with_policy(const toy::Model& model, const CcdSpec& spec, const F& f) {
                           .over_queries = spec.max_over_queries ? Reduce::max : Reduce::sum,
                           .over_heads = spec.over_heads,
                           .kernel = spec.kernel,
+                          .lag = spec.lag,
                           .layers = spec.layers}));
     case Kind::snapkv:
       return f(SnapKv(spec.window, spec.kernel));

@@ -63,19 +63,30 @@ TEST(Smooth, MatchesBruteForce) {
   reference::Random random(1);
   for (const Pooling pooling : {Pooling::max, Pooling::mean})
     for (const bool specials : {false, true})
-      for (const std::size_t kernel : {1U, 3U, 5U, 9U, 15U, 101U})
+      for (const auto& [kernel, lag] : {std::pair(1U, 0U),
+                                        {3U, 0U},
+                                        {3U, 1U},
+                                        {5U, 2U},
+                                        {9U, 0U},
+                                        {9U, 1U},
+                                        {15U, 0U},
+                                        {101U, 50U},
+                                        {101U, 0U}})
         for (std::size_t n = 0; n < 40; ++n) {
-          SCOPED_TRACE(testing::Message() << "n " << n << " kernel " << kernel << " specials " << specials);
+          SCOPED_TRACE(testing::Message()
+                       << "n " << n << " kernel " << kernel << " lag " << lag << " specials " << specials);
           const auto scores = random_scores(random, n, specials);
           std::vector<std::uint8_t> marks(n);
           for (auto& mark : marks) mark = random.below(5) == 0 ? 1 : 0;
-          const Smoothing smoothing{pooling, kernel};
+          const Smoothing smoothing{pooling, kernel, lag};
           ASSERT_NO_FATAL_FAILURE(
               expect_equal(smoothed(scores, marks, smoothing), reference::smooth(scores, marks, smoothing)));
         }
 }
 
 TEST(Smooth, LiftsTheNeighboursOfAPeak) {
+  expect_equal(smoothed({0, 0, 0, 7, 0, 0, 0}, {Pooling::max, 3, 1}), {0, 0, 0, 7, 7, 7, 0});
+  expect_equal(smoothed({0, 0, 0, 7, 0, 0, 0}, {Pooling::max, 5, 1}), {0, 0, 7, 7, 7, 7, 7});
   expect_equal(smoothed({0, 0, 0, 7, 0, 0, 0}, {Pooling::max, 3}), {0, 0, 7, 7, 7, 0, 0});
   expect_equal(smoothed({0, 0, 0, 6, 0, 0, 0}, {Pooling::mean, 3}), {0, 0, 2, 2, 2, 0, 0});
   expect_equal(smoothed({7, 0, 0, 0, 1}, {Pooling::max, 5}), {7, 7, 7, 1, 1});
@@ -110,6 +121,9 @@ TEST(Smooth, RejectsEvenKernels) {
       EXPECT_NE(std::string(error.what()).find("kernel " + std::to_string(kernel)), std::string::npos);
     }
   }
+  for (const std::size_t kernel : {1U, 3U, 99U})
+    EXPECT_NO_THROW((Smoothing{Pooling::mean, kernel, kernel / 2}.validate()));
+  EXPECT_THROW((Smoothing{Pooling::max, 5, 3}.validate()), std::invalid_argument);
   for (const std::size_t kernel : {1U, 3U, 99U})
     EXPECT_NO_THROW((Smoothing{Pooling::mean, kernel}.validate()));
 }

@@ -24,7 +24,7 @@ READINGS = {
     "context_shift": ("context_shift", "no"),
 }
 TRAINED = 8192  # tokens that SmolLM2 was trained on; beyond them a full cache reads nothing any more
-PASSES = 3  # of which each makes a whole table of fewer texts
+PASSES = 3  # one for each third of the texts, which makes whole tables
 HAYSTACKS = ["bible.txt", "emma.txt", "persuasion.txt", "snappy_lcet10.txt"]
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -32,7 +32,7 @@ DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 @dataclasses.dataclass(frozen=True)
 class Text:
     """One to be read, and asked about."""
-    turn: int  # the pass that it belongs to
+    third: int  # of all texts, 0 .. PASSES - 1
     what: dict  # the part of a trial's cell that names it
     tokens: int  # about
     gold: bool  # whether what the answer rests on is known
@@ -50,8 +50,8 @@ class Hidden:
     files = HAYSTACKS
 
     def texts(self, find):
-        for (k, kind), (i, depth), seed in itertools.product(enumerate(self.kinds), enumerate(self.depths), self.seeds):
-            haystack = HAYSTACKS[(i + k + seed) % len(HAYSTACKS)]
+        for kind, depth, seed in itertools.product(self.kinds, self.depths, self.seeds):
+            haystack = HAYSTACKS[(needles.ALL_KINDS.index(kind) + DEPTHS.index(depth) + seed) % len(HAYSTACKS)]
             groups.check_needles("test", haystack)
             yield Text(seed - 1, {"kind": kind, "tokens": self.tokens, "depth": depth, "seed": seed, "haystack": haystack},
                        self.tokens, True)

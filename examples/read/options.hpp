@@ -47,6 +47,7 @@ struct Options {
   std::string over_queries = "max";  ///< sum or max
   std::string over_heads = "max";    ///< sum, max or max_share
   std::size_t kernel = 0;            ///< odd; not given means the policy's usual one
+  std::size_t lag = 0;               ///< infinipot, in recalls too; at most half the kernel
   std::size_t sinks = 4;
   std::size_t recent = 0;
   std::vector<std::string> catalysts{"@prompt"};  ///< each a text, @prompt, @question or @generic

@@ -100,6 +100,9 @@ inline void complete(Options& options, const Program& program) {
   if (program.granularities.size() == 1) options.granularity = program.granularities.front();
   options.recall_kernel = options.kernel != 0 ? options.kernel : usual_kernel(usual_policy);
   if (options.kernel == 0) options.kernel = usual_kernel(options.policy);
+  if (options.lag > options.recall_kernel / 2)
+    throw UsageError("--lag: must be at most half of --kernel, which is " +
+                     std::to_string(options.recall_kernel / 2) + ", not " + std::to_string(options.lag));
   options.recall_layers = options.layers.value_or(usual_layers(usual_policy));
   if (!options.layers) options.layers = usual_layers(options.policy);
 }
@@ -115,6 +118,7 @@ inline infinipot::InfinipotSettings infinipot_settings(const Options& options, c
           .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
           .over_heads = over_heads_of(options),
           .kernel = options.kernel,
+          .lag = options.lag,
           .layers = options.layers.value_or(usual_layers(options.policy)),
           .longest_catalyst = options.alpha < 1 ? longest_catalyst(aims) : 0};
 }

@@ -70,6 +70,7 @@ Json settings(const Options& options, const Program& program) {
             {"over_queries", options.over_queries},
             {"over_heads", options.over_heads},
             {"kernel", options.kernel},
+            {"lag", options.lag},
             {"sinks", options.sinks},
             {"recent", options.recent},
             {"catalyst", options.catalysts},

@@ -121,7 +121,8 @@ TEST(ReadingOptions, AreAllRead) {
             "--report-kept", "--nuc", "--timeline",      "1000",  "--seed",       "18446744073709551615",
             "--temperature", "1e-1",  "--top-p",         "0.9",   "--window",     "32",
             "--decay",       "1",     "--over-queries",  "sum",   "--pin",        "a,b",
-            "--stretch",     "32"});
+            "--stretch",     "32",    "--lag",           "3"});
+  EXPECT_EQ(o.lag, 3U);
   EXPECT_EQ(o.stretch, 32U);
   EXPECT_EQ(o.pin, "a,b");
   EXPECT_EQ(o.pot, 500U);
@@ -638,6 +639,7 @@ TEST(ReadingOptions, RefusalsNameTheOptionAndItsRange) {
       {{"--over-queries", "mean"}, "--over-queries: must be one of sum, max, not 'mean'"},
       {{"--layers", "-1"}, "--layers: must be a whole number, at least 0, not '-1'"},
       {{"--kernel", "4"}, "--kernel: must be an odd number from 1 to 65535, not '4'"},
+      {{"--lag", "9"}, "--lag: must be at most half of --kernel, which is 8, not 9"},
       {{"--kernel", "0"}, "--kernel: must be an odd number from 1 to 65535, not '0'"},
       {{"--sinks", "-1"}, "--sinks: must be a whole number, at least 0, not '-1'"},
       {{"--recent", "x"}, "--recent: must be a whole number, at least 0, not 'x'"},

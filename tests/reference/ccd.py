@@ -26,6 +26,7 @@ class Settings:
     over_queries: str = "sum"  # infinipot: how attention of catalyst tokens and query heads is combined, "sum" or "max"
     aggregate: str = "sum"  # infinipot: how the heads of a lane are combined, "sum", "max" (of shares) or "peak" (max)
     term_share: float = 0.0  # infinipot: share of the free places given by what is near rare tokens of the catalyst
+    lag: int = 0  # infinipot: how far the kernel lies before an entry
     kernel: int = 1  # infinipot: max over neighbours; snapkv: mean over neighbours
     window: int = 32  # snapkv: how many of the last queries are observed
     decay: float = 1.0  # sirllm: factor per distillation survived
@@ -182,7 +183,7 @@ class Pot:
             u = of_queries(len(self.catalyst))[:, :, : len(self)]
             self.cache.drop_last(len(self.catalyst))
             cap = self._lane_scores(u, s.aggregate, s.layers)
-            scores = {"nuc": pool(self.nuc, candidates, s.kernel, "max"), "cap": pool(cap, candidates, s.kernel, "max")}
+            scores = {"nuc": pool(self.nuc, candidates, s.kernel, "max", s.lag), "cap": pool(cap, candidates, s.kernel, "max", s.lag)}
             if s.term_share == 0:
                 return scores, [("nuc", s.alpha), ("cap", None)]
             near = pool(pool(self._term_scores(cap, candidates), candidates, 33, "mean"), candidates, 17, "max")
@@ -340,11 +341,11 @@ def lanes_of(model, granularity):
     return [flat] if granularity == "shared" else [[pair] for pair in flat]
 
 
-def pool(scores, candidates, kernel, how):
-    """Smooth [lane, entry] over `kernel` neighbours. Only candidates lend their score to a neighbour."""
+def pool(scores, candidates, kernel, how, lag=0):
+    """Smooth [lane, entry] over `kernel` neighbours, `lag` before. Only candidates lend their score to a neighbour."""
     result = np.full_like(scores, -np.inf if how == "max" else 0)
     lent = np.where(candidates, scores, -np.inf if how == "max" else 0)
-    for shift in range(-(kernel // 2), kernel // 2 + 1):
+    for shift in range(-(kernel // 2) - lag, kernel // 2 - lag + 1):
         target = slice(max(0, -shift), scores.shape[1] - max(0, shift))
         source = slice(max(0, shift), scores.shape[1] - max(0, -shift))
         if how == "max":

@@ -43,6 +43,11 @@ RUNS = {
         [(0, 20)],
         0,
     ),
+    "infinipot_lag": (
+        Settings("infinipot", "shared", over_queries="max", aggregate="peak", kernel=49, lag=16, alpha=0.0),
+        [(0, 20)],
+        0,
+    ),
     "infinipot_terms": (
         Settings("infinipot", "shared", over_queries="max", aggregate="peak", kernel=17, alpha=0.0, term_share=0.35, layers=24),
         [(0, 20)],

@@ -50,6 +50,7 @@ struct CcdSpec {
   bool max_over_queries = false;
   infinipot::ReduceHeads over_heads = infinipot::ReduceHeads::sum;
   std::size_t kernel = 1;     // snapkv, too
+  std::size_t lag = 0;        // of the kernel
   std::size_t window = 1;     // snapkv
   double decay = 0.9;         // sirllm
   std::size_t block = 5;      // reread, whose instruction is the first catalyst
@@ -490,16 +491,16 @@ class Ccd {
             ? spec_.kernel
             : 1;
     const bool mean = spec_.kind == Kind::snapkv || (spec_.kind == Kind::reread && spec_.mean_pooling);
-    return pooled(values, is_protected, kernel, mean);
+    return pooled(values, is_protected, kernel, mean, kernel > 1 ? spec_.lag : 0);
   }
 
   static Vector pooled(const Vector& values, const std::vector<bool>& is_protected, std::size_t kernel,
-                       bool mean) {
+                       bool mean, std::size_t lag = 0) {
     Vector result = values;
     for (std::size_t t = 0; t < values.size(); ++t) {
       double sum = 0, best = values[t];
       for (std::size_t i = 0; i < values.size(); ++i) {
-        const std::size_t distance = i > t ? i - t : t - i;
+        const std::size_t distance = i + lag > t ? i + lag - t : t - i - lag;
         if (is_protected[i] || distance > kernel / 2) continue;
         sum += values[i];
         best = std::max(best, values[i]);

@@ -157,12 +157,13 @@ template <class Real>
 std::vector<Real> smooth(const std::vector<Real>& scores, const std::vector<std::uint8_t>& marks,
                          const infinipot::Smoothing& smoothing) {
   const auto size = static_cast<long long>(scores.size());
-  const auto reach = static_cast<long long>(smoothing.kernel / 2);
+  const auto reach = static_cast<long long>(smoothing.kernel / 2),
+             lag = static_cast<long long>(smoothing.lag);
   std::vector<Real> out = scores;
   for (long long t = 0; t < size; ++t) {
     if (marks[static_cast<std::size_t>(t)] != 0) continue;
     std::vector<Real> near, numbers;
-    for (long long i = std::max(0LL, t - reach); i <= std::min(size - 1, t + reach); ++i) {
+    for (long long i = std::max(0LL, t - lag - reach); i <= std::min(size - 1, t - lag + reach); ++i) {
       if (marks[static_cast<std::size_t>(i)] != 0) continue;
       near.push_back(scores[static_cast<std::size_t>(i)]);
       if (!is_nan(near.back())) numbers.push_back(near.back());

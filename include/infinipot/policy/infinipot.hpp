@@ -35,6 +35,7 @@ struct InfinipotSettings {
   Reduce over_queries = Reduce::sum;          ///< of catalyst queries and the query heads of a group
   ReduceHeads over_heads = ReduceHeads::sum;  ///< of the kv heads of a lane, where it has several
   std::size_t kernel = 1;                     ///< max pooling over neighbours, of CaP and NuC both; odd
+  std::size_t lag = 0;                        ///< how far before an entry these lie (Smoothing::lag)
   Granularity scope = Granularity::head;      ///< who chooses together, if more than a lane (Rule::scope)
   /// If heads of several layers choose together, only attention in the model's first `layers` layers counts,
   /// and catalysts run no further (if the engine can stop there); 0 means all.
@@ -71,10 +72,10 @@ inline InfinipotSettings recommended_settings(std::vector<Token> catalyst) {
 /// entry's score is the largest mean of 33 neighbours that is to be found within 8 entries.
 class Infinipot {
  public:
-  /// Throws std::invalid_argument for alpha or term_share out of range, an even kernel, and an empty or
-  /// missing catalyst or missing terms.
+  /// Throws std::invalid_argument for alpha or term_share out of range, an even kernel, a lag longer than
+  /// half of it, and an empty or missing catalyst or missing terms.
   Infinipot(InfinipotSettings settings) : settings_(checked(std::move(settings))) {
-    const Smoothing smoothing{Pooling::max, settings_.kernel};
+    const Smoothing smoothing{Pooling::max, settings_.kernel, settings_.lag};
     rules_[by_nuc] = {.share = settings_.alpha, .scope = settings_.scope, .smoothing = smoothing};
     rules_[by_attention] = {.share = (std::max)(1 - settings_.alpha - settings_.term_share, 0.0),
                             .scope = settings_.scope,
@@ -135,7 +136,7 @@ class Infinipot {
                       " chooses by them; give the question's tokens or set term_share 0");
     for (const auto& catalyst : settings.catalysts)
       if (catalyst.empty()) detail::invalid("a catalyst prompt is empty; it must have at least 1 token");
-    Smoothing{Pooling::max, settings.kernel}.validate();
+    Smoothing{Pooling::max, settings.kernel, settings.lag}.validate();
     return settings;
   }
 
