@@ -34,8 +34,11 @@ settings() {
   local questions=("hotpotqa:$(path_of hotpotqa_train.json)" "musique:$(path_of musique_train.json)") own=benchmarks/quality
   "${sweep[@]}" --sets needles "${questions[@]}" --seeds 1 2 --csv "$own/sweep.csv"
   "${sweep[@]}" --sets needles "${questions[@]}" --unknown --seeds 1 --count 10 --csv "$own/sweep_unknown.csv"
-  "${sweep[@]}" --sets "${questions[@]}" --rows test --count 100 --csv "$own/terms.csv" --settings default \
+  local lag="8 before, 40 after=--kernel 49 --lag 16"
+  "${sweep[@]}" --sets "${questions[@]}" --rows test --count 100 --csv "$own/confirmed.csv" --settings default "$lag" \
     "a third by terms=--term-share 0.35" "streaming_llm=--policy streaming_llm"
+  "${sweep[@]}" --sets "ruler:$(path_of 4096_niah_multikey_3.jsonl)" --rows test --count 8 --csv "$own/confirmed_ruler.csv" \
+    --settings default "$lag"
   "${sweep[@]}" --sets "longbench:$(path_of multi_news.jsonl)" --share 4 --count 24 --csv "$own/summaries.csv" --settings default \
     "streaming_llm=--policy streaming_llm" "spread=--policy spread"
 }
