@@ -39,8 +39,6 @@ settings() {
     "a third by terms=--term-share 0.35" "streaming_llm=--policy streaming_llm"
   "${sweep[@]}" --sets "ruler:$(path_of 4096_niah_multikey_3.jsonl)" --rows test --count 8 --csv "$own/confirmed_ruler.csv" \
     --settings default "$lag"
-  "${sweep[@]}" --sets "longbench:$(path_of multi_news.jsonl)" --share 4 --count 24 --csv "$own/summaries.csv" --settings default \
-    "streaming_llm=--policy streaming_llm" "spread=--policy spread"
 }
 
 recall() {

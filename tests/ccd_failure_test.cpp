@@ -118,7 +118,6 @@ TEST(CcdErrors, PoliciesOutOfRange) {
   expect_invalid([] { infinipot::Reread({.instruction = {1}, .block = 0}); }, {"block 0", "at least 1"});
   EXPECT_NO_THROW(infinipot::Reread({.instruction = {1}, .block = 1}));
   expect_invalid([] { infinipot::SnapKv(4, 2); }, {"kernel 2"});
-  expect_invalid([] { infinipot::Spread(0); }, {"stretch 0", "at least 1"});
   expect_invalid([] { infinipot::SirLlm(0); }, {"decay 0"});
   expect_invalid([] { infinipot::SirLlm(1.5); }, {"decay 1.5"});
   expect_invalid([] { infinipot::SirLlm{std::numeric_limits<double>::quiet_NaN()}; }, {"decay", "nan"});
@@ -521,8 +520,8 @@ TEST(CcdNan, TextIsReadOnWhateverTheScores) {
         }
         // These read neither attention nor logits, or skip a query that is NaN.
         constexpr std::array blind{
-            Kind::streaming_llm,      Kind::truncation,          Kind::knorm, Kind::keydiff, Kind::value_norm,
-            Kind::expected_attention, Kind::temporal_redundancy, Kind::spread};
+            Kind::streaming_llm,      Kind::truncation,         Kind::knorm, Kind::keydiff, Kind::value_norm,
+            Kind::expected_attention, Kind::temporal_redundancy};
         if (std::ranges::find(blind, kind) == blind.end()) {
           EXPECT_GT(run.reader.stats().nan_scores, 0U);
         }

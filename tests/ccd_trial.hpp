@@ -30,10 +30,10 @@ using reference::CcdSpec;
 using reference::Kind;
 
 inline constexpr std::array all_kinds{
-    Kind::infinipot,           Kind::snapkv,     Kind::tova,   Kind::h2o,
-    Kind::streaming_llm,       Kind::sirllm,     Kind::knorm,  Kind::keydiff,
-    Kind::value_norm,          Kind::truncation, Kind::reread, Kind::expected_attention,
-    Kind::temporal_redundancy, Kind::spread};
+    Kind::infinipot,          Kind::snapkv,     Kind::tova,   Kind::h2o,
+    Kind::streaming_llm,      Kind::sirllm,     Kind::knorm,  Kind::keydiff,
+    Kind::value_norm,         Kind::truncation, Kind::reread, Kind::expected_attention,
+    Kind::temporal_redundancy};
 inline constexpr std::array all_granularities{Granularity::head, Granularity::layer, Granularity::shared};
 inline constexpr std::array both_storages{KeyStorage::rotated, KeyStorage::unrotated};
 
@@ -117,8 +117,6 @@ void with_policy(const toy::Model& model, const CcdSpec& spec, const F& f) {
                                   .layers_without_rope = model.layers_without_rope()}));
     case Kind::temporal_redundancy:
       return f(TemporalRedundancy(spec.period, spec.frames));
-    case Kind::spread:
-      return f(Spread(spec.stretch));
   }
 }
 
@@ -220,10 +218,10 @@ void with_run(const toy::Model& model, const CcdSpec& spec, KeyStorage storage, 
 }
 
 inline std::string trace(const CcdSpec& spec) {
-  constexpr std::array names{"infinipot",           "snapkv",     "tova",   "h2o",
-                             "streaming_llm",       "sirllm",     "knorm",  "keydiff",
-                             "value_norm",          "truncation", "reread", "expected_attention",
-                             "temporal_redundancy", "spread"};
+  constexpr std::array names{"infinipot",          "snapkv",     "tova",   "h2o",
+                             "streaming_llm",      "sirllm",     "knorm",  "keydiff",
+                             "value_norm",         "truncation", "reread", "expected_attention",
+                             "temporal_redundancy"};
   constexpr std::array granularities{"head", "layer", "shared"};
   return std::string(names[static_cast<std::size_t>(spec.kind)]) + " per " +
          granularities[static_cast<std::size_t>(spec.granularity)];

@@ -163,7 +163,6 @@ void expect_same(const AnyExecutor& executor) {
       infinipot::Infinipot({.catalysts = {{7, 21, 3}}, .over_queries = infinipot::Reduce::max}), executor);
   expect_same<float>(infinipot::Tova(), executor);
   expect_same<float>(infinipot::TemporalRedundancy(3, 2), executor);
-  expect_same<float>(infinipot::Spread(3), executor);
   expect_same<float>(infinipot::ExpectedAttention({.rope = infinipot::plain_rope(8, 100)}), executor);
   expect_same<infinipot::f16>(infinipot::H2o(), executor);
   expect_same<float>(infinipot::Reread({.instruction = {7, 21}, .block = 5}), executor);

@@ -377,34 +377,6 @@ TEST(StreamingLlmPolicy, KeepsSinksAndTheLast) {
   EXPECT_EQ(kept(pot), (Tokens{0, 1, 12, 13, 14, 15}));
 }
 
-TEST(SpreadPolicy, HalvesTheStretchesOfTheWholeText) {
-  auto pot = make_pot(10);
-  PlainEngine engine({}, pot);
-  infinipot::Ccd reader(engine, pot, infinipot::Spread(2), {.keep = 6, .sinks = 0});
-  reader.feed(numbers(0, 11));
-  EXPECT_EQ(kept(pot), (Tokens{0, 1, 4, 5, 8, 9, 10})) << "the stretches 0, 2 and 4";
-  reader.feed(numbers(11, 15));
-  EXPECT_EQ(kept(pot), (Tokens{0, 1, 8, 9, 12, 13, 14})) << "0, 4 and the last whole one";
-  reader.feed(numbers(15, 19));
-  EXPECT_EQ(kept(pot), (Tokens{0, 1, 8, 9, 16, 17, 18}));
-  reader.feed(numbers(19, 40));
-  EXPECT_EQ(kept(pot), (Tokens{0, 1, 16, 17, 32, 33, 38, 39})) << "0, 16 (outlives 4 halvings) and 8 (3)";
-}
-
-// 1,000 tokens: what stays of the whole is as dense everywhere, up to one halving.
-TEST(SpreadPolicy, IsEvenHoweverLongTheText) {
-  auto pot = make_pot(128);
-  PlainEngine engine({}, pot);
-  infinipot::Ccd reader(engine, pot, infinipot::Spread(4), {.keep = 64, .sinks = 0});
-  for (int i = 0; i < 25; ++i) reader.feed(numbers(0, 40));
-  const auto positions = pot.entries().positions(0);
-  for (std::uint64_t at = 0; at < 768; at += 128) {
-    const auto here = std::ranges::count_if(positions, [&](auto p) { return p >= at && p < at + 128; });
-    EXPECT_GE(here, 4) << at;
-    EXPECT_LE(here, 16) << at;
-  }
-}
-
 TEST(TruncationPolicy, KeepsTheFirstHalfAndTheLast) {
   auto pot = make_pot(10);
   PlainEngine engine({}, pot);
@@ -1112,7 +1084,6 @@ TEST(PolicyNeeds, Names) {
   EXPECT_EQ(Tova().name(), "tova");
   EXPECT_EQ(H2o().name(), "h2o");
   EXPECT_EQ(StreamingLlm().name(), "streaming_llm");
-  EXPECT_EQ(Spread().name(), "spread");
   EXPECT_EQ(SirLlm().name(), "sirllm");
   EXPECT_EQ(ExpectedAttention({}).name(), "expected_attention");
   EXPECT_EQ(TemporalRedundancy().name(), "temporal_redundancy");

@@ -19,7 +19,6 @@ READINGS = {
     "pinned": (f"pinned=infinipot --pin '{listings.KINDS['cell'].head}'", "yes"),
     "recalled": ("recalled=streaming_llm --archive @archive", "yes"),
     "reread": ("reread", "no"),
-    "spread": ("spread", "no"),
     "blind": ("blind=streaming_llm", "no"),
     "context_shift": ("context_shift", "no"),
 }
@@ -107,7 +106,7 @@ TABLES = [
     Table("lists", 1024, (Asked("ruler", "4096_niah_multikey_3.jsonl", 12), Asked("longeval", "lines_200.jsonl", 12),
                           Asked("longeval", "topics_5.jsonl", 12)), OF_TASKS),
     Table("summaries", 1024, (Asked("longbench", "multi_news.jsonl", 12, 2500), Asked("leval", "news_summ.jsonl", 6),
-                              Asked("leval", "gov_report_summ.jsonl", 6)), (*OF_LONG, "spread")),
+                              Asked("leval", "gov_report_summ.jsonl", 6)), OF_LONG),
     Table("documents", 2048, (Asked("leval", "scientific_qa.jsonl", 12), Asked("leval", "multidoc_qa.jsonl", 12),
                               Asked("leval", "coursera.jsonl", 12), Asked("leval", "tpo.jsonl", 12)), OF_LONG),
     Table("pinned", 2048, (Hidden(("cell",)),), ("known", "pinned")),

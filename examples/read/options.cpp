@@ -89,7 +89,7 @@ void add_input(CLI::App& app, const Program& program, Options& o, TurnTexts& tex
 }
 
 std::vector<std::string> policies(const Program& program) {
-  std::vector<std::string> names{"infinipot", "cap",    "nuc",  "streaming_llm", "truncation", "spread",
+  std::vector<std::string> names{"infinipot", "cap",    "nuc",  "streaming_llm", "truncation",
                                  "reread",    "snapkv", "tova", "h2o",           "sirllm"};
   if (program.reads_entries)
     names.insert(names.end(),
@@ -182,9 +182,6 @@ void add_policies(CLI::App& app, const Program& program, Options& o) {
   start_group(app, "Policy snapkv");
   add_number(app, "--window", o.window, {1, most_tokens, Bounds::technical},
              "last tokens, whose attention scores the others");
-  start_group(app, "Policy spread");
-  add_number(app, "--stretch", o.stretch, {1, most_tokens, Bounds::technical},
-             "tokens that stay or go together: every second such stretch goes, then every second one left");
   start_group(app, "Policy sirllm");
   add_number(app, "--decay", o.decay, {0, 1, Bounds::open_below},
              "factor on a token's score for each distillation that it has survived");

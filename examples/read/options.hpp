@@ -64,7 +64,6 @@ struct Options {
   double temperature = 0;
   double top_p = 1;
   std::size_t window = 64;            ///< snapkv
-  std::size_t stretch = 256;          ///< spread
   std::size_t block = 128;            ///< reread
   std::optional<std::size_t> layers;  ///< infinipot, reread; 0: all; not given means usual_layers()
   double decay = 0.9;                 ///< sirllm

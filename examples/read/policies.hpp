@@ -142,7 +142,6 @@ auto with_policy(const Options& options, const Aims& aims, const Run& run, const
   if (options.policy == "h2o") return run(infinipot::H2o());
   if (options.policy == "sirllm") return run(infinipot::SirLlm(options.decay));
   if (options.policy == "truncation") return run(infinipot::Truncation());
-  if (options.policy == "spread") return run(infinipot::Spread(options.stretch));
   if (options.policy == "knorm") return run(infinipot::KNorm());
   if (options.policy == "keydiff") return run(infinipot::KeyDiff());
   if (options.policy == "value_norm") return run(infinipot::ValueNorm());

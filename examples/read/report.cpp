@@ -85,7 +85,6 @@ Json settings(const Options& options, const Program& program) {
             {"temperature", options.temperature},
             {"top_p", options.top_p},
             {"window", options.window},
-            {"stretch", options.stretch},
             {"block", options.block},
             {"layers", options.layers.value_or(0)},
             {"decay", options.decay},

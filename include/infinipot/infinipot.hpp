@@ -50,7 +50,6 @@
 #include "infinipot/policy/infinipot.hpp"            // the paper's: catalyst attention and NuC
 #include "infinipot/policy/reread.hpp"               // for questions not known yet
 #include "infinipot/policy/streaming_llm.hpp"        // sinks and the most recent
-#include "infinipot/policy/spread.hpp"               // stretches of all the text
 #include "infinipot/policy/truncation.hpp"           // the beginning and the end
 #include "infinipot/policy/snapkv.hpp"               // what the last tokens attend to
 #include "infinipot/policy/tova.hpp"                 // what the last token attends to

@@ -90,7 +90,6 @@ int main() {
   read<f16>(KeyDiff());
   read<f16>(KNorm());
   read<f16>(TemporalRedundancy());
-  read<f32>(Spread());
   read<f16>(ValueNorm());
 
   std::vector<float> hidden(64), memory(64);

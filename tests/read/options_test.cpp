@@ -121,9 +121,8 @@ TEST(ReadingOptions, AreAllRead) {
             "--report-kept", "--nuc", "--timeline",      "1000",  "--seed",       "18446744073709551615",
             "--temperature", "1e-1",  "--top-p",         "0.9",   "--window",     "32",
             "--decay",       "1",     "--over-queries",  "sum",   "--pin",        "a,b",
-            "--stretch",     "32",    "--lag",           "3"});
+            "--lag",         "3"});
   EXPECT_EQ(o.lag, 3U);
-  EXPECT_EQ(o.stretch, 32U);
   EXPECT_EQ(o.pin, "a,b");
   EXPECT_EQ(o.pot, 500U);
   EXPECT_EQ(o.keep, 200U);
@@ -536,7 +535,7 @@ TEST(ReadingOptions, EachNameMakesItsPolicy) {
   Program program = plain;
   program.reads_entries = true;
   for (const char* name : {"infinipot", "streaming_llm", "snapkv", "tova", "h2o", "sirllm", "knorm",
-                           "keydiff", "value_norm", "expected_attention", "temporal_redundancy", "spread"})
+                           "keydiff", "value_norm", "expected_attention", "temporal_redundancy"})
     with_policy(with({"--policy", name}, program), {{{{1}}, {}}},
                 [&](const auto& policy) { EXPECT_EQ(policy.name(), name); });
   for (const auto& [name, alpha] : {std::pair("cap", 0.0), std::pair("nuc", 1.0)}) {
@@ -628,7 +627,7 @@ TEST(ReadingOptions, RefusalsNameTheOptionAndItsRange) {
       {{"--keep", "-1"}, "--keep"},
       {{"--max-tokens", "-1"}, "--max-tokens: must be a whole number, at least 0, not '-1'"},
       {{"--policy", "best"},
-       "--policy: must be one of infinipot, cap, nuc, streaming_llm, truncation, spread, reread, snapkv, "
+       "--policy: must be one of infinipot, cap, nuc, streaming_llm, truncation, reread, snapkv, "
        "tova, h2o, "
        "sirllm, full, not 'best'"},
       {{"--alpha", "1.5"}, "--alpha: must be a number from 0 to 1, not '1.5'"},
@@ -814,8 +813,6 @@ TEST(ReadingOptions, HelpIsInGroups) {
                            "  --block",
                            "\nPolicy snapkv:\n",
                            "  --window",
-                           "\nPolicy spread:\n",
-                           "  --stretch",
                            "\nPolicy sirllm:\n",
                            "  --decay",
                            "\nPolicy expected_attention:\n",

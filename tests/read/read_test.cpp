@@ -225,7 +225,7 @@ TEST_F(ReadModel, SeedMakesSamplingReproducible) {
 TEST_F(ReadModel, AllPoliciesRun) {
   for (const char* policy :
        {"infinipot", "streaming_llm", "truncation", "reread", "snapkv", "tova", "h2o", "sirllm", "knorm",
-        "keydiff", "value_norm", "expected_attention", "temporal_redundancy", "spread", "cap", "nuc"}) {
+        "keydiff", "value_norm", "expected_attention", "temporal_redundancy", "cap", "nuc"}) {
     const json r = report(text_.path(),
                           {"--policy", policy,     "--max-tokens", "120", "--pot",    "100", "--window", "16",
                            "--block",  "9",        "--frames",     "4",   "--period", "3",   "--keep",   "60",

@@ -15,7 +15,7 @@ from smollm2 import Cache
 @dataclass(frozen=True)
 class Settings:
     # infinipot, streaming_llm, snapkv, tova, h2o, sirllm, knorm, keydiff, value_norm, truncation, reread,
-    # expected_attention, temporal_redundancy, spread
+    # expected_attention, temporal_redundancy
     policy: str
     granularity: str = "head"  # one lane per kv head ("head"), per layer ("layer"), or for the model ("shared")
     capacity: int = 256
@@ -35,7 +35,6 @@ class Settings:
     pooling: str = "max"  # reread: over neighbours, "max" or "mean"
     future: int = 512  # expected_attention: positions over which RoPE is averaged
     period: int = 1  # temporal_redundancy: entries of a frame
-    stretch: int = 256  # spread: tokens that stay or go together
     frames: int = 32  # temporal_redundancy: recent frames that keys are compared with
 
     def protected_recent(self):
@@ -198,8 +197,6 @@ class Pot:
             return {"reread": pool(scores, candidates, s.kernel, s.pooling)}, [("reread", None)]
         if s.policy == "truncation":
             return {"position": -self.position.astype(float)}, [("position", None)]
-        if s.policy == "spread":
-            return {"spread": self._halvings() + np.arange(len(self)) / len(self)}, [("spread", None)]
         if s.policy == "snapkv":
             u = self._lane_scores(self._mass(s.window), "sum")
             return {"snapkv": pool(u, candidates, s.kernel, "mean")}, [("snapkv", None)]
@@ -214,14 +211,6 @@ class Pot:
         if s.policy in ("knorm", "keydiff", "value_norm", "expected_attention", "temporal_redundancy"):
             return {s.policy: self._lane_scores(self._entry_scores(), "sum")}, [(s.policy, None)]
         raise ValueError(f"unknown policy {s.policy}")
-
-    def _halvings(self):
-        """[lane, entry]: how often every second stretch of the text can go until an entry's goes."""
-        stretches = self.position // self.settings.stretch
-        outlived = np.zeros(stretches.shape)
-        for times in range(1, 40):
-            outlived[stretches % 2**times == 0] = times
-        return outlived
 
     def _read_again(self):
         """Raise `received` by what came since the last distillation, read again in blocks behind the catalyst."""

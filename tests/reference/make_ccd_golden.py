@@ -62,7 +62,6 @@ RUNS = {
     "keydiff": (Settings("keydiff", "shared", recent=16), [], 0),
     "value_norm": (Settings("value_norm", "shared"), [], 0),
     "truncation": (Settings("truncation", "head"), [], 0),
-    "spread": (Settings("spread", "head", stretch=16), [(0, 20)], 0),
     "reread": (Settings("reread", "shared", kernel=9), [(0, 20)], 0),
     "reread_low": (Settings("reread", "shared", layers=8, kernel=9, pooling="mean"), [(0, 20)], 0),
     "expected_attention": (Settings("expected_attention", "head"), [], 4),

@@ -33,8 +33,7 @@ enum class Kind {
   truncation,
   reread,
   expected_attention,
-  temporal_redundancy,
-  spread
+  temporal_redundancy
 };
 
 /// What is kept, when and by whom.
@@ -59,7 +58,6 @@ struct CcdSpec {
   std::size_t future = 9;     // expected_attention, which leaves out the sinks
   double epsilon = 0;         // expected_attention
   std::size_t period = 3, frames = 2;  // temporal_redundancy
-  std::size_t stretch = 3;             // spread
 };
 
 /// One entry of one (layer, kv head).
@@ -305,14 +303,6 @@ class Ccd {
     }
   }
 
-  /// How often every second stretch of the text can go until that of a position goes; often for the first.
-  double halvings(std::uint64_t position) const {
-    std::uint64_t stretch = position / spec_.stretch;
-    double times = 0;
-    for (; times < 64 && stretch % 2 == 0; ++times) stretch /= 2;
-    return times;
-  }
-
   /// 1 minus the mean cosine with the recent keys whose position is the same modulo the period.
   void score_redundancy() {
     for (auto& head : heads_)
@@ -456,13 +446,9 @@ class Ccd {
     for (std::size_t t = 0; t < result.size(); ++t) {
       if (spec_.kind == Kind::streaming_llm) result[t] = static_cast<double>(records[t].position);
       if (spec_.kind == Kind::truncation) result[t] = -static_cast<double>(records[t].position);
-      if (spec_.kind == Kind::spread)
-        result[t] =
-            halvings(records[t].position) + static_cast<double>(t) / static_cast<double>(result.size());
       if (spec_.kind == Kind::sirllm) result[t] = records[t].nuc * std::pow(spec_.decay, records[t].survived);
     }
-    if (spec_.kind == Kind::streaming_llm || spec_.kind == Kind::sirllm || spec_.kind == Kind::truncation ||
-        spec_.kind == Kind::spread)
+    if (spec_.kind == Kind::streaming_llm || spec_.kind == Kind::sirllm || spec_.kind == Kind::truncation)
       return result;
     using infinipot::ReduceHeads;
     if ((spec_.kind == Kind::reread || spec_.kind == Kind::infinipot) && spec_.layers != 0 &&

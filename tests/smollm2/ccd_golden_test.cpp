@@ -47,7 +47,6 @@ void with_policy(const json& golden, const infinipot::Rope& rope, const Run& run
   if (name == "h2o") return run(infinipot::H2o());
   if (name == "sirllm") return run(infinipot::SirLlm(settings.at("decay")));
   if (name == "truncation") return run(infinipot::Truncation());
-  if (name == "spread") return run(infinipot::Spread(settings.at("stretch")));
   if (name == "reread")
     return run(
         infinipot::Reread({.instruction = golden.at("catalyst").get<std::vector<Token>>(),
@@ -188,17 +187,18 @@ TEST_P(CcdGolden, KeepsTheSameEntries) {
 
 INSTANTIATE_TEST_SUITE_P(
     AllPolicies, CcdGolden,
-    testing::Values(
-        Case{"ccd_infinipot_head_sum.json"}, Case{"ccd_infinipot_head_max.json"},
-        Case{"ccd_infinipot_layer_sum.json"}, Case{"ccd_infinipot_shared_max.json"},
-        Case{"ccd_infinipot_recommended.json"},
-        Case{"ccd_infinipot_recommended.json", KeyStorage::unrotated, 37}, Case{"ccd_infinipot_terms.json"},
-        Case{"ccd_infinipot_lag.json"}, Case{"ccd_streaming_llm.json"}, Case{"ccd_snapkv.json"},
-        Case{"ccd_tova.json"}, Case{"ccd_h2o.json"}, Case{"ccd_sirllm.json"}, Case{"ccd_knorm.json"},
-        Case{"ccd_keydiff.json"}, Case{"ccd_value_norm.json"}, Case{"ccd_truncation.json"},
-        Case{"ccd_spread.json"}, Case{"ccd_reread.json"}, Case{"ccd_reread_low.json"},
-        Case{"ccd_expected_attention.json"}, Case{"ccd_expected_attention.json", KeyStorage::unrotated, 37},
-        Case{"ccd_temporal_redundancy.json"}, Case{"ccd_infinipot_head_sum.json", KeyStorage::unrotated, 37},
-        Case{"ccd_infinipot_shared_max.json", KeyStorage::unrotated, 37}));
+    testing::Values(Case{"ccd_infinipot_head_sum.json"}, Case{"ccd_infinipot_head_max.json"},
+                    Case{"ccd_infinipot_layer_sum.json"}, Case{"ccd_infinipot_shared_max.json"},
+                    Case{"ccd_infinipot_recommended.json"},
+                    Case{"ccd_infinipot_recommended.json", KeyStorage::unrotated, 37},
+                    Case{"ccd_infinipot_terms.json"}, Case{"ccd_infinipot_lag.json"},
+                    Case{"ccd_streaming_llm.json"}, Case{"ccd_snapkv.json"}, Case{"ccd_tova.json"},
+                    Case{"ccd_h2o.json"}, Case{"ccd_sirllm.json"}, Case{"ccd_knorm.json"},
+                    Case{"ccd_keydiff.json"}, Case{"ccd_value_norm.json"}, Case{"ccd_truncation.json"},
+                    Case{"ccd_reread.json"}, Case{"ccd_reread_low.json"}, Case{"ccd_expected_attention.json"},
+                    Case{"ccd_expected_attention.json", KeyStorage::unrotated, 37},
+                    Case{"ccd_temporal_redundancy.json"},
+                    Case{"ccd_infinipot_head_sum.json", KeyStorage::unrotated, 37},
+                    Case{"ccd_infinipot_shared_max.json", KeyStorage::unrotated, 37}));
 
 }  // namespace
