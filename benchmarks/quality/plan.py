@@ -110,9 +110,9 @@ TABLES = [
     Table("documents", 2048, (Asked("leval", "scientific_qa.jsonl", 12), Asked("leval", "multidoc_qa.jsonl", 12),
                               Asked("leval", "coursera.jsonl", 12), Asked("leval", "tpo.jsonl", 12)), OF_LONG),
     Table("pinned", 2048, (Hidden(("cell",)),), ("known", "pinned")),
-    Table("llama_cpp", 2048, (Hidden(("number",)),), ("known",), "infinipot-llama", CACHES),
-    Table("llama_cpp", 2048, (Hidden(("number",)),), ("full", "context_shift", "blind"), "infinipot-llama",
-          ("--cache-type f16", "--cache-type q8_0")),
+    Table("llama_cpp", 2048, (Hidden(("number",), depths=(0.1, 0.5, 0.9)),), ("known",), "infinipot-llama", CACHES),
+    Table("llama_cpp", 2048, (Hidden(("number",), depths=(0.1, 0.5, 0.9)),), ("full", "context_shift", "blind"), "infinipot-llama",
+          ("--cache-type f16",)),
     *(Table(f"pot_{pot}", pot, (Hidden(("number",), depths=(0.5,)),), ("known", "terms", "layers", "recalled", "reread", "blind"))
       for pot in (256, 512, 1024, 2048, 4096)),
     *(Table(f"needles_{tokens}", 2048, (Hidden(tokens=tokens, depths=(0.1, 0.5, 0.9), seeds=(1,)),),

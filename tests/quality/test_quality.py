@@ -535,7 +535,7 @@ class Programs(unittest.TestCase):
         names = [plan.policy_of(reading, options)[0] for table in plan.TABLES if table.options != ("",) for reading in table.readings
                  for options in table.options]
         self.assertIn("known_f16_head=infinipot --cache-type f16 --granularity head", names)
-        self.assertIn("full_q8_0=full --cache-type q8_0", names)
+        self.assertIn("full_f16=full --cache-type f16", names)
 
     def test_topics_and_lines_are_of_one_form(self):
         rows = [{"test_id": 0, "topics": ["The sea", "Tea"], "prompt": "Begin. USER: I would like to discuss the topic of the sea. \n Now the "
