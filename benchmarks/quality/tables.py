@@ -103,9 +103,15 @@ def by_text(measure, rows):
                      for (name, _), own in lines.items()])
 
 
+def way_in_words(policy):
+    """'known, q8_0, head' of known_q8_0_head."""
+    way = next((way for way in plan.READINGS if policy.startswith(f"{way}_")), policy)
+    return f"{way}, {policy[len(way) + 1:]}".removesuffix(", ").replace("_shared", ", shared").replace("_head", ", head")
+
+
 def by_way(rows):
     return markdown(["", "texts", "answer NLL", "lost", "needle kept", "right"],
-                    [[row["policy"].replace("q8_0", "q8-0").replace("_", ", ").replace("-0", "_0"), row["trials"],
+                    [[way_in_words(row["policy"]), row["trials"],
                       number(row, "answer_nll"), shown(row, "lost") if row["policy"][:4] != "full" else "", number(row, "gold_kept"),
                       number(row, "score")] for row in rows])
 

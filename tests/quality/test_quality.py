@@ -536,6 +536,8 @@ class Programs(unittest.TestCase):
                  for options in table.options]
         self.assertIn("known_f16_head=infinipot --cache-type f16 --granularity head", names)
         self.assertIn("full_f16=full --cache-type f16", names)
+        self.assertEqual([tables.way_in_words(name) for name in ("known_q8_0_head", "context_shift_f16", "full")],
+                         ["known, q8_0, head", "context_shift, f16", "full"])
 
     def test_topics_and_lines_are_of_one_form(self):
         rows = [{"test_id": 0, "topics": ["The sea", "Tea"], "prompt": "Begin. USER: I would like to discuss the topic of the sea. \n Now the "
