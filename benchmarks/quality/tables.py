@@ -3,6 +3,7 @@
 A mark says which figure of which tables: <!-- lost: needles questions --> ... <!-- end -->. Rows are texts and columns ways to read,
 but for "ways", whose rows are ways to read and whose columns figures."""
 
+import csv
 import pathlib
 import re
 
@@ -13,7 +14,6 @@ HERE = pathlib.Path(__file__).resolve().parent
 FOLDER = HERE / "tables"
 TEXT = ["kind", "set", "tokens", "depth", "seed", "haystack", "id"]  # names one
 MEASURES = ["answer_nll", "lost", "gold_kept", "answer_kept", "score", "cost", "document_tokens", "distillations"]
-OF = {"lost": "answer_nll"}  # what is shown of the full cache, and where there is none
 
 NAMES = {"number": "number", "phrase": "phrase", "joined": "two sentences", "cell": "cell of a table", "definition": "line of a function",
          "turn": "turn of a dialogue", "hotpotqa_train": "HotpotQA", "musique_train": "MuSiQue", "4096_niah_multikey_3": "RULER, UUIDs",
@@ -23,26 +23,12 @@ NAMES = {"number": "number", "phrase": "phrase", "joined": "two sentences", "cel
          "scientific_qa": "L-Eval, papers", "multidoc_qa": "L-Eval, forums", "coursera": "L-Eval, lectures", "tpo": "L-Eval, TOEFL",
          "passkey_examples": "passkey", "topic_retrieval_longchat": "L-Eval, first topic", "shortdep_qa": "LooGLE",
          "natural_question": "L-Eval, Natural Questions"}
-NUMBERS = {"answer_nll": 2, "lost": 2, "gold_kept": 2, "answer_kept": 2, "score": 2, "cost": 2}
-
-
-def with_loss(done):
-    """Each with what its answer NLL lost against the full cache's on the same text."""
-    full = {}
-    for trial in done:
-        if trial["settings"].split()[0] == "full":
-            full.setdefault(trials.key_of(trial, TEXT), trial["answer_nll"])
-
-    def lost(trial):
-        best = full.get(trials.key_of(trial, TEXT))
-        return None if best is None or trial["answer_nll"] is None else trial["answer_nll"] - best
-
-    return [trial | {"lost": lost(trial), "score": trial.get("score", trial.get("exact")),
-                     "text": trial.get("kind") or trial["set"], "length": trial.get("tokens")} for trial in done]
 
 
 def rows_of(done):
-    return trials.summary(with_loss(done), ["text", "length", "policy", "settings", "pot", "program"], MEASURES)
+    done = [trial | {"score": trial.get("score", trial.get("exact")), "text": trial.get("kind") or trial["set"],
+                     "length": trial.get("tokens")} for trial in trials.with_loss(done, TEXT)]
+    return trials.summary(done, ["text", "length", "policy", "settings", "pot", "program"], MEASURES)
 
 
 def write(folder, name, done):
@@ -55,7 +41,7 @@ def read(folder, name):
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [row | {"table": name} for row in trials.csv.DictReader(file)]
+        return list(csv.DictReader(file))
 
 
 def number(row, measure, signed=False):
@@ -71,7 +57,7 @@ def shown(row, measure):
         return ""
     if measure != "lost":
         return number(row, measure)
-    if row["policy"] == "full" or not row["lost"]:
+    if row["policy"] == "full":
         return number(row, "answer_nll")
     over = int(row["over_1"])
     return number(row, "lost", signed=True) + (f" ({over})" if over else "")

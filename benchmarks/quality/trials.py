@@ -189,7 +189,8 @@ def mean_and_error(values):
 def with_loss(trials, keys):
     """Trials, each with what its answer NLL lost against the full cache's on the same text, which `keys` name: texts differ far more
     than policies do. None where the full cache was not asked."""
-    full = {key_of(trial, keys): trial["answer_nll"] for trial in trials if trial["settings"] == "full"}
+    full = {key_of(trial, keys): trial["answer_nll"] for trial in trials
+            if trial["settings"].split()[0] == "full"}
 
     def loss(trial):
         best = full.get(key_of(trial, keys))
