@@ -3,7 +3,7 @@
 # for itself.
 #   INFINIPOT_DATA=FOLDER benchmarks/run.sh [tables|settings|recall|figures|llama_cpp|kernels|storage|long_text|peers ...]
 # FOLDER has the sets and novels that quality/README.md names; what needs one that is not there is left out. Trials go to
-# build/trials.
+# build/trials, those of the tables to quality/tables.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source examples/setup.sh
@@ -27,18 +27,18 @@ mkdir -p "$out"
 # path_of FILE: its path below the data, or a name that is not there.
 path_of() { find "$data" -name "$1" -print -quit | grep . || echo "$1"; }
 
-tables() { benchmarks/quality/infinipot-tables --model "$model" --data "$data" "$cache" --out "$out"; }
+tables() { benchmarks/quality/infinipot-tables --model "$model" --data "$data" "$cache"; }
 
 settings() {
   local sweep=(benchmarks/quality/infinipot-sweep --model "$model" --haystack "$jargon" --out "$out/sweep.jsonl")
   local questions=("hotpotqa:$(path_of hotpotqa_train.json)" "musique:$(path_of musique_train.json)") own=benchmarks/quality
   "${sweep[@]}" --sets needles "${questions[@]}" --seeds 1 2 --csv "$own/sweep.csv"
   "${sweep[@]}" --sets needles "${questions[@]}" --unknown --seeds 1 --count 10 --csv "$own/sweep_unknown.csv"
-  local lag="8 before, 40 after=--kernel 49 --lag 16"
-  "${sweep[@]}" --sets "${questions[@]}" --rows test --count 100 --csv "$own/confirmed.csv" --settings default "$lag" \
+  local near="8 before, 8 after=--kernel 17"
+  "${sweep[@]}" --sets "${questions[@]}" --rows test --count 100 --csv "$own/confirmed.csv" --settings default "$near" \
     "a third by terms=--term-share 0.35" "streaming_llm=--policy streaming_llm"
   "${sweep[@]}" --sets "ruler:$(path_of 4096_niah_multikey_3.jsonl)" --rows test --count 8 --csv "$own/confirmed_ruler.csv" \
-    --settings default "$lag"
+    --settings default "$near"
 }
 
 recall() {

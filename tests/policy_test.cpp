@@ -335,7 +335,8 @@ TEST(InfinipotPolicy, RecommendedSettingsKeepWhateverAnyTokenOfTheCatalystNeeds)
   EXPECT_EQ(settings.alpha, 0);
   EXPECT_EQ(settings.over_queries, infinipot::Reduce::max);
   EXPECT_EQ(settings.over_heads, infinipot::ReduceHeads::max);
-  EXPECT_EQ(settings.kernel, 17U);
+  EXPECT_EQ(settings.kernel, 49U);
+  EXPECT_EQ(settings.lag, 16U);
 }
 
 // ---------------------------------------------------------------- the others

@@ -115,9 +115,8 @@ TABLES = [
           ("--cache-type f16",)),
     *(Table(f"pot_{pot}", pot, (Hidden(("number",), depths=(0.5,)),), ("known", "terms", "layers", "recalled", "reread", "blind"))
       for pot in (256, 512, 1024, 2048, 4096)),
-    *(Table(f"needles_{tokens}", 2048, (Hidden(tokens=tokens, depths=(0.1, 0.5, 0.9), seeds=(1,)),),
-            ("known", "question", "recalled", "reread", "blind")) for tokens in (12_000, 24_000)),
-    Table("needles_48000", 2048, (Hidden(tokens=48_000, depths=(0.5,), seeds=(1,)),), ("known", "recalled", "blind")),
+    *(Table(f"needles_{tokens}", 2048, (Hidden(tokens=tokens, depths=depths),), ("known", "recalled", "reread", "blind"))
+      for tokens, depths in ((12_000, (0.1, 0.5, 0.9)), (24_000, (0.1, 0.9)), (48_000, (0.5,)))),
     Table("long_documents", 2048, (Asked("passkey", "passkey_examples.jsonl", 5, ANY), Asked("longeval", "topics_15.jsonl", 6, ANY),
                                    Asked("leval", "topic_retrieval_longchat.jsonl", 6, ANY), Asked("loogle", "shortdep_qa.jsonl", 6, ANY),
                                    Asked("leval", "natural_question.jsonl", 6, ANY)), OF_LONG),

@@ -12,6 +12,7 @@ import trials
 
 HERE = pathlib.Path(__file__).resolve().parent
 FOLDER = HERE / "tables"
+READMES = (HERE / "README.md", HERE.parent / "llama_cpp/README.md")
 TEXT = ["kind", "set", "tokens", "depth", "seed", "haystack", "id"]  # names one
 MEASURES = ["answer_nll", "lost", "gold_kept", "answer_kept", "score", "cost", "document_tokens", "distillations"]
 
@@ -115,6 +116,6 @@ def filled(text, folder=FOLDER):
     return re.sub(r"<!-- (\w+): ([\w ]+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
 
 
-def fill(paths=(HERE / "README.md", HERE.parent / "llama_cpp/README.md")):
-    for path in paths:
+def fill():
+    for path in READMES:
         path.write_text(filled(path.read_text()))

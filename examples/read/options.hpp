@@ -47,7 +47,7 @@ struct Options {
   std::string over_queries = "max";  ///< sum or max
   std::string over_heads = "max";    ///< sum, max or max_share
   std::size_t kernel = 0;            ///< odd; not given means the policy's usual one
-  std::size_t lag = 0;               ///< infinipot, in recalls too; at most half the kernel
+  std::optional<std::size_t> lag;    ///< infinipot, in recalls too; not given means usual_smoothing(), or 0
   std::size_t sinks = 4;
   std::size_t recent = 0;
   std::vector<std::string> catalysts{"@prompt"};  ///< each a text, @prompt, @question or @generic
@@ -77,7 +77,8 @@ struct Options {
   std::optional<std::size_t> recall;  ///< steps before each answer; not given means usual_recall
   std::string read_anew = "no";       ///< yes or no: whether what a recall found is fed once more as text
   std::size_t recall_pot = 0;         ///< entries of a pot for recalls alone; 0: they run in the reader's
-  std::size_t recall_kernel = 17;     ///< `kernel` of the recall, whatever the policy
+  std::size_t recall_kernel = 0;      ///< `kernel` of the recall, whatever the policy
+  std::size_t recall_lag = 0;         ///< `lag` of it
   std::size_t recall_layers = 0;      ///< `layers` of it
   std::string save;                   ///< a file for the pot as it is at the end; empty for none
   std::string load;                   ///< a pot to go on from; empty for none

@@ -65,9 +65,18 @@ inline void fit_context_shift(Options& options, std::size_t header) {
                      stay);
 }
 
-inline std::size_t usual_kernel(const std::string& policy) {
-  if (policy == "infinipot" || policy == "cap" || policy == "nuc") return 17;
-  return policy == "reread" ? 9 : policy == "snapkv" ? 5 : 1;
+inline infinipot::Smoothing usual_smoothing(const std::string& policy) {
+  if (policy == "infinipot" || policy == "cap" || policy == "nuc") return {.kernel = 49, .lag = 16};
+  return {.kernel = std::size_t{policy == "reread" ? 9U : policy == "snapkv" ? 5U : 1U}};
+}
+
+/// A policy's smoothing where the options may name another. Of a kernel that is named the lag is none, if it
+/// is not named too.
+inline infinipot::Smoothing smoothing_of(const Options& options, const std::string& policy) {
+  infinipot::Smoothing smoothing = usual_smoothing(policy);
+  if (options.kernel != 0) smoothing = {.kernel = options.kernel};
+  if (options.lag) smoothing.lag = *options.lag;
+  return smoothing;
 }
 
 inline std::size_t usual_layers(const std::string& policy) { return policy == "reread" ? 8 : 0; }
@@ -98,11 +107,15 @@ inline void complete(Options& options, const Program& program) {
   const bool cells = options.policy == "context_shift";
   if (options.granularity.empty()) options.granularity = infinipot || archives || cells ? "shared" : "head";
   if (program.granularities.size() == 1) options.granularity = program.granularities.front();
-  options.recall_kernel = options.kernel != 0 ? options.kernel : usual_kernel(usual_policy);
-  if (options.kernel == 0) options.kernel = usual_kernel(options.policy);
-  if (options.lag > options.recall_kernel / 2)
+  const infinipot::Smoothing own = smoothing_of(options, options.policy),
+                             of_recalls = smoothing_of(options, usual_policy);
+  if (of_recalls.lag > of_recalls.kernel / 2)
     throw UsageError("--lag: must be at most half of --kernel, which is " +
-                     std::to_string(options.recall_kernel / 2) + ", not " + std::to_string(options.lag));
+                     std::to_string(of_recalls.kernel / 2) + ", not " + std::to_string(of_recalls.lag));
+  options.kernel = own.kernel;
+  options.lag = own.lag;
+  options.recall_kernel = of_recalls.kernel;
+  options.recall_lag = of_recalls.lag;
   options.recall_layers = options.layers.value_or(usual_layers(usual_policy));
   if (!options.layers) options.layers = usual_layers(options.policy);
 }
@@ -118,7 +131,7 @@ inline infinipot::InfinipotSettings infinipot_settings(const Options& options, c
           .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
           .over_heads = over_heads_of(options),
           .kernel = options.kernel,
-          .lag = options.lag,
+          .lag = options.lag.value_or(0),
           .layers = options.layers.value_or(usual_layers(options.policy)),
           .longest_catalyst = options.alpha < 1 ? longest_catalyst(aims) : 0};
 }

@@ -29,7 +29,7 @@ struct RecallPolicy {
             .over_queries = options.over_queries == "max" ? infinipot::Reduce::max : infinipot::Reduce::sum,
             .over_heads = over_heads_of(options),
             .kernel = options.recall_kernel,
-            .lag = options.lag,
+            .lag = options.recall_lag,
             .layers = options.recall_layers};
   }
 };

@@ -70,7 +70,7 @@ Json settings(const Options& options, const Program& program) {
             {"over_queries", options.over_queries},
             {"over_heads", options.over_heads},
             {"kernel", options.kernel},
-            {"lag", options.lag},
+            {"lag", options.lag.value_or(0)},
             {"sinks", options.sinks},
             {"recent", options.recent},
             {"catalyst", options.catalysts},

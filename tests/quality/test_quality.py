@@ -497,7 +497,7 @@ class Programs(unittest.TestCase):
 
     def tables(self, *more):
         return subprocess.run([sys.executable, QUALITY / "infinipot-tables", "--model", "m.gguf", "--programs", self.folder, "--data", self.folder,
-                               "--out", self.folder / "trials", "--results", self.folder, "--tables", "needles", "questions", "--passes", "1",
+                               "--out", self.folder, "--tables", "needles", "questions", "--passes", "1",
                                *more], capture_output=True, text=True)
 
     def test_tables(self):
@@ -525,6 +525,10 @@ class Programs(unittest.TestCase):
         self.assertNotIn("\nold\n", text)
         self.assertTrue(text.startswith("A\n") and text.endswith("\nB <!-- lost: none -->\n<!-- end -->"))
         self.assertEqual(tables.filled(text, self.folder), text)
+
+    def test_readmes_have_the_tables(self):
+        for path in tables.READMES:
+            self.assertEqual(path.read_text(), tables.filled(path.read_text()), path)
 
     def test_tables_name_what_there_is(self):
         for table in plan.TABLES:

@@ -79,7 +79,8 @@ TEST(ReadingOptions, HaveDefaults) {
   EXPECT_EQ(o.granularity, "shared");
   EXPECT_EQ(o.over_queries, "max");
   EXPECT_EQ(o.over_heads, "max");
-  EXPECT_EQ(o.kernel, 17U);
+  EXPECT_EQ(o.kernel, 49U);
+  EXPECT_EQ(o.lag, 16U);
   EXPECT_EQ(o.sinks, 4U);
   EXPECT_EQ(o.recent, 0U);
   EXPECT_EQ(o.catalysts, std::vector<std::string>{"@prompt"});
@@ -259,7 +260,8 @@ TEST(ReadingOptions, AnArchiveMeansReadingBlindAndRecalling) {
   EXPECT_EQ(o.policy, "streaming_llm");
   EXPECT_EQ(o.granularity, "shared");
   EXPECT_EQ(o.recall, usual_recall);
-  EXPECT_EQ(o.recall_kernel, 17U);
+  EXPECT_EQ(o.recall_kernel, 49U);
+  EXPECT_EQ(o.recall_lag, 16U);
   EXPECT_EQ(o.archive_type, "");  // the file knows
   const Options named = with({"--archive", "a", "--policy", "snapkv", "--recall", "0", "--read-anew", "yes",
                               "--archive-type", "tokens", "--kernel", "7"});
@@ -268,8 +270,10 @@ TEST(ReadingOptions, AnArchiveMeansReadingBlindAndRecalling) {
   EXPECT_EQ(named.read_anew, "yes");
   EXPECT_EQ(named.archive_type, "tokens");
   EXPECT_EQ(named.recall_kernel, 7U);
-  EXPECT_EQ(with({"--archive", "a", "--policy", "reread"}).recall_kernel, 17U);
+  EXPECT_EQ(named.recall_lag, 0U);
   const auto reread = with({"--archive", "a", "--policy", "reread"});
+  EXPECT_EQ(reread.recall_kernel, 49U);
+  EXPECT_EQ(reread.recall_lag, 16U);
   EXPECT_EQ(reread.layers, 8U);
   EXPECT_EQ(reread.recall_layers, 0U);
   EXPECT_EQ(with({"--archive", "a", "--policy", "infinipot"}).layers, 0U);
@@ -473,7 +477,7 @@ TEST(ReadingOptions, KeepIsHalfThePot) { EXPECT_EQ(with({"--pot", "101"}).keep, 
 
 TEST(ReadingOptions, GranularityAndKernelDependOnThePolicy) {
   for (const auto& [policy, granularity, kernel] :
-       {std::tuple("infinipot", "shared", 17U), std::tuple("reread", "shared", 9U),
+       {std::tuple("infinipot", "shared", 49U), std::tuple("reread", "shared", 9U),
         std::tuple("snapkv", "head", 5U), std::tuple("tova", "head", 1U), std::tuple("h2o", "head", 1U),
         std::tuple("sirllm", "head", 1U), std::tuple("streaming_llm", "head", 1U),
         std::tuple("full", "head", 1U)}) {
@@ -507,7 +511,12 @@ TEST(ReadingOptions, PolicyHasTheSettings) {
     return with_policy(with(more), {{{{1, 2}}, {}}},
                        [](const auto& policy) { return infinipot::rules_of(policy).front().smoothing; });
   };
+  EXPECT_EQ(smoothing({}).lag, 16U);
   EXPECT_EQ(smoothing({"--kernel", "3"}).kernel, 3U);
+  EXPECT_EQ(smoothing({"--kernel", "3"}).lag, 0U);
+  EXPECT_EQ(smoothing({"--kernel", "3", "--lag", "1"}).lag, 1U);
+  EXPECT_EQ(smoothing({"--lag", "0"}).kernel, 49U);
+  EXPECT_EQ(smoothing({"--lag", "0"}).lag, 0U);
   EXPECT_EQ(smoothing({"--kernel", "3"}).pooling, infinipot::Pooling::max);
   EXPECT_EQ(smoothing({"--policy", "snapkv", "--kernel", "7"}).kernel, 7U);
   EXPECT_EQ(smoothing({"--policy", "tova", "--kernel", "7"}).kernel, 1U);
@@ -542,7 +551,7 @@ TEST(ReadingOptions, EachNameMakesItsPolicy) {
     const Options o = with({"--policy", name, "--alpha", "0.7"});
     EXPECT_EQ(o.alpha, alpha);
     EXPECT_EQ(o.granularity, "shared");
-    EXPECT_EQ(o.kernel, 17U);
+    EXPECT_EQ(o.kernel, 49U);
     with_policy(o, {{{{1}}, {}}}, [&](const auto& policy) { EXPECT_EQ(policy.name(), "infinipot"); });
   }
   EXPECT_NE(refusal({"--policy", "knorm"}).find("not 'knorm'"), std::string::npos);
@@ -638,7 +647,8 @@ TEST(ReadingOptions, RefusalsNameTheOptionAndItsRange) {
       {{"--over-queries", "mean"}, "--over-queries: must be one of sum, max, not 'mean'"},
       {{"--layers", "-1"}, "--layers: must be a whole number, at least 0, not '-1'"},
       {{"--kernel", "4"}, "--kernel: must be an odd number from 1 to 65535, not '4'"},
-      {{"--lag", "9"}, "--lag: must be at most half of --kernel, which is 8, not 9"},
+      {{"--lag", "25"}, "--lag: must be at most half of --kernel, which is 24, not 25"},
+      {{"--kernel", "5", "--lag", "3"}, "--lag: must be at most half of --kernel, which is 2, not 3"},
       {{"--kernel", "0"}, "--kernel: must be an odd number from 1 to 65535, not '0'"},
       {{"--sinks", "-1"}, "--sinks: must be a whole number, at least 0, not '-1'"},
       {{"--recent", "x"}, "--recent: must be a whole number, at least 0, not 'x'"},

@@ -38,12 +38,12 @@ RUNS = {
         [(0, 20), (300, 308)],
         0,
     ),
-    "infinipot_recommended": (
+    "infinipot_shared_peak": (
         Settings("infinipot", "shared", over_queries="max", aggregate="peak", kernel=17, alpha=0.0),
         [(0, 20)],
         0,
     ),
-    "infinipot_lag": (
+    "infinipot_recommended": (
         Settings("infinipot", "shared", over_queries="max", aggregate="peak", kernel=49, lag=16, alpha=0.0),
         [(0, 20)],
         0,

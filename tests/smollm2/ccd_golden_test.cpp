@@ -191,7 +191,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"ccd_infinipot_layer_sum.json"}, Case{"ccd_infinipot_shared_max.json"},
                     Case{"ccd_infinipot_recommended.json"},
                     Case{"ccd_infinipot_recommended.json", KeyStorage::unrotated, 37},
-                    Case{"ccd_infinipot_terms.json"}, Case{"ccd_infinipot_lag.json"},
+                    Case{"ccd_infinipot_terms.json"}, Case{"ccd_infinipot_shared_peak.json"},
                     Case{"ccd_streaming_llm.json"}, Case{"ccd_snapkv.json"}, Case{"ccd_tova.json"},
                     Case{"ccd_h2o.json"}, Case{"ccd_sirllm.json"}, Case{"ccd_knorm.json"},
                     Case{"ccd_keydiff.json"}, Case{"ccd_value_norm.json"}, Case{"ccd_truncation.json"},

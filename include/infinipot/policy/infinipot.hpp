@@ -51,17 +51,18 @@ inline InfinipotSettings paper_settings(std::vector<Token> catalyst) {
 }
 
 /// What lost least where the question is known (benchmarks/quality); not for generic catalysts. An entry's
-/// score is the largest attention that any catalyst token pays it in any head; 8 neighbours on either side
-/// stay with it. Use it with Granularity::shared and a few sinks; with Granularity::head every head would
-/// choose by its own attention alone, so over_heads would mean nothing: then take paper_settings(). The best
-/// catalyst is all that will follow the text: the question, the chat template's answer header, the answer's
-/// first words.
+/// score is the largest attention that any catalyst token pays it in any head; the 8 entries before it stay
+/// with it and the 40 after it, for a question names what comes first and asks for what follows. Use it with
+/// Granularity::shared and a few sinks; with Granularity::head every head would choose by its own attention
+/// alone, so over_heads would mean nothing: then take paper_settings(). The best catalyst is all that will
+/// follow the text: the question, the chat template's answer header, the answer's first words.
 inline InfinipotSettings recommended_settings(std::vector<Token> catalyst) {
   return {.catalysts = {std::move(catalyst)},
           .alpha = 0,
           .over_queries = Reduce::max,
           .over_heads = ReduceHeads::max,
-          .kernel = 17};
+          .kernel = 49,
+          .lag = 16};
 }
 
 /// T = floor(alpha * free) entries by NuC, then floor((1 - alpha - term_share) * free) by CaP, the rest by
