@@ -339,6 +339,15 @@ TEST(InfinipotPolicy, RecommendedSettingsKeepWhateverAnyTokenOfTheCatalystNeeds)
   EXPECT_EQ(settings.lag, 16U);
 }
 
+TEST(InfinipotPolicy, RecommendedStretchesAreShortWhereFewWouldFit) {
+  for (const std::size_t keep : {1U, 256U, 489U}) {
+    EXPECT_EQ(infinipot::recommended_settings({60}, keep).kernel, 17U) << keep;
+    EXPECT_EQ(infinipot::recommended_settings({60}, keep).lag, 0U) << keep;
+  }
+  EXPECT_EQ(infinipot::recommended_settings({60}, 490).kernel, 49U);
+  EXPECT_EQ(infinipot::recommended_settings({60}, 490).lag, 16U);
+}
+
 // ---------------------------------------------------------------- the others
 
 TEST(InfinipotPolicy, CatalystsStopEarlyOnlyWhereAllChooseTogether) {

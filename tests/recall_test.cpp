@@ -148,7 +148,7 @@ TYPED_TEST(Recall, KeepsWhatADistillationOfTheWholeTextWould) {
 
       Pot<T> pot = toy::make_pot<T>(model, capacity, keep, granularity, storage);
       Replaying<T> engine(model, pot, archive);
-      Ccd reference(engine, pot, Infinipot(recommended_settings(question)), settings);
+      Ccd reference(engine, pot, Infinipot(recommended_settings(question, keep)), settings);
       engine.replaying = true;
       reference.feed(std::span(text).first(5), Retention::pinned);  // as they were read: computed there too
       reference.feed(std::span(text).subspan(5, text.size() / 2));
@@ -173,6 +173,21 @@ TYPED_TEST(Recall, KeepsWhatADistillationOfTheWholeTextWould) {
       run.reader.feed(question);  // it goes on
       EXPECT_EQ(run.reader.stats().tokens_read, text.size() + question.size());
     }
+}
+
+TEST(RecallPolicy, IsToldHowManyStay) {
+  const toy::Model model;
+  VectorArchive archive(model.shape);
+  Blind<f32> run(model, StreamingLlm(), Granularity::shared);
+  run.reader.archive_to(archive);
+  read(run, toy::text(150, 3));
+  std::vector<std::size_t> told;
+  const auto make = [&](std::vector<Token> catalyst, std::size_t stay) {
+    told.push_back(stay);
+    return recommended_settings(std::move(catalyst), stay);
+  };
+  EXPECT_TRUE(recall(run.reader, archive, question, {.steps = 2, .draft = 2, .recent = 3}, make).done);
+  EXPECT_EQ(told, (std::vector<std::size_t>{keep - 3, keep - 3}));
 }
 
 TYPED_TEST(Recall, InAnotherPotIsTheSame) {

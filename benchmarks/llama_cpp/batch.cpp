@@ -42,7 +42,7 @@ struct Speaker {
   Speaker(llama_cpp::GraphTap& tap, llama_context& context, Batch& batch, llama_seq_id sequence,
           const Options& o, const std::vector<Token>& catalyst)
       : pot(tap, context, sequence, {.capacity = o.pot, .max_keep = o.keep}),
-        reader(batch, pot, infinipot::Infinipot(infinipot::recommended_settings(catalyst)),
+        reader(batch, pot, infinipot::Infinipot(infinipot::recommended_settings(catalyst, o.keep)),
                {.keep = o.keep, .sinks = 4, .chunk = o.chunk}) {}
 
   CachePot pot;

@@ -51,7 +51,10 @@ constexpr const char* about =
 /// The options that infinipot-read would have with the job's texts and these words. Throws UsageError.
 reading::Options options_of(const std::string& model, const json& job,
                             const std::vector<std::string>& words) {
+  const std::size_t keep = job.at("keep");
   std::vector<std::string> arguments{"infinipot-read",
+                                     "--pot",  // of which half stay
+                                     std::to_string(2 * keep),
                                      "--model",
                                      model,
                                      "--document",
@@ -73,7 +76,6 @@ reading::Options options_of(const std::string& model, const json& job,
                              static_cast<int>(raw.size()), raw.data());
   if (!options) throw reading::UsageError("settings that ask for help measure nothing");
   if (options->policy == "full") throw reading::UsageError("--policy full is always measured");
-  options->keep = job.at("keep");
   return *options;
 }
 

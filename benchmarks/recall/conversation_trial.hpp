@@ -93,7 +93,7 @@ class ConversationTrial {
 
   /// Infinipot with the question of a turn, and room for those of all.
   infinipot::InfinipotSettings known(std::size_t turn) const {
-    infinipot::InfinipotSettings settings = infinipot::recommended_settings(asked_[turn].question);
+    infinipot::InfinipotSettings settings = infinipot::recommended_settings(asked_[turn].question, job_.keep);
     for (const Asked& asked : asked_)
       settings.longest_catalyst = std::max(settings.longest_catalyst, asked.question.size());
     return settings;

@@ -130,8 +130,8 @@ class ReadingTrial {
   /// Every question needs a reading of its own.
   void read_known() {
     for (std::size_t q = 0; q < asked_.size(); ++q)
-      read_once(infinipot::Infinipot(infinipot::recommended_settings(asked_[q].question)), job_.pot, nullptr,
-                [&](Seat& seat, auto& reader) { ask_pot(seat, reader, q); });
+      read_once(infinipot::Infinipot(infinipot::recommended_settings(asked_[q].question, job_.keep)),
+                job_.pot, nullptr, [&](Seat& seat, auto& reader) { ask_pot(seat, reader, q); });
   }
 
   template <infinipot::Policy P>

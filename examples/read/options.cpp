@@ -162,12 +162,12 @@ void add_infinipot(CLI::App& app, Options& o) {
              o.over_heads);
   add_number<std::size_t>(app, "--kernel", o.kernel, {1, 65535, Bounds::odd},
                           "neighbouring tokens over which scores are smoothed, for reread and snapkv too",
-                          "49 for infinipot, 9 for reread, 5 for snapkv");
+                          "49 for infinipot, 17 if --keep is below 490, 9 for reread, 5 for snapkv");
   add_number<std::size_t>(
       app, "--lag", o.lag, {0, 32767, Bounds::technical},
       "how far before an entry these lie, at most half of --kernel: what follows a peak stays rather than "
       "what precedes it; in recalls too",
-      "16 for infinipot, 0 if --kernel is given");
+      "16 for infinipot, 0 if --kernel is given or --keep below 490");
   add_number<std::size_t>(
       app, "--layers", o.layers, {0, most_tokens, Bounds::technical},
       "with --granularity shared, run catalysts through the model's first N layers only; 0 "

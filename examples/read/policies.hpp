@@ -65,15 +65,16 @@ inline void fit_context_shift(Options& options, std::size_t header) {
                      stay);
 }
 
-inline infinipot::Smoothing usual_smoothing(const std::string& policy) {
-  if (policy == "infinipot" || policy == "cap" || policy == "nuc") return {.kernel = 49, .lag = 16};
+inline infinipot::Smoothing usual_smoothing(const std::string& policy, std::size_t keep) {
+  if (policy == "infinipot" || policy == "cap" || policy == "nuc")
+    return infinipot::recommended_smoothing(keep);
   return {.kernel = std::size_t{policy == "reread" ? 9U : policy == "snapkv" ? 5U : 1U}};
 }
 
 /// A policy's smoothing where the options may name another. Of a kernel that is named the lag is none, if it
 /// is not named too.
 inline infinipot::Smoothing smoothing_of(const Options& options, const std::string& policy) {
-  infinipot::Smoothing smoothing = usual_smoothing(policy);
+  infinipot::Smoothing smoothing = usual_smoothing(policy, options.keep);
   if (options.kernel != 0) smoothing = {.kernel = options.kernel};
   if (options.lag) smoothing.lag = *options.lag;
   return smoothing;

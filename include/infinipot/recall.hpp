@@ -29,10 +29,10 @@
 
 namespace infinipot::inline INFINIPOT_NAMESPACE {
 
-/// Makes the policy of a recall of a catalyst: recommended_settings().
+/// Makes the policy of a recall of a catalyst that leaves `keep` entries: recommended_settings().
 struct RecommendedPolicy {
-  InfinipotSettings operator()(std::vector<Token> catalyst) const {
-    return recommended_settings(std::move(catalyst));
+  InfinipotSettings operator()(std::vector<Token> catalyst, std::size_t keep) const {
+    return recommended_settings(std::move(catalyst), keep);
   }
 };
 
@@ -213,11 +213,11 @@ Recalled run_recall(Engine& engine, Recall& recall) {
 /// pot held is gone.
 ///
 /// The best question is all that will follow: the question, the answer header, the answer's first words.
-/// `make(catalyst)` gives the policy of a step, or settings that name it. Positions are those of the text
-/// that the reader archived, or, if it read nothing, those of the archive. What its policy collected while
-/// reading (h2o, reread, expected_attention) starts over. Where rows cannot be had (an archive of token ids,
-/// a store that is no WritableEntries, a policy that watches the queries of all tokens), tokens are read
-/// anew, at the cost of reading.
+/// `make(catalyst)`, or make(catalyst, keep), gives the policy of a step, or settings that name it. Positions
+/// are those of the text that the reader archived, or, if it read nothing, those of the archive. What its
+/// policy collected while reading (h2o, reread, expected_attention) starts over. Where rows cannot be had (an
+/// archive of token ids, a store that is no WritableEntries, a policy that watches the queries of all
+/// tokens), tokens are read anew, at the cost of reading.
 ///
 /// Throws std::invalid_argument for settings that cannot work, an archive of another shape, or a pot of
 /// another kind; what the engine and the archives throw. A recall that throws or is given up

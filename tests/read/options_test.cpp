@@ -512,6 +512,10 @@ TEST(ReadingOptions, PolicyHasTheSettings) {
                        [](const auto& policy) { return infinipot::rules_of(policy).front().smoothing; });
   };
   EXPECT_EQ(smoothing({}).lag, 16U);
+  EXPECT_EQ(smoothing({"--keep", "490"}).kernel, 49U);
+  EXPECT_EQ(smoothing({"--keep", "489"}).kernel, 17U);  // ten stretches of 49 do not fit
+  EXPECT_EQ(smoothing({"--pot", "978"}).lag, 0U);
+  EXPECT_EQ(with({"--pot", "978", "--archive", "a"}).recall_kernel, 17U);
   EXPECT_EQ(smoothing({"--kernel", "3"}).kernel, 3U);
   EXPECT_EQ(smoothing({"--kernel", "3"}).lag, 0U);
   EXPECT_EQ(smoothing({"--kernel", "3", "--lag", "1"}).lag, 1U);

@@ -127,8 +127,8 @@ TEST_F(ReadModel, ReportHasConsistentFigures) {
   EXPECT_LE(r.at("hit_rate"), 1);
   const json& settings = r.at("settings");
   EXPECT_EQ(settings.at("keep"), 64);
-  EXPECT_EQ(settings.at("kernel"), 49);
-  EXPECT_EQ(settings.at("lag"), 16);
+  EXPECT_EQ(settings.at("kernel"), 17);
+  EXPECT_EQ(settings.at("lag"), 0);
   EXPECT_EQ(settings.at("granularity"), "shared");
   EXPECT_EQ(settings.at("threads"), 2);
   EXPECT_TRUE(settings.at("max_tokens").is_null());

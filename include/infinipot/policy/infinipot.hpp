@@ -50,19 +50,29 @@ inline InfinipotSettings paper_settings(std::vector<Token> catalyst) {
   return {.catalysts = {std::move(catalyst)}};
 }
 
+/// What loses least where `keep` entries stay (CcdSettings::keep) and the question is known: the 8 before one
+/// that is attended to stay with it, and the 40 after it, for a question names what comes first and asks for
+/// what follows. Where fewer than ten such stretches fit, 8 and 8, so that there are enough of them.
+constexpr Smoothing recommended_smoothing(std::size_t keep) noexcept {
+  constexpr Smoothing near{.pooling = Pooling::max, .kernel = 17},
+      far{.pooling = Pooling::max, .kernel = 49, .lag = 16};
+  return keep < 10 * far.kernel ? near : far;
+}
+
 /// What lost least where the question is known (benchmarks/quality); not for generic catalysts. An entry's
-/// score is the largest attention that any catalyst token pays it in any head; the 8 entries before it stay
-/// with it and the 40 after it, for a question names what comes first and asks for what follows. Use it with
+/// score is the largest attention that any catalyst token pays it in any head, smoothed as is best where
+/// `keep` entries stay (recommended_smoothing(): say how many if they are fewer than 490). Use it with
 /// Granularity::shared and a few sinks; with Granularity::head every head would choose by its own attention
 /// alone, so over_heads would mean nothing: then take paper_settings(). The best catalyst is all that will
 /// follow the text: the question, the chat template's answer header, the answer's first words.
-inline InfinipotSettings recommended_settings(std::vector<Token> catalyst) {
+inline InfinipotSettings recommended_settings(std::vector<Token> catalyst, std::size_t keep = 1024) {
+  const Smoothing smoothing = recommended_smoothing(keep);
   return {.catalysts = {std::move(catalyst)},
           .alpha = 0,
           .over_queries = Reduce::max,
           .over_heads = ReduceHeads::max,
-          .kernel = 49,
-          .lag = 16};
+          .kernel = smoothing.kernel,
+          .lag = smoothing.lag};
 }
 
 /// T = floor(alpha * free) entries by NuC, then floor((1 - alpha - term_share) * free) by CaP, the rest by

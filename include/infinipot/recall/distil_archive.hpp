@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -36,18 +37,26 @@ inline Token most_probable(std::span<const float> logits) noexcept {
   return static_cast<Token>(best);
 }
 
+template <class Make>
+auto made(const Make& make, std::vector<Token> catalyst, std::size_t keep) {
+  if constexpr (std::invocable<const Make&, std::vector<Token>, std::size_t>)
+    return make(std::move(catalyst), keep);
+  else
+    return make(std::move(catalyst));
+}
+
 /// Distils archives through `work`, a store with an engine that runs against it, for a reader whose entries
 /// are in `own`; all of these must outlive it. `Make` makes a policy, or settings that name one, of a
-/// catalyst.
+/// catalyst and, if it likes, of how many entries are to stay.
 template <class Reader, Archive A, class Make>
 class ArchiveDistiller {
   using Types = ReaderTypes<Reader>;
   using Engine = typename Types::Engine;
   using S = typename Types::Store;
   using X = typename Types::Executor;
-  using Working =
-      decltype(Ccd(std::declval<Engine&>(), std::declval<S&>(),
-                   std::declval<const Make&>()(std::vector<Token>()), CcdSettings(), std::declval<X>()));
+  using Working = decltype(Ccd(std::declval<Engine&>(), std::declval<S&>(),
+                               made(std::declval<const Make&>(), std::vector<Token>(), 0), CcdSettings(),
+                               std::declval<X>()));
   using P = typename ReaderTypes<Working>::Policy;
 
  public:
@@ -142,7 +151,7 @@ class ArchiveDistiller {
     step_began_ = time_.seconds();
     ++recalled_.steps;
     work.truncate(0);
-    P policy(make_(std::move(catalyst_)));
+    P policy(made(make_, std::move(catalyst_), keep_));
     const CcdSettings settings{.keep = room_beside_newest(work.capacity(), longest_probe(policy)),
                                .sinks = reader_.settings().sinks,
                                .chunk = reader_.settings().chunk};
