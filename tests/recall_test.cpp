@@ -309,7 +309,7 @@ TEST(RecallSettings, StepsAreDoneAsByHand) {
     toy::Engine<Pot<f32>> first_engine(read.model, first_pot);
     const auto step = [&](const std::vector<Token>& catalyst, const auto& then) {
       first_pot.truncate(0);
-      Ccd reader(first_engine, first_pot, recommended_settings(catalyst), settings);
+      Ccd reader(first_engine, first_pot, recommended_settings(catalyst, keep), settings);
       replay(reader, read.archive);
       reader.distil();
       then(reader);
