@@ -34,11 +34,11 @@ settings() {
   local questions=("hotpotqa:$(path_of hotpotqa_train.json)" "musique:$(path_of musique_train.json)") own=benchmarks/quality
   "${sweep[@]}" --sets needles "${questions[@]}" --seeds 1 2 --csv "$own/sweep.csv"
   "${sweep[@]}" --sets needles "${questions[@]}" --unknown --seeds 1 --count 10 --csv "$own/sweep_unknown.csv"
-  local near="8 before, 8 after=--kernel 17"
-  "${sweep[@]}" --sets "${questions[@]}" --rows test --count 100 --csv "$own/confirmed.csv" --settings default "$near" \
-    "a third by terms=--term-share 0.35" "streaming_llm=--policy streaming_llm"
+  local stretches=("8 before, 8 after=--kernel 17" "8 before, 40 after=--kernel 49 --lag 16")
+  "${sweep[@]}" --sets "${questions[@]}" --rows test --count 100 --csv "$own/confirmed.csv" --settings default \
+    "${stretches[@]}" "a third by terms=--term-share 0.35" "streaming_llm=--policy streaming_llm"
   "${sweep[@]}" --sets "ruler:$(path_of 4096_niah_multikey_3.jsonl)" --rows test --count 8 --csv "$own/confirmed_ruler.csv" \
-    --settings default "$near"
+    --settings default "${stretches[@]}"
 }
 
 recall() {

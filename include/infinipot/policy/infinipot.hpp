@@ -54,9 +54,9 @@ inline InfinipotSettings paper_settings(std::vector<Token> catalyst) {
 /// that is attended to stay with it, and the 40 after it, for a question names what comes first and asks for
 /// what follows. Where fewer than ten such stretches fit, 8 and 8, so that there are enough of them.
 constexpr Smoothing recommended_smoothing(std::size_t keep) noexcept {
-  constexpr Smoothing near{.pooling = Pooling::max, .kernel = 17},
-      far{.pooling = Pooling::max, .kernel = 49, .lag = 16};
-  return keep < 10 * far.kernel ? near : far;
+  constexpr Smoothing narrow{.pooling = Pooling::max, .kernel = 17},
+      wide{.pooling = Pooling::max, .kernel = 49, .lag = 16};
+  return keep < 10 * wide.kernel ? narrow : wide;
 }
 
 /// What lost least where the question is known (benchmarks/quality); not for generic catalysts. An entry's
