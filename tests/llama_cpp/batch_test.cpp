@@ -62,18 +62,18 @@ double farthest(const std::vector<float>& a, const std::vector<float>& b) {
   return most;
 }
 
-/// Of one distillation, how many entries only one of the two keeps. Lanes keep equally many.
+/// Of one distillation, how many entries of a lane only one of the two keeps, at most. Lanes keep equally many.
 std::size_t only_one_keeps(const std::vector<infinipot::Index>& a, const std::vector<infinipot::Index>& b,
                            std::size_t keep) {
-  std::size_t count = 0;
+  std::size_t most = 0;
   EXPECT_EQ(a.size(), b.size());
   for (std::size_t lane = 0; lane < a.size(); lane += keep) {
     std::vector<infinipot::Index> only;
     std::set_symmetric_difference(a.data() + lane, a.data() + lane + keep, b.data() + lane,
                                   b.data() + lane + keep, std::back_inserter(only));
-    count += only.size();
+    most = std::max(most, only.size());
   }
-  return count;
+  return most;
 }
 
 /// Whether numbers are the same but for rounding, which is of the largest.
@@ -84,7 +84,7 @@ bool alike(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 /// Whether the first choice that differs was a tie: both chose by the same numbers but for rounding, so that
-/// rounding decided, and differ by no more than a token, or an entry of one head.
+/// rounding decided, and differ by no more than a token, or an entry of each head.
 bool began_with_a_tie(const Heard& batched, const Heard& alone, std::size_t keep) {
   const auto kept = static_cast<std::size_t>(std::ranges::mismatch(batched.kept, alone.kept).in2 -
                                              alone.kept.begin()),

@@ -429,7 +429,7 @@ TEST_F(LlamaCpp, RecallsByReadingArchivedTokensAnew) {
 
   // What is kept is what a reader keeps that knew the question.
   EXPECT_TRUE(recall(reader, engine, other, archive, question).done);
-  Ccd known(*plain.engine, *plain.pot, infinipot::recommended_settings(question), keeps);
+  Ccd known(*plain.engine, *plain.pot, infinipot::recommended_settings(question, keeps.keep), keeps);
   known.feed(header, infinipot::Retention::pinned);
   known.feed(tokens);
   known.distil();
