@@ -62,7 +62,8 @@ double farthest(const std::vector<float>& a, const std::vector<float>& b) {
   return most;
 }
 
-/// Of one distillation, how many entries of a lane only one of the two keeps, at most. Lanes keep equally many.
+/// Of one distillation, how many entries of a lane only one of the two keeps, at most. Lanes keep equally
+/// many.
 std::size_t only_one_keeps(const std::vector<infinipot::Index>& a, const std::vector<infinipot::Index>& b,
                            std::size_t keep) {
   std::size_t most = 0;
