@@ -39,6 +39,15 @@ settings() {
     "${stretches[@]}" "a third by terms=--term-share 0.35" "streaming_llm=--policy streaming_llm"
   "${sweep[@]}" --sets "ruler:$(path_of 4096_niah_multikey_3.jsonl)" --rows test --count 8 --csv "$own/confirmed_ruler.csv" \
     --settings default "${stretches[@]}"
+  # The same in the loop, of development rows.
+  local tasks=(benchmarks/quality/infinipot-tasks --model "$model" --rows development --out "$out/stretches.jsonl" --policies
+               "near=infinipot --kernel 17" "far=infinipot --kernel 49 --lag 16"
+               "recalled_near=streaming_llm --archive @archive --kernel 17"
+               "recalled_far=streaming_llm --archive @archive --kernel 49 --lag 16")
+  "${tasks[@]}" --pot 1024 --count 8 --sets "ruler:$(path_of 4096_niah_multikey_3.jsonl)"
+  "${tasks[@]}" --pot 512 --count 25 --sets "${questions[@]}"
+  "${tasks[@]}" --pot 512 --count 24 --haystack "$(path_of persuasion.txt)" \
+    --sets "babi:$(path_of 'qa1_*_test.txt')" "babi:$(path_of 'qa2_*_test.txt')"
 }
 
 recall() {
