@@ -117,8 +117,8 @@ def cost(report):
 
 def measured(report):
     """What every trial records."""
-    return {"answer_nll": report["answer_nll"], "hit_rate": report["hit_rate"], "gold_kept": report["gold_kept"],
-            "answer_kept": report["answer_kept"], "answer_text": report["answer_text"].strip(),
+    figures = {key: report[key] for key in ("answer_nll", "hit_rate", "gold_kept", "answer_kept")}
+    return {**{key: value if value is None else round(value, 6) for key, value in figures.items()}, "answer_text": report["answer_text"].strip(),
             "document_tokens": report["document_tokens"], "distillations": report["distillations"],
             "cost": cost(report), "nan_scores": report["nan_scores"], "pot_mib": round(report["pot_bytes"] / 2**20, 1),
             "seconds": round(report["seconds"], 2)}

@@ -37,6 +37,7 @@ inline Token most_probable(std::span<const float> logits) noexcept {
   return static_cast<Token>(best);
 }
 
+/// What `make` makes of a catalyst, told how many entries are to stay if it asks.
 template <class Make>
 auto made(const Make& make, std::vector<Token> catalyst, std::size_t keep) {
   if constexpr (std::invocable<const Make&, std::vector<Token>, std::size_t>)
