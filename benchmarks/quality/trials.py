@@ -125,10 +125,15 @@ def measured(report):
 
 
 def load(path):
-    if not path.exists():
-        return []
-    with path.open() as file:
-        return [json.loads(line) for line in file if line.strip()]
+    """Of a file, or of all files of a folder; nothing where there is none."""
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.exists() else []
+    return [json.loads(line) for file in files for line in file.read_text().split("\n") if line.strip()]
+
+
+def append(path, trial):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(trial, ensure_ascii=False) + "\n")
 
 
 def key_of(trial, keys):
@@ -140,15 +145,15 @@ def what(cell):
     return ", ".join(str(cell[key]) for key in ("set", "kind", "length", "tokens", "depth", "policy") if cell.get(key))
 
 
-def run_all(options, cells, keys, perform, cost=lambda cell: 1):
-    """Performs the trials that the file lacks; each is perform(cell), which adds to the cell what it measured, and takes time in
-    proportion to cost(cell). One that fails is reported and left out; see end(). Returns all trials of these cells, and how many
-    failed."""
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+def run_all(options, cells, keys, perform, cost=lambda cell: 1, file_of=None):
+    """Performs the trials that options.out lacks, a file, or a folder where file_of(cell) is the file of each; a trial is
+    perform(cell), which adds to the cell what it measured, and takes time in proportion to cost(cell). One that fails is reported and
+    left out; see end(). Returns all trials of these cells, and how many failed."""
+    file_of = file_of or (lambda cell: options.out)
     known = {key_of(trial, keys): trial for trial in load(options.out)}
     todo = [cell for cell in cells if key_of(cell, keys) not in known]
     started, failed, spent, whole = time.monotonic(), 0, 0, sum(map(cost, todo))
-    with options.out.open("a") as file, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         futures = {pool.submit(perform, cell): cell for cell in todo}
         try:
             for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
@@ -162,8 +167,7 @@ def run_all(options, cells, keys, perform, cost=lambda cell: 1):
                     outcome = f"failed: {error}"
                 else:
                     known[key_of(trial, keys)] = trial
-                    file.write(json.dumps(trial, ensure_ascii=False) + "\n")
-                    file.flush()
+                    append(file_of(cell), trial)
                     outcome = "NLL -" if trial["answer_nll"] is None else f"NLL {trial['answer_nll']:.3f}"
                 print(f"{number}/{len(todo)} {what(cell)}: {outcome} ({left / 60:.0f} min left)", file=sys.stderr, flush=True)
         except BaseException:
