@@ -513,6 +513,8 @@ class Programs(unittest.TestCase):
         done = self.tables()
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("282/282", done.stderr)
+        files = {path.name: len(path.read_text().splitlines()) for path in (self.folder / "trials").iterdir()}
+        self.assertEqual(files, {"needles.jsonl": 210, "questions.jsonl": 72})
         self.assertIn("needles: 210 trials, 0 missing, 0 min", self.tables("--list").stdout)
         self.assertNotIn("1/", self.tables().stderr)
         rows = tables.read(self.folder, "questions")
