@@ -36,7 +36,8 @@ settings() {
   "${sweep[@]}" --sets needles "${questions[@]}" --unknown --seeds 1 --count 10 --csv "$own/sweep_unknown.csv"
   local stretches=("8 before, 8 after=--kernel 17" "8 before, 40 after=--kernel 49 --lag 16")
   "${sweep[@]}" --sets "${questions[@]}" --rows test --count 100 --csv "$own/confirmed.csv" --settings default \
-    "${stretches[@]}" "a third by terms=--term-share 0.35" "streaming_llm=--policy streaming_llm"
+    "${stretches[@]}" "a third by terms=--term-share 0.35" "each layer for itself=--granularity layer" \
+    "each layer for itself, a third by terms=--granularity layer --term-share 0.35" "streaming_llm=--policy streaming_llm"
   "${sweep[@]}" --sets "ruler:$(path_of 4096_niah_multikey_3.jsonl)" --rows test --count 8 --csv "$own/confirmed_ruler.csv" \
     --settings default "${stretches[@]}"
   # The same in the loop, of development rows.
@@ -56,10 +57,11 @@ recall() {
 }
 
 figures() {
-  for figure in hit_rate catalyst nuc alpha positions budgets; do
-    benchmarks/quality/infinipot-figures "$figure" --model "$model" --haystack "$bible" --hotpotqa "$(path_of hotpotqa_train.json)" \
-      --seeds 1 --out "$out/figures.jsonl"
-  done
+  local program=benchmarks/quality/infinipot-figures name
+  local common=(--model "$model" --haystack "$bible" --out "$out/figures.jsonl") hotpotqa=(--hotpotqa "$(path_of hotpotqa_train.json)")
+  for name in hit_rate catalyst nuc; do "$program" "$name" "${common[@]}" "${hotpotqa[@]}"; done
+  for name in alpha positions; do "$program" "$name" "${common[@]}" "${hotpotqa[@]}" --seeds 1; done
+  "$program" budgets "${common[@]}" --seeds 1 --depths 0.1 0.5 0.9
 }
 
 llama_cpp() {
