@@ -19,6 +19,7 @@ READINGS = {
     "pinned": (f"pinned=infinipot --pin '{listings.KINDS['cell'].head}'", "yes"),
     "recalled": ("recalled=streaming_llm --archive @archive", "yes"),
     "reread": ("reread", "no"),
+    "nuc": ("nuc", "no"),
     "blind": ("blind=streaming_llm", "no"),
     "context_shift": ("context_shift", "no"),
 }
@@ -92,9 +93,9 @@ class Table:
         return reading != "full" or text.tokens < TRAINED
 
 
-OF_NEEDLES = ("full", "gold", "known", "question", "recalled", "reread", "blind")
-OF_TASKS = ("full", "gold", "known", "recalled", "reread", "blind")
-OF_LONG = ("full", "known", "recalled", "reread", "blind")
+OF_NEEDLES = ("full", "gold", "known", "question", "recalled", "reread", "nuc", "blind")
+OF_TASKS = ("full", "gold", "known", "recalled", "reread", "nuc", "blind")
+OF_LONG = ("full", "known", "recalled", "reread", "nuc", "blind")
 CACHES = tuple(f"--cache-type {cache} --granularity {granularity}" for cache in ("f16", "q8_0") for granularity in ("shared", "head"))
 ANY = 1 << 30
 
@@ -116,7 +117,7 @@ TABLES = [
     Table("pot_256", 256, (Hidden(("number",), depths=(0.5,)),), ("known", "terms", "layers", "blind")),  # reread has no room
     *(Table(f"pot_{pot}", pot, (Hidden(("number",), depths=(0.5,)),), ("known", "terms", "layers", "reread", "blind"))
       for pot in (512, 1024, 2048, 4096)),
-    *(Table(f"needles_{tokens}", 2048, (Hidden(tokens=tokens, depths=depths),), ("known", "recalled", "reread", "blind"))
+    *(Table(f"needles_{tokens}", 2048, (Hidden(tokens=tokens, depths=depths),), ("known", "recalled", "reread", "nuc", "blind"))
       for tokens, depths in ((12_000, (0.1, 0.5, 0.9)), (24_000, (0.1, 0.9)), (48_000, (0.5,)))),
     Table("long_documents", 2048, (Asked("passkey", "passkey_examples.jsonl", 5, ANY), Asked("longeval", "topics_15.jsonl", 6, ANY),
                                    Asked("leval", "topic_retrieval_longchat.jsonl", 6, ANY), Asked("loogle", "shortdep_qa.jsonl", 6, ANY),

@@ -26,7 +26,7 @@ struct InfinipotSettings {
 
   /// Catalyst Prompts, run one after the other against the same full pot. One is usual: the question if it is
   /// known ("\n\n" and the question), else a generic one. Not needed for alpha = 1.
-  std::vector<std::vector<Token>> catalysts;
+  std::vector<std::vector<Token>> catalysts = {};
   double alpha = 0.5;  ///< share of the free budget chosen by NuC, 0 .. 1
   /// Tokens of the question alone, without instructions and answer header; in any order, those that are
   /// there twice count once. Not needed for term_share = 0.
