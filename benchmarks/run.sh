@@ -84,7 +84,14 @@ storage() {
 
 long_text() { benchmarks/long_text/run.sh; }
 
-peers() { benchmarks/peers/run.sh; }
+peers() {
+  local own=benchmarks/peers
+  "$own/run.sh" --threads 1 2 --csv "$own/results.csv"
+  "$own/run.sh" --threads 1 2 --keep-memory --csv "$own/results_keep_memory.csv"
+  need clang
+  build/peers-venv/bin/python "$own/targets.py" --csv "$own/targets.csv"
+  "$own/tables.py"
+}
 
 for stage in "${stages[@]}"; do
   say "== $stage"

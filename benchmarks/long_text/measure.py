@@ -4,7 +4,7 @@
     measure.py lengths ...   4K .. 128K tokens: time per token, time to first token, peak memory -> lengths.csv
     measure.py million ...   one run of 1,000,000 tokens through 2,048 entries, a needle at its start -> million.csv, million.json
     measure.py archive ...   as many, read blind into an archive, three needles, each asked for afterwards by another run; beside that
-                             6,000 tokens, and the question known from the start -> million_archive.csv, million_archive.json
+                             6,000 tokens -> million_archive.csv, million_archive.json
 
 Every figure is one run of a program that users have (infinipot-read, infinipot-llama); nothing else should run meanwhile. Cells
 that lengths.csv has already are not run again, nor parts of million_archive.json. benchmarks/long_text/run.sh does it all, from nothing.
@@ -20,8 +20,7 @@ import sys
 import tempfile
 import time
 
-# What the published tables were measured with, whatever the defaults are by now.
-SETTINGS = ["--catalyst", "@question", "--over-queries", "sum", "--over-heads", "max_share", "--kernel", "9", "--alpha", "0.25"]
+SETTINGS = ["--catalyst", "@question"]  # and the defaults
 LENGTHS = [4096, 8192, 16384, 32768, 65536, 131072]
 CONTESTANTS = {
     "pot of 1,024": ("read", ["--pot", "1024", *SETTINGS]),
@@ -44,7 +43,7 @@ NEEDLE_QUESTION = ["--question", "What is the access code of the old library?", 
 HIDDEN = {"beginning": (0.0, "old library", SECRET), "middle": (0.5, "north gate", 2918604), "end": (0.95, "clock tower", 5036178)}
 CHARACTERS_PER_TOKEN = 3.8
 SHORT = 6000
-ARCHIVE_PARTS = ["short", "read", "ask", "known"]
+ARCHIVE_PARTS = ["short", "read", "ask"]
 
 
 def arguments():
@@ -234,21 +233,11 @@ def ask_long(options, _, done):
     return ask_all(options, options.archive, done["read"]["read_seconds"])
 
 
-def known_from_the_start(options, text, _):
-    """Today's defaults, without an archive; the needle that is hardest to keep."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write(with_hidden(text, options.tokens))
-        file.flush()
-        report = run(options, "read", file.name, [*question("beginning"), "--needle", sentence("beginning"), "--max-tokens", str(options.tokens)])
-    return {key: report[key] for key in ("document_tokens", "distillations", "answer_text", "answer_nll", "hit_rate", "tokens_per_second",
-                                         "ttft_seconds")}
-
-
 def measure_archive(options):
     out = options.out / "million_archive.json"
     done = json.loads(out.read_text()) if out.exists() else {}
     text = "".join(path.read_text(errors="replace") + "\n" for path in options.text)
-    measure = {"short": short_archive, "read": long_archive, "ask": ask_long, "known": known_from_the_start}
+    measure = {"short": short_archive, "read": long_archive, "ask": ask_long}
     for part in options.parts:
         if part in done:
             continue
