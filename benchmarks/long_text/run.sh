@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures and draws all pictures, from nothing: two and a half hours on two cores, during which nothing else should run.
+# Measures and draws all pictures, from nothing: an hour and three quarters on two cores, during which nothing else should run.
 # The archive takes 12 GB in the folder that INFINIPOT_ARCHIVE names (build).
 #   benchmarks/long_text/run.sh [lengths|million|archive]
 set -euo pipefail
