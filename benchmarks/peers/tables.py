@@ -22,7 +22,9 @@ def read(name):
 
 
 def ms(value):
-    return "" if value == "" else f"{float(value):.{0 if float(value) >= 100 else 3}{'f' if float(value) >= 100 else 'g'}}"
+    if value == "":
+        return ""
+    return f"{float(value):.0f}" if float(value) >= 100 else f"{float(value):.3g}"
 
 
 def times(value):
