@@ -1,7 +1,7 @@
 """Tables of trials: a CSV file for each, and Markdown between marks in README.md.
 
-A mark says which figure of which tables: <!-- lost: needles questions --> ... <!-- end -->. Rows are texts and columns ways to read,
-but for "ways", whose rows are ways to read and whose columns figures."""
+A mark says which figure of which tables: <!-- lost: needles questions --> ... <!-- end -->. Rows are texts and columns ways to read;
+of lost_by_table a row is all texts of a table together. The rows of "ways" are ways to read, and the columns figures."""
 
 import csv
 import pathlib
@@ -14,6 +14,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 FOLDER = HERE / "tables"
 READMES = (HERE / "README.md", HERE.parent / "llama_cpp/README.md")
 TEXT = ["kind", "set", "tokens", "depth", "seed", "haystack", "id"]  # names one
+ALL = "all"  # in place of a text: those of the table together
 MEASURES = ["answer_nll", "lost", "gold_kept", "answer_kept", "score", "cost", "document_tokens", "distillations"]
 
 NAMES = {"number": "number", "phrase": "phrase", "joined": "two sentences", "cell": "cell of a table", "definition": "line of a function",
@@ -23,13 +24,16 @@ NAMES = {"number": "number", "phrase": "phrase", "joined": "two sentences", "cel
          "multi_news": "multi_news, summary", "news_summ": "L-Eval news, summary", "gov_report_summ": "L-Eval reports, summary",
          "scientific_qa": "L-Eval, papers", "multidoc_qa": "L-Eval, forums", "coursera": "L-Eval, lectures", "tpo": "L-Eval, TOEFL",
          "passkey_examples": "passkey", "topic_retrieval_longchat": "L-Eval, first topic", "shortdep_qa": "LooGLE",
-         "natural_question": "L-Eval, Natural Questions"}
+         "natural_question": "L-Eval, Natural Questions", "needles": "needles of six kinds", "questions": "HotpotQA, MuSiQue, bAbI",
+         "lists": "strings, lines and topics in lists", "summaries": "summaries", "documents": "L-Eval's documents"}
 
 
 def rows_of(done):
     done = [trial | {"score": trial.get("score", trial.get("exact")), "text": trial.get("kind") or trial["set"],
                      "length": trial.get("tokens")} for trial in trials.with_loss(done, TEXT)]
-    return trials.summary(done, ["text", "length", "policy", "settings", "pot", "program"], MEASURES)
+    several = len({trial["text"] for trial in done}) > 1
+    return [row for some in [done, *([[trial | {"text": ALL} for trial in done]] if several else [])]
+            for row in trials.summary(some, ["text", "length", "policy", "settings", "pot", "program"], MEASURES)]
 
 
 def write(folder, name, done):
@@ -106,12 +110,13 @@ def by_way(rows):
 def filled(text, folder=FOLDER):
     """The text of a README.md with its tables as the CSV files of a folder have them."""
     def table(match):
-        measure, names = match[1], match[2].split()
-        rows = [row for name in names for row in read(folder, name)]
+        measure, _, by_table = match[1].partition("_by_")
+        rows = [row | ({"text": name} if by_table else {}) for name in match[2].split() for row in read(folder, name)
+                if (row["text"] == ALL) == bool(by_table)]
         if not rows:
             return match[0]
         made = by_way(rows) if measure == "ways" else by_text(measure, rows)
-        return f"<!-- {measure}: {match[2]} -->\n\n{made}\n\n<!-- end -->"
+        return f"<!-- {match[1]}: {match[2]} -->\n\n{made}\n\n<!-- end -->"
 
     return re.sub(r"<!-- (\w+): ([\w ]+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
 

@@ -527,6 +527,10 @@ class Programs(unittest.TestCase):
         self.assertNotIn("\nold\n", text)
         self.assertTrue(text.startswith("A\n") and text.endswith("\nB <!-- lost: none -->\n<!-- end -->"))
         self.assertEqual(tables.filled(text, self.folder), text)
+        together = tables.filled("<!-- lost_by_table: needles questions -->\n<!-- end -->", self.folder)
+        self.assertIn("\n| needles of six kinds | 30 | ", together)
+        self.assertTrue(together.startswith("<!-- lost_by_table: needles questions -->\n"))
+        self.assertNotIn("HotpotQA", together)  # the only text of its table
 
     def test_readmes_have_the_tables(self):
         for path in tables.READMES:
