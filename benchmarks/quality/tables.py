@@ -25,7 +25,8 @@ NAMES = {"number": "number", "phrase": "phrase", "joined": "two sentences", "cel
          "scientific_qa": "L-Eval, papers", "multidoc_qa": "L-Eval, forums", "coursera": "L-Eval, lectures", "tpo": "L-Eval, TOEFL",
          "passkey_examples": "passkey", "topic_retrieval_longchat": "L-Eval, first topic", "shortdep_qa": "LooGLE",
          "natural_question": "L-Eval, Natural Questions", "needles": "needles of six kinds", "questions": "HotpotQA, MuSiQue, bAbI",
-         "lists": "strings, lines and topics in lists", "summaries": "summaries", "documents": "L-Eval's documents"}
+         "lists": "strings, lines and topics in lists", "documents": "L-Eval's documents",
+         **{f"needles_{tokens}": "needles of six kinds" for tokens in (12_000, 24_000, 48_000)}}
 
 
 def rows_of(done):
