@@ -32,9 +32,8 @@ NAMES = {"number": "number", "phrase": "phrase", "joined": "two sentences", "cel
 def rows_of(done):
     done = [trial | {"score": trial.get("score", trial.get("exact")), "text": trial.get("kind") or trial["set"],
                      "length": trial.get("tokens")} for trial in trials.with_loss(done, TEXT)]
-    several = len({trial["text"] for trial in done}) > 1
-    return [row for some in [done, *([[trial | {"text": ALL} for trial in done]] if several else [])]
-            for row in trials.summary(some, ["text", "length", "policy", "settings", "pot", "program"], MEASURES)]
+    together = [trial | {"text": ALL} for trial in done] if len({trial["text"] for trial in done}) > 1 else []
+    return trials.summary(done + together, ["text", "length", "policy", "settings", "pot", "program"], MEASURES)
 
 
 def write(folder, name, done):
