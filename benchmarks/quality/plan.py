@@ -114,6 +114,8 @@ TABLES = [
     Table("llama_cpp", 2048, (Hidden(("number",), depths=(0.1, 0.5, 0.9)),), ("known",), "infinipot-llama", CACHES),
     Table("llama_cpp", 2048, (Hidden(("number",), depths=(0.1, 0.5, 0.9)),), ("full", "context_shift", "blind"), "infinipot-llama",
           ("--cache-type f16",)),
+    Table("llama_cpp_kinds", 2048, (Hidden(("phrase", "joined", "cell", "definition", "turn"), depths=(0.5,)),),
+          ("full", "known", "context_shift"), "infinipot-llama"),
     Table("pot_256", 256, (Hidden(("number",), depths=(0.5,)),), ("known", "terms", "layers", "blind")),  # reread has no room
     *(Table(f"pot_{pot}", pot, (Hidden(("number",), depths=(0.5,)),), ("known", "terms", "layers", "reread", "blind"))
       for pot in (512, 1024, 2048, 4096)),

@@ -26,6 +26,7 @@ NAMES = {"number": "number", "phrase": "phrase", "joined": "two sentences", "cel
          "passkey_examples": "passkey", "topic_retrieval_longchat": "L-Eval, first topic", "shortdep_qa": "LooGLE",
          "natural_question": "L-Eval, Natural Questions", "needles": "needles of six kinds", "questions": "HotpotQA, MuSiQue, bAbI",
          "lists": "strings, lines and topics in lists", "documents": "L-Eval's documents",
+         "llama_cpp_kinds": "these five kinds",
          **{f"needles_{tokens}": "needles of six kinds" for tokens in (12_000, 24_000, 48_000)}}
 
 
